@@ -1,0 +1,48 @@
+//! Idempotency keys: what makes a retried request store its samples once.
+
+use std::fmt;
+
+/// The longest key a client may send, in bytes.
+const MAX_LEN: usize = 255;
+
+/// The fingerprint of a request's `Idempotency-Key`: the first 16 bytes of its BLAKE3 hash.
+///
+/// Keys are compared within one org only. 128 bits: among a billion keys the odds of two meeting are 1 in 10^20.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IdempotencyKey([u8; 16]);
+
+/// Why a header value is no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an Idempotency-Key is 1 to 255 visible ASCII characters")]
+pub struct InvalidKey;
+
+impl IdempotencyKey {
+    /// The fingerprint of the text that a client sent.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or not visible ASCII.
+    pub fn new(text: &[u8]) -> Result<Self, InvalidKey> {
+        if text.is_empty() || text.len() > MAX_LEN || !text.iter().all(|b| (0x20..0x7f).contains(b)) {
+            return Err(InvalidKey);
+        }
+        let mut bytes = [0; 16];
+        blake3::Hasher::new().update(text).finalize_xof().fill(&mut bytes);
+        Ok(Self(bytes))
+    }
+
+    /// The fingerprint that was stored.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The fingerprint's bytes, as they are stored.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IdempotencyKey({:02x?})", self.0)
+    }
+}

@@ -1,0 +1,3 @@
+//! (to be written)
+mod key;
+pub use key::{IdempotencyKey, InvalidKey};

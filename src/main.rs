@@ -1,0 +1,3 @@
+//! The `mcpg` program: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! (to be written)
+mod view;
+pub use view::{OrgView, TableState};

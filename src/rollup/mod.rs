@@ -1,0 +1,3 @@
+//! (to be written)
+mod totals;
+pub use totals::RunningTotals;
