@@ -23,6 +23,13 @@ impl OrgName {
     }
 }
 
+impl Default for OrgName {
+    /// `default`: the org of a control plane that was told of none.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
 /// Why a text is no org name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an org name is 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or a digit")]

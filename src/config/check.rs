@@ -1,0 +1,295 @@
+//! Rules of the control plane's settings that no single value's type can say.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::fault::{Collector, Position};
+use super::settings::{ControlPlane, OrgScope};
+use super::tree::{Node, Value};
+use super::{ByteSize, Period};
+
+const MICROSECOND: Period = Period::new(Duration::from_micros(1));
+const SECOND: Period = Period::new(Duration::from_secs(1));
+const HOUR: Period = Period::new(Duration::from_secs(3_600));
+const KIB: ByteSize = ByteSize::new(1 << 10);
+const MIB: ByteSize = ByteSize::mib(1);
+const MOST_BYTES: ByteSize = ByteSize::mib(1 << 30);
+
+/// Adds a fault for each rule that `settings`, read from `root`, break.
+pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut Collector<'_>) {
+    let mut check = Check { root, faults };
+    check.name(&settings.name);
+    check.orgs(settings);
+    check.tokens(settings);
+    if let Some(reason) = settings.exposure() {
+        check.fault("listen", reason);
+    }
+    if settings.audit.key_file.as_os_str().is_empty() {
+        check.fault("audit.key_file", "empty; name the file that holds the ledger's key");
+    }
+    check.ranges(settings);
+    check.otlp(settings);
+}
+
+struct Check<'a, 'f> {
+    root: &'a Node,
+    faults: &'a mut Collector<'f>,
+}
+
+impl Check<'_, '_> {
+    /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that is not in the file is
+    /// reported at the nearest setting above it that is.
+    fn fault(&mut self, path: &str, message: impl Into<String>) {
+        let (mut node, mut at, mut steps) = (self.root, Position::START, Vec::new());
+        for part in path.split('.') {
+            let step = match &node.value {
+                Value::Map(entries) => entries.iter().position(|entry| entry.key == part),
+                Value::List(_) => part.parse().ok(),
+                Value::Scalar { .. } => None,
+            };
+            let Some((step, child)) = step.and_then(|step| Some((step, node.child(step)?))) else { break };
+            (node, at) = (child, child.at);
+            steps.push(step);
+        }
+        let found = self.root.path(&steps);
+        let whole = path.split('.').count() == steps.len();
+        self.faults.add(at, if whole { found } else { path.to_owned() }, message);
+    }
+
+    fn name(&mut self, name: &str) {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) {
+            self.fault("name", "a host name: 1 to 253 letters, digits, '.' and '-'");
+        }
+    }
+
+    fn orgs(&mut self, settings: &ControlPlane) {
+        if settings.orgs.is_empty() {
+            self.fault("orgs", "no org; add one, or remove the key for the org `default`");
+        }
+        let mut seen = HashSet::new();
+        for (index, org) in settings.orgs.iter().enumerate() {
+            if !seen.insert(&org.name) {
+                self.fault(&format!("orgs.{index}.name"), format!("the org {} stands twice; remove one", org.name));
+            }
+        }
+    }
+
+    fn tokens(&mut self, settings: &ControlPlane) {
+        let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+        for (index, token) in settings.tokens.iter().enumerate() {
+            if token.name.trim().is_empty() {
+                self.fault(&format!("tokens.{index}.name"), "empty; name the token so that logs can");
+            } else if !names.insert(&token.name) {
+                self.fault(
+                    &format!("tokens.{index}.name"),
+                    format!("two tokens are named `{}`; rename one", token.name),
+                );
+            }
+            if !hashes.insert(token.hash) {
+                self.fault(
+                    &format!("tokens.{index}.hash"),
+                    "another token has this hash; each needs its own (`mcpg token new`)",
+                );
+            }
+            if token.roles.is_empty() {
+                self.fault(&format!("tokens.{index}.roles"), "no role; add some of ingest, read, payload, operator");
+            }
+            if let OrgScope::One(name) = &token.org
+                && !settings.orgs.iter().any(|org| org.name == *name)
+            {
+                self.fault(
+                    &format!("tokens.{index}.org"),
+                    format!("no org named {name}; add it to `orgs`, or write \"*\" for all"),
+                );
+            }
+        }
+    }
+
+    fn range<T: PartialOrd + Display>(&mut self, path: &str, value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            self.fault(path, format!("{value} is out of range; from {} to {}", range.start(), range.end()));
+        }
+    }
+
+    fn ranges(&mut self, settings: &ControlPlane) {
+        let (flush, limits, sql) = (&settings.flush, &settings.limits, &settings.limits.sql);
+        self.range("commit.window", settings.commit.window, MICROSECOND..=Period::new(Duration::from_secs(10)));
+        self.range("flush.interval", flush.interval, Period::new(Duration::from_millis(10))..=HOUR);
+        self.range("flush.max_rows", flush.max_rows, 1..=100_000_000);
+        self.range("flush.max_bytes", flush.max_bytes, MIB..=MOST_BYTES);
+        self.range("limits.body_bytes", limits.body_bytes, KIB..=MOST_BYTES);
+        self.range("limits.decoded_bytes", limits.decoded_bytes, KIB..=MOST_BYTES);
+        self.range("limits.batch_rows", limits.batch_rows, 1..=100_000_000);
+        self.range("limits.buffer_bytes", limits.buffer_bytes, MIB..=MOST_BYTES);
+        self.range("limits.request_timeout", limits.request_timeout, SECOND..=HOUR);
+        self.range("limits.idempotency_keys", limits.idempotency_keys, 1..=100_000_000);
+        self.range("limits.series", limits.series, 1..=1_000_000);
+        self.range("limits.sql.memory_bytes", sql.memory_bytes, MIB..=MOST_BYTES);
+        self.range("limits.sql.timeout", sql.timeout, Period::new(Duration::from_millis(1))..=HOUR);
+        self.range("limits.sql.rows", sql.rows, 1..=1_000_000_000);
+        self.range("limits.sql.concurrency", sql.concurrency, 1..=1_024);
+        self.range("limits.sql.query_bytes", sql.query_bytes, KIB..=ByteSize::mib(16));
+        self.range("limits.sql.spill_bytes", sql.spill_bytes, ByteSize::new(0)..=MOST_BYTES);
+        self.range("limits.sql.resident_bytes", sql.resident_bytes, MIB..=MOST_BYTES);
+        if limits.body_bytes > limits.buffer_bytes {
+            self.fault(
+                "limits.body_bytes",
+                "more than limits.buffer_bytes, so such a request could never be taken; lower it",
+            );
+        }
+        if sql.memory_bytes > sql.resident_bytes {
+            self.fault(
+                "limits.sql.memory_bytes",
+                "more than limits.sql.resident_bytes, at which queries are stopped; lower it",
+            );
+        }
+    }
+
+    fn otlp(&mut self, settings: &ControlPlane) {
+        let otlp = &settings.telemetry.otlp;
+        self.range("telemetry.otlp.sample_rate", otlp.sample_rate, 0.0..=1.0);
+        if let Some(endpoint) = &otlp.endpoint
+            && (!matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host())
+        {
+            self.fault("telemetry.otlp.endpoint", "neither an http:// nor an https:// URL of a collector");
+        }
+        for (name, value) in &otlp.headers {
+            let path = format!("telemetry.otlp.headers.{name}");
+            if name.parse::<http::HeaderName>().is_err() {
+                self.fault(&path, "no name of an HTTP header");
+            }
+            if value.expose().parse::<http::HeaderValue>().is_err() {
+                self.fault(&path, "its value cannot stand in an HTTP header");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::ControlPlane;
+
+    fn faults(text: &str) -> Vec<String> {
+        let environment = |name: &str| (name == "BAD").then(|| "999h".to_owned());
+        let faults = ControlPlane::parse("f", text, &environment).unwrap_err();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[track_caller]
+    fn only_fault(text: &str, starts: &str) {
+        let found = faults(text);
+        assert!(found.len() == 1 && found[0].starts_with(starts), "{found:?} do not start with {starts:?}");
+    }
+
+    const HASH: &str = "0000000000000000000000000000000000000000000000000000000000000001";
+
+    #[test]
+    fn every_fault_of_a_file_is_reported_at_once_with_its_place() {
+        let text = r#"lisen: 127.0.0.1:1
+orgs:
+  - name: acme
+    tier: entreprise
+  - tier: pro
+  - name: "Not Good"
+tokens:
+  - { name: a, hash: zz, org: nope, roles: [read, reed] }
+flush: { interval: 5 }
+flush: { max_rows: 1 }
+limits: { series: many, sql: { timeout: ${BAD}, row: 1 } }
+telemetry: ${UNSET}
+"#;
+        let expected = [
+            "f:1:1: lisen: unknown key; did you mean `listen`?",
+            "f:4:11: orgs[0].tier: unknown value `entreprise`; did you mean `enterprise`?",
+            "f:5:5: orgs[1]: the key `name` is missing; add it",
+            "f:6:11: orgs[2].name: an org name is 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or a digit",
+            "f:8:22: tokens[0].hash: a token's hash is 64 hex digits; make it with `mcpg token hash`, and never write the token itself here",
+            "f:8:51: tokens[0].roles[1]: unknown value `reed`; did you mean `read`?",
+            "f:9:20: flush.interval: `5` is no duration; write a whole number and a unit, like 250us, 5ms, 10s, 5m, 24h or 7d",
+            "f:10:1: flush: the key stands twice, first on line 9; remove one",
+            "f:11:19: limits.series: expected u64, found string \"many\"",
+            "f:11:41: limits.sql.timeout: 999h is out of range; from 1ms to 1h",
+            "f:11:49: limits.sql.row: unknown key; did you mean `rows`?",
+            "f:12:12: telemetry: the environment variable UNSET is not set; set it, or write `${UNSET:-default}`",
+            "f:12:12: telemetry: expected a mapping of settings, found string \"${UNSET}\"",
+        ];
+        assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_place_too() {
+        let found = faults("a: [1\nb: 2\n");
+        assert!(found.len() == 1 && found[0].starts_with("f:2:"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_mapping_is_one_fault() {
+        only_fault("- a\n", "f:1:1: expected a mapping of settings, found a list");
+        only_fault("hello", "f:1:1: expected a mapping of settings, found string");
+    }
+
+    #[test]
+    fn anchors_aliases_tags_and_second_documents_are_refused() {
+        only_fault("name: &x y\n", "f:1:");
+        only_fault("name: !!str y\n", "f:1:");
+        only_fault("name: a\n---\nname: b\n", "f:2:");
+        assert!(!faults("orgs: [&x {name: a}, *x]").is_empty());
+    }
+
+    #[test]
+    fn deep_nesting_is_a_fault_and_not_a_crash() {
+        assert!(!faults(&format!("a: {}", "[".repeat(100_000))).is_empty());
+    }
+
+    #[test]
+    fn a_token_of_no_org_no_role_or_anothers_name_is_a_fault() {
+        only_fault(
+            &format!("tokens: [{{name: a, hash: {HASH}, org: acme, roles: [read]}}]"),
+            "f:1:96: tokens[0].org: no org named acme",
+        );
+        only_fault(
+            &format!("tokens: [{{name: a, hash: {HASH}, org: default, roles: []}}]"),
+            "f:1:112: tokens[0].roles: no role",
+        );
+        let two = format!(
+            "tokens:\n- {{name: a, hash: {HASH}, org: default, roles: [read]}}\n- {{name: a, hash: {HASH}, org: '*', roles: [read]}}"
+        );
+        assert_eq!(faults(&two).len(), 2);
+    }
+
+    #[test]
+    fn orgs_are_unique_and_at_least_one() {
+        only_fault("orgs: []", "f:1:7: orgs: no org");
+        only_fault("orgs: [{name: a}, {name: a}]", "f:1:26: orgs[1].name: the org a stands twice");
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_tokens() {
+        only_fault("listen: 0.0.0.0:7843", "f:1:9: listen: 0.0.0.0:7843 is reachable from other machines");
+    }
+
+    #[test]
+    fn a_collector_is_spoken_to_by_http_with_valid_headers() {
+        only_fault("telemetry: {otlp: {endpoint: 'ftp://x'}}", "f:1:30: telemetry.otlp.endpoint");
+        only_fault(
+            "telemetry: {otlp: {sample_rate: 1.5}}",
+            "f:1:33: telemetry.otlp.sample_rate: 1.5 is out of range; from 0 to 1",
+        );
+        only_fault(
+            "telemetry: {otlp: {headers: {'a b': x}}}",
+            "f:1:37: telemetry.otlp.headers.a b: no name of an HTTP header",
+        );
+    }
+
+    #[test]
+    fn a_secret_header_is_in_no_fault_and_no_debug_output() {
+        let text = "telemetry: {otlp: {headers: {authorization: \"can\\nary\"}}}";
+        assert!(!faults(text).concat().contains("ary"));
+        let settings =
+            ControlPlane::parse("f", "telemetry: {otlp: {headers: {authorization: canary}}}", &|_| None).unwrap();
+        assert!(!format!("{settings:?}{}", serde_json::to_string(&settings).unwrap()).contains("canary"));
+    }
+}

@@ -1,0 +1,565 @@
+//! The control plane's settings, each with a default that suits one machine.
+//!
+//! `deploy/control-plane.yaml` shows every key with its default; tests keep the two in step.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::check;
+use super::fault::{Collector, Faults};
+use super::interpolate::interpolate;
+use super::{ByteSize, Environment, Period, Secret, TokenHash, decode, tree};
+use crate::model::{Entitlement, OrgName, Role, Tier};
+
+/// Everything that a control-plane node can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlPlane {
+    /// The control plane's own name, first part of every ledger's origin.
+    pub name: String,
+    /// The address to serve HTTP on. Anything but loopback needs `tokens`.
+    pub listen: SocketAddr,
+    /// Where everything durable lives.
+    pub storage: Storage,
+    /// The tenants.
+    pub orgs: Vec<Org>,
+    /// Who may call the API; with none, everyone who reaches the loopback address may do everything.
+    pub tokens: Vec<Token>,
+    /// The ledger's signing.
+    pub audit: Audit,
+    /// Group commit of samples.
+    pub commit: Commit,
+    /// Moving samples from the WAL to the tables.
+    pub flush: Flush,
+    /// What a client may ask for, and what memory may be used.
+    pub limits: Limits,
+    /// The program's own logs and traces.
+    pub telemetry: Telemetry,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self {
+            name: "mcpg.local".to_owned(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7843)),
+            storage: Storage::default(),
+            orgs: vec![Org::default()],
+            tokens: Vec::new(),
+            audit: Audit::default(),
+            commit: Commit::default(),
+            flush: Flush::default(),
+            limits: Limits::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+impl ControlPlane {
+    /// Reads the settings from `text`, the content of `file`.
+    ///
+    /// # Errors
+    /// Every fault of the file at once.
+    pub fn parse(file: &str, text: &str, environment: Environment<'_>) -> Result<Self, Faults> {
+        let mut faults = Collector::new(file);
+        let mut settings = Self::default();
+        if let Some(mut root) = tree::parse(text, &mut faults) {
+            interpolate(&mut root, environment, &mut faults);
+            if let Some(read) = decode::decode::<Self>(&mut root, &mut faults) {
+                check::control_plane(&read, &root, &mut faults);
+                settings = read;
+            }
+        }
+        faults.finish(settings)
+    }
+
+    /// Why these settings must not be served: without tokens everyone may do everything, so only loopback may be listened on.
+    pub fn exposure(&self) -> Option<String> {
+        let exposed = self.tokens.is_empty() && !self.listen.ip().is_loopback();
+        exposed.then(|| {
+            format!(
+                "{} is reachable from other machines, and without tokens everyone there may do everything; listen on 127.0.0.1, \
+                 or add tokens (`mcpg token new` makes one)",
+                self.listen
+            )
+        })
+    }
+}
+
+/// Where everything durable lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// The object store.
+    pub url: StorageUrl,
+}
+
+/// Which object store: `file:///folder`, a bare path, or `memory://`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum StorageUrl {
+    /// A folder on this machine. A relative path is seen from the process's working folder.
+    Folder(PathBuf),
+    /// Memory, gone with the process: for tests and trials.
+    Memory,
+}
+
+/// Why a text is no storage URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no storage: {reason}")]
+pub struct StorageUrlError {
+    text: String,
+    reason: &'static str,
+}
+
+impl Default for StorageUrl {
+    fn default() -> Self {
+        Self::Folder(PathBuf::from("./mcpg-data/store"))
+    }
+}
+
+impl FromStr for StorageUrl {
+    type Err = StorageUrlError;
+
+    fn from_str(text: &str) -> Result<Self, StorageUrlError> {
+        let fault = |reason| StorageUrlError { text: text.to_owned(), reason };
+        match text.split_once("://") {
+            None if text.is_empty() => Err(fault("write a folder, file:///folder or memory://")),
+            None => Ok(Self::Folder(PathBuf::from(text))),
+            Some(("memory", "" | "/")) => Ok(Self::Memory),
+            Some(("memory", _)) => Err(fault("memory:// takes no path")),
+            Some(("file", _)) => {
+                let path = Url::parse(text).ok().and_then(|url| url.to_file_path().ok());
+                path.map(Self::Folder).ok_or_else(|| {
+                    fault("a file URL has three slashes and an absolute path, like file:///var/lib/mcpg")
+                })
+            }
+            Some(_) => Err(fault("this version stores in a folder (file:///folder) or in memory (memory://)")),
+        }
+    }
+}
+
+impl TryFrom<String> for StorageUrl {
+    type Error = StorageUrlError;
+
+    fn try_from(text: String) -> Result<Self, StorageUrlError> {
+        text.parse()
+    }
+}
+
+impl From<StorageUrl> for String {
+    fn from(url: StorageUrl) -> Self {
+        url.to_string()
+    }
+}
+
+impl fmt::Display for StorageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Memory => f.write_str("memory://"),
+        }
+    }
+}
+
+impl fmt::Debug for StorageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Org {
+    /// Its name, unique.
+    pub name: OrgName,
+    /// What it has bought.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Its extras.
+    #[serde(default)]
+    pub entitlements: Vec<Entitlement>,
+}
+
+/// The org that a token belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum OrgScope {
+    /// Every org, written `"*"`: an operator's.
+    All,
+    /// One org.
+    One(OrgName),
+}
+
+impl OrgScope {
+    /// Whether `org` is within.
+    pub fn covers(&self, org: &OrgName) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == org,
+        }
+    }
+}
+
+impl TryFrom<String> for OrgScope {
+    type Error = crate::model::OrgNameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "*" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
+}
+
+impl From<OrgScope> for String {
+    fn from(scope: OrgScope) -> Self {
+        match scope {
+            OrgScope::All => "*".to_owned(),
+            OrgScope::One(name) => name.into(),
+        }
+    }
+}
+
+/// Who may call the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// What people call it; shown in logs, unique.
+    pub name: String,
+    /// The token's hash, made by `mcpg token hash`.
+    pub hash: TokenHash,
+    /// The org whose data it opens.
+    pub org: OrgScope,
+    /// What its bearer may do there.
+    pub roles: Vec<Role>,
+}
+
+/// The ledger's signing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// The file that holds the key the ledger is signed with.
+    pub key_file: PathBuf,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { key_file: PathBuf::from("./mcpg-data/keys/ledger.key") }
+    }
+}
+
+/// Group commit of samples: the batches of a short window go into one WAL object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commit {
+    /// How long the first batch of a group waits for others. Longer: fewer, larger objects and a later answer.
+    pub window: Period,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { window: Period::new(Duration::from_millis(5)) }
+    }
+}
+
+/// Moving samples from the WAL to the tables: at whichever of these comes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flush {
+    /// How old the oldest unflushed sample may become.
+    pub interval: Period,
+    /// How many samples may wait.
+    pub max_rows: u64,
+    /// How many bytes of samples may wait, as they lie in memory.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self { interval: Period::new(Duration::from_secs(10)), max_rows: 500_000, max_bytes: ByteSize::mib(256) }
+    }
+}
+
+/// What a client may ask for, and what memory may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The largest request body as it is sent, perhaps compressed.
+    pub body_bytes: ByteSize,
+    /// The largest request body once it is decompressed.
+    pub decoded_bytes: ByteSize,
+    /// The most samples in one request.
+    pub batch_rows: u64,
+    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429.
+    pub buffer_bytes: ByteSize,
+    /// How long a request may take, from its first byte to the answer's first.
+    pub request_timeout: Period,
+    /// How many idempotency keys are remembered for each org.
+    pub idempotency_keys: u64,
+    /// How many metric series each org has; later ones are counted under `__other__`.
+    pub series: u64,
+    /// Limits of SQL.
+    pub sql: SqlLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: ByteSize::mib(64),
+            decoded_bytes: ByteSize::mib(256),
+            batch_rows: 1_000_000,
+            buffer_bytes: ByteSize::mib(384),
+            request_timeout: Period::new(Duration::from_secs(60)),
+            idempotency_keys: 4_000_000,
+            series: 10_000,
+            sql: SqlLimits::default(),
+        }
+    }
+}
+
+/// Limits of SQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SqlLimits {
+    /// Working memory of all queries together.
+    pub memory_bytes: ByteSize,
+    /// How long one query may run.
+    pub timeout: Period,
+    /// The most rows of one answer.
+    pub rows: u64,
+    /// How many queries run at once; more wait for a moment, then are refused with 429.
+    pub concurrency: u64,
+    /// The longest query text.
+    pub query_bytes: ByteSize,
+    /// Temporary files of all queries together.
+    pub spill_bytes: ByteSize,
+    /// When the process has more than this resident, the running queries are stopped.
+    pub resident_bytes: ByteSize,
+}
+
+impl Default for SqlLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: ByteSize::mib(256),
+            timeout: Period::new(Duration::from_secs(30)),
+            rows: 1_000_000,
+            concurrency: 4,
+            query_bytes: ByteSize::new(64 << 10),
+            spill_bytes: ByteSize::mib(2048),
+            resident_bytes: ByteSize::mib(2048),
+        }
+    }
+}
+
+/// The program's own logs and traces.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Logs, on standard error.
+    pub log: Log,
+    /// Traces.
+    pub otlp: Otlp,
+}
+
+/// Logs, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least severe lines that are written; the variable `MCPG_LOG` overrides it, also for single modules.
+    pub level: LogLevel,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// How severe a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Something failed that should not.
+    Error,
+    /// Something to look at.
+    Warn,
+    /// What an operator wants to know.
+    #[default]
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Traces over OTLP, the OpenTelemetry protocol.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otlp {
+    /// The collector's URL; none: no traces.
+    pub endpoint: Option<Url>,
+    /// Headers that are sent along, like `authorization`.
+    pub headers: BTreeMap<String, Secret>,
+    /// Which share of the traces that start here is kept, 0 to 1. A caller's decision on its own trace is followed.
+    pub sample_rate: f64,
+    /// How the collector is spoken to.
+    pub protocol: OtlpProtocol,
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { endpoint: None, headers: BTreeMap::new(), sample_rate: 1.0, protocol: OtlpProtocol::default() }
+    }
+}
+
+/// How the collector is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtlpProtocol {
+    /// gRPC, usually on port 4317.
+    #[default]
+    Grpc,
+    /// HTTP with protobuf bodies, usually on port 4318, path `/v1/traces`.
+    Http,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+
+    use serde_json::Value;
+
+    use super::{ControlPlane, OrgScope, StorageUrl};
+    use crate::model::{Entitlement, Tier};
+
+    const REFERENCE: &str = include_str!("../../deploy/control-plane.yaml");
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    fn parse(text: &str) -> ControlPlane {
+        ControlPlane::parse("cp.yaml", text, &none).unwrap()
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        for text in ["", "# nothing\n", "---\n", "storage:\nflush:\n  interval:\n"] {
+            assert_eq!(parse(text), ControlPlane::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_reference_file_shows_the_defaults() {
+        let mut reference = parse(REFERENCE);
+        assert_eq!(reference.tokens.len(), 2);
+        assert_eq!(reference.tokens[1].org, OrgScope::All);
+        reference.tokens.clear();
+        assert_eq!(reference, ControlPlane::default());
+    }
+
+    /// The paths of all keys, list items as `[]`.
+    fn keys(value: &Value, path: &str, out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let path = format!("{path}.{key}");
+                    keys(value, &path, out);
+                    out.push(path);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{path}[]"), out)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_reference_file_shows_every_key() {
+        let mut expected = Vec::new();
+        keys(&serde_json::to_value(parse(REFERENCE)).unwrap(), "", &mut expected);
+        assert!(expected.contains(&".tokens[].roles".to_owned()), "{expected:?}");
+        let missing = |path: &String| {
+            let key = path.rsplit('.').next().unwrap();
+            !REFERENCE.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with(&format!("{key}:")))
+        };
+        let absent: Vec<_> = expected.into_iter().filter(missing).collect();
+        assert!(absent.is_empty(), "not in the reference: {absent:?}");
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_taken() {
+        let text = r#"
+name: mcpg.local
+listen: 127.0.0.1:7843
+storage: { url: "file:///var/lib/mcpg" }
+orgs:
+  - { name: default, tier: enterprise, entitlements: [payload_capture] }
+tokens:
+  - { name: prometheus, hash: "5fe1b8dff1ee53d2f4d3a7c06e8bbd4bd1d1fe76b3e7a1d3b9f6ed6b2bcd0a4e", org: default, roles: [read] }
+audit: { key_file: /etc/mcpg/ledger.key }
+"#;
+        let settings = parse(text);
+        assert_eq!(settings.storage.url, StorageUrl::Folder(PathBuf::from("/var/lib/mcpg")));
+        assert_eq!(settings.orgs[0].tier, Tier::Enterprise);
+        assert_eq!(settings.orgs[0].entitlements, [Entitlement::PayloadCapture]);
+    }
+
+    #[test]
+    fn a_name_of_digits_is_text_all_the_same() {
+        let settings = parse("orgs: [{name: 007}, {name: 1e5}]");
+        assert_eq!(settings.orgs[1].name.as_str(), "1e5");
+    }
+
+    #[test]
+    fn a_storage_is_a_folder_a_file_url_or_memory() {
+        for (text, url) in [
+            ("/data", StorageUrl::Folder("/data".into())),
+            ("data/x", StorageUrl::Folder("data/x".into())),
+            ("file:///data", StorageUrl::Folder("/data".into())),
+            ("memory://", StorageUrl::Memory),
+        ] {
+            assert_eq!(text.parse::<StorageUrl>().unwrap(), url, "{text}");
+        }
+        for bad in ["", "s3://bucket/x", "file://data", "memory://x"] {
+            assert!(bad.parse::<StorageUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn serving_others_without_tokens_is_an_exposure() {
+        let mut settings = ControlPlane::default();
+        assert_eq!(settings.exposure(), None);
+        settings.listen = SocketAddr::from(([0, 0, 0, 0], 7843));
+        assert!(settings.exposure().unwrap().contains("tokens"));
+        settings.tokens = parse(REFERENCE).tokens;
+        assert_eq!(settings.exposure(), None);
+    }
+}
