@@ -3,8 +3,10 @@
 mod clock;
 mod org;
 mod outcome;
+mod random;
 pub mod schema;
 
 pub use clock::{Clock, SystemClock, micros};
 pub use org::{Entitlement, OrgName, OrgNameError, Role, Tier};
 pub use outcome::{Decision, Outcome};
+pub use random::{Random, SystemRandom};

@@ -1,0 +1,86 @@
+//! Opening the object store that a URL names.
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use url::Url;
+
+use super::StorageError;
+use super::local::FsyncLocal;
+
+/// An opened object store: everything durable is in it, under paths relative to the URL it was opened with.
+#[derive(Debug, Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    url: String,
+}
+
+impl Store {
+    /// Opens the store that `url` names: `file:///path`, a bare path, or `memory://` (gone with the process).
+    ///
+    /// A local folder is made if it is not there, and every object written to it is fsynced with its folder.
+    ///
+    /// # Errors
+    /// [`StorageError::Unusable`] when the URL is of no known kind or its folder cannot be made or written.
+    pub fn open(url: &str) -> Result<Self, StorageError> {
+        let unusable = |reason: String| StorageError::Unusable { url: url.to_owned(), reason };
+        let folder = match Url::parse(url) {
+            Ok(parsed) => match parsed.scheme() {
+                "file" => parsed.to_file_path().map_err(|()| unusable("not an absolute file:/// path".to_owned()))?,
+                "memory" => return Ok(Self::new(Arc::new(InMemory::new()), url)),
+                scheme => {
+                    return Err(unusable(format!("scheme {scheme}:// is not supported; use file:///folder or memory://")));
+                }
+            },
+            Err(_) => PathBuf::from(url),
+        };
+        let local = FsyncLocal::open(&folder).map_err(|e| unusable(format!("cannot use the folder: {e}")))?;
+        Ok(Self::new(Arc::new(local), url))
+    }
+
+    /// A store over `objects`, for tests that inject faults and for stores that were opened elsewhere.
+    pub fn new(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.to_owned() }
+    }
+
+    /// The objects, by path relative to the store's URL.
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// The URL that it was opened with, for messages.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The `file://` URL of a local folder, made absolute against the current directory.
+    ///
+    /// # Errors
+    /// [`StorageError::Unusable`] when there is no current directory.
+    pub fn url_of_folder(folder: &FsPath) -> Result<String, StorageError> {
+        let unusable = |reason: String| StorageError::Unusable { url: folder.display().to_string(), reason };
+        let absolute = std::path::absolute(folder).map_err(|e| unusable(e.to_string()))?;
+        let url = Url::from_file_path(&absolute).map_err(|()| unusable("not an absolute path".to_owned()))?;
+        Ok(url.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Store;
+
+    #[test]
+    fn a_scheme_that_is_not_supported_is_refused_by_name() {
+        let message = Store::open("ftp://host/x").unwrap_err().to_string();
+        assert!(message.contains("ftp://") && message.contains("file:///"), "{message}");
+    }
+
+    #[test]
+    fn a_file_in_the_folders_place_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let message = Store::open(file.path().to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("cannot use the folder"), "{message}");
+    }
+}
