@@ -31,15 +31,6 @@ pub(super) struct Incoming {
     read: usize,
 }
 
-/// A whole body, and what was set aside for it.
-#[derive(Debug)]
-pub(super) struct Held<R> {
-    /// The body as it was sent.
-    pub(super) bytes: Bytes,
-    /// Dropped together with the bytes.
-    pub(super) _reserved: Vec<R>,
-}
-
 impl Incoming {
     /// The body of a request with these headers.
     pub(super) fn new(headers: &HeaderMap, body: Body) -> Self {
@@ -47,26 +38,25 @@ impl Incoming {
         Self { body, announced, read: 0 }
     }
 
-    /// Reads it whole: at most `limit` bytes, until `deadline`. `reserve` is called with the bytes that are about to be held.
+    /// Reads it whole: at most `limit` bytes, until `deadline`. `reserve` is called with the bytes that are to be held in all, before they are.
     ///
     /// # Errors
     /// 413, 408, 400 when the client stops in the midst, and whatever `reserve` says.
-    pub(super) async fn read<R>(
+    pub(super) async fn read(
         &mut self,
         limit: usize,
         deadline: Instant,
-        mut reserve: impl FnMut(usize) -> Result<R, Problem>,
-    ) -> Result<Held<R>, Problem> {
+        mut reserve: impl FnMut(usize) -> Result<(), Problem>,
+    ) -> Result<Bytes, Problem> {
         let too_large = || {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body has more than {limit} bytes; send smaller batches"))
         };
-        let mut reserved = Vec::new();
         let mut room = 0;
         if let Some(announced) = self.announced {
             if announced > limit {
                 return Err(too_large());
             }
-            reserved.push(reserve(announced)?);
+            reserve(announced)?;
             room = announced;
         }
         let mut bytes = Vec::with_capacity(room);
@@ -76,13 +66,12 @@ impl Incoming {
                 return Err(too_large());
             }
             if held > room {
-                let step = (held - room).max(STEP);
-                reserved.push(reserve(step)?);
-                room += step;
+                room = held.max(room + STEP);
+                reserve(room)?;
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Held { bytes: bytes.into(), _reserved: reserved })
+        Ok(bytes.into())
     }
 
     /// The next piece that is not empty.
@@ -159,7 +148,7 @@ mod tests {
         let steps = RefCell::new(Vec::new());
         let mut body = Incoming::new(&announced(10), chunks(&[4, 6]));
         let held = body.read(10, soon(), |bytes| Ok(steps.borrow_mut().push(bytes))).await.unwrap();
-        assert_eq!(held.bytes.len(), 10);
+        assert_eq!(held.len(), 10);
         assert_eq!(steps.take(), [10]);
     }
 
@@ -168,8 +157,8 @@ mod tests {
         let steps = RefCell::new(Vec::new());
         let mut body = Incoming::new(&HeaderMap::new(), chunks(&[1, STEP, 3 * STEP]));
         let held = body.read(8 * STEP, soon(), |bytes| Ok(steps.borrow_mut().push(bytes))).await.unwrap();
-        assert_eq!(held.bytes.len(), 4 * STEP + 1);
-        assert_eq!(steps.take().iter().sum::<usize>(), 5 * STEP);
+        assert_eq!(held.len(), 4 * STEP + 1);
+        assert_eq!(steps.take(), [STEP, 4 * STEP + 1]);
     }
 
     #[tokio::test]
@@ -184,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_of_memory_comes_before_anything_is_read() {
         let mut body = Incoming::new(&announced(10), chunks(&[10]));
-        let refuse = |_| Err::<(), _>(Problem::internal());
+        let refuse = |_| Err(Problem::internal());
         assert_eq!(body.read(10, soon(), refuse).await.unwrap_err(), Problem::internal());
         assert_eq!(body.read, 0);
         body.discard(10).await;

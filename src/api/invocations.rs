@@ -5,7 +5,9 @@
 //! samples are acknowledged. When there is none, the answer is 429 with `Retry-After`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::record_batch::RecordBatch;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -73,15 +75,16 @@ async fn take(api: &Arc<Api>, org: &str, headers: &HeaderMap, body: &mut Incomin
     tracing::Span::current().record("org", org.as_str());
     let key = idempotency_key(headers)?;
     let (media, encoding) = (Media::from_headers(headers)?, Encoding::from_headers(headers)?);
-    let held = body.read(api.limits.body_bytes.as_usize(), deadline, |bytes| Ok(api.plane.admit(bytes)?)).await?;
-    let size = held.bytes.len();
-    let (batch, admission) = decode_within_bounds(api, &org, held.bytes.clone(), media, encoding).await?;
-    drop(held);
+    let mut admission = api.plane.admit(0)?;
+    let most = api.limits.body_bytes.min(api.limits.buffer_bytes).as_usize();
+    let body = body.read(most, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
+    let size = body.len();
+    let batch = decode_within_bounds(api, &org, body, media, encoding, &mut admission).await?;
     let appended = api.plane.append(&org, batch, key, admission);
     let ack = timeout_at(deadline, appended).await.unwrap_or_else(|_| {
         Err(PlaneError::Unavailable {
             reason: "the samples did not become durable in time; they may yet, so retry under the same Idempotency-Key".to_owned(),
-            retry_after: std::time::Duration::from_secs(5),
+            retry_after: Duration::from_secs(5),
         })
     })?;
     if ack.duplicate {
@@ -92,8 +95,6 @@ async fn take(api: &Arc<Api>, org: &str, headers: &HeaderMap, body: &mut Incomin
     Ok(Accepted { accepted: ack.accepted, duplicate: ack.duplicate })
 }
 
-type Decoded = (arrow::record_batch::RecordBatch, Admission);
-
 /// Decodes with the memory that a body of its kind is expected to need, and if that was too little, with as much as is allowed.
 async fn decode_within_bounds(
     api: &Arc<Api>,
@@ -101,18 +102,21 @@ async fn decode_within_bounds(
     body: Bytes,
     media: Media,
     encoding: Encoding,
-) -> Result<Decoded, Problem> {
-    let most = api.limits.decoded_bytes.as_usize();
+    admission: &mut Admission,
+) -> Result<RecordBatch, Problem> {
+    // What even an empty buffer could not hold is too large, rather than asked to come again for ever.
+    let room = api.limits.buffer_bytes.as_usize().saturating_sub(body.len()) / COPIES;
+    let most = api.limits.decoded_bytes.as_usize().min(room);
     let expected = body.len().saturating_mul(expansion(media, encoding)).clamp(LEAST_DECODED, most.max(LEAST_DECODED)).min(most);
     for bound in [expected, most] {
-        let admission = api.plane.admit(bound.saturating_mul(COPIES))?;
+        admission.grow_to(bound.saturating_mul(COPIES).saturating_add(body.len()))?;
         let limits = DecodeLimits {
             max_decoded_bytes: bound,
             max_rows: usize::try_from(api.limits.batch_rows).unwrap_or(usize::MAX),
         };
         match decode_somewhere(api, org, body.clone(), media, encoding, limits).await {
             Err(IngestError::TooLarge(_)) if bound < most => {}
-            decoded => return Ok((decoded?, admission)),
+            decoded => return Ok(decoded?),
         }
     }
     Err(Problem::internal())
@@ -126,7 +130,7 @@ async fn decode_somewhere(
     media: Media,
     encoding: Encoding,
     limits: DecodeLimits,
-) -> Result<arrow::record_batch::RecordBatch, IngestError> {
+) -> Result<RecordBatch, IngestError> {
     let (now, org) = (api.clock.now(), org.clone());
     let work = move || {
         let context = DecodeContext { org: &org, now, limits };

@@ -33,12 +33,12 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Access;
-pub use problem::{FieldError, Problem};
+use problem::Problem;
 
 use crate::config::Limits;
 use crate::model::Clock;
@@ -76,20 +76,27 @@ impl Api {
     /// Every route, ready to be served.
     pub fn into_router(self) -> Router {
         let api = Arc::new(self);
-        Router::new()
-            .route("/v1/orgs/{org}/invocations", post(invocations::post))
-            .route("/v1/orgs/{org}/metrics", get(metrics::get))
-            .route("/v1/orgs/{org}/sql", post(sql::post))
-            .route("/healthz", get(health::alive))
-            .route("/readyz", get(health::ready))
-            .route("/metrics", get(health::metrics))
-            .route("/openapi.json", get(openapi::get))
+        let router = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+        router
             .fallback(no_such_route)
             .method_not_allowed_fallback(no_such_method)
             .layer(CatchPanicLayer::custom(panicked))
             .layer(middleware::from_fn_with_state(Arc::clone(&api), observe::observe))
             .with_state(api)
     }
+}
+
+/// Every path, and what is done there.
+fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 7] {
+    [
+        ("/v1/orgs/{org}/invocations", post(invocations::post)),
+        ("/v1/orgs/{org}/metrics", get(metrics::get)),
+        ("/v1/orgs/{org}/sql", post(sql::post)),
+        ("/healthz", get(health::alive)),
+        ("/readyz", get(health::ready)),
+        ("/metrics", get(health::metrics)),
+        ("/openapi.json", get(openapi::get)),
+    ]
 }
 
 async fn no_such_route(uri: Uri) -> Problem {

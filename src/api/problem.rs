@@ -3,14 +3,12 @@
 //! `type` is `urn:mcpg:problem:<code>`, `code` the same word for programs to compare; `title` says it in words, `detail` says what is wrong
 //! this time and what to do. A problem that a later try may not meet carries `Retry-After`.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::ingest::IngestError;
@@ -23,21 +21,9 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// What [`Problem::internal`] tells.
 const INTERNAL: &str = "a fault of the server; its log has more under this answer's x-request-id";
 
-/// One fault of one sample in a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// Index of the sample in the batch, from 0.
-    pub row: usize,
-    /// The field, where one can be named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<Cow<'static, str>>,
-    /// What is wrong.
-    pub message: Cow<'static, str>,
-}
-
 /// A problem document.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Problem {
+pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -49,38 +35,38 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of the kind `code`, a stable word of lower-case letters and underscores.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), retry_after: None, challenge: None, members: Map::new() }
     }
 
     /// A fault of the program itself; what it was is for the log alone.
-    pub fn internal() -> Self {
+    pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", INTERNAL)
     }
 
     /// With the time after which to try again.
     #[must_use]
-    pub fn retry_after(mut self, after: Duration) -> Self {
+    pub(super) fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
     /// With a `WWW-Authenticate` challenge.
     #[must_use]
-    pub fn challenge(mut self, challenge: &'static str) -> Self {
+    pub(super) fn challenge(mut self, challenge: &'static str) -> Self {
         self.challenge = Some(HeaderValue::from_static(challenge));
         self
     }
 
     /// With a further member.
     #[must_use]
-    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(super) fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
     }
 
     /// The stable word for its kind.
-    pub fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         self.code
     }
 

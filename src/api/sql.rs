@@ -64,8 +64,8 @@ async fn answer(api: &Api, org: &str, headers: &HeaderMap, body: &mut Incoming) 
         let detail = "a query is sent as application/json, without a Content-Encoding";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
-    let held = body.read(limit(api), deadline, |_| Ok(())).await?;
-    let request: SqlRequest = serde_json::from_slice(&held.bytes).map_err(|error| {
+    let body = body.read(limit(api), deadline, |_| Ok(())).await?;
+    let request: SqlRequest = serde_json::from_slice(&body).map_err(|error| {
         let detail = format!(r#"the body is not {{"query": "…", "params": […]}}: {error}"#);
         Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
     })?;

@@ -134,12 +134,6 @@ impl Check<'_, '_> {
         self.range("limits.sql.query_bytes", sql.query_bytes, KIB..=ByteSize::mib(16));
         self.range("limits.sql.spill_bytes", sql.spill_bytes, ByteSize::new(0)..=MOST_BYTES);
         self.range("limits.sql.resident_bytes", sql.resident_bytes, MIB..=MOST_BYTES);
-        if limits.body_bytes > limits.buffer_bytes {
-            self.fault(
-                "limits.body_bytes",
-                "more than limits.buffer_bytes, so such a request could never be taken; lower it",
-            );
-        }
         if sql.memory_bytes > sql.resident_bytes {
             self.fault(
                 "limits.sql.memory_bytes",
