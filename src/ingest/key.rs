@@ -1,6 +1,7 @@
 //! Idempotency keys: what makes a retried request store its samples once.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// The longest key a client may send, in bytes.
 const MAX_LEN: usize = 255;
@@ -41,8 +42,24 @@ impl IdempotencyKey {
     }
 }
 
+/// 32 hex, as WAL headers hold it.
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IdempotencyKey({:02x?})", self.0)
+        write!(f, "IdempotencyKey({self})")
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidKey;
+
+    /// Reads what `Display` writes.
+    fn from_str(hex: &str) -> Result<Self, InvalidKey> {
+        u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32).map(|n| Self(n.to_be_bytes())).ok_or(InvalidKey)
     }
 }

@@ -1,17 +1,85 @@
-//! (to be written)
+//! The control plane's state: a state machine over the write-ahead log.
+//!
+//! ```text
+//! append ─▶ admission ─▶ group commit ─▶ wal/<seq> ─▶ apply ─▶ ack          (committer)
+//!                                           │
+//!          any other node's objects ────────┴▶ apply                        (replica)
+//!                                               │ running totals · idempotency keys · live buffer, of each org
+//! read ─▶ catch up with the log ─▶ view ◀───────┤
+//!                                               └▶ flush ─▶ Delta tables, totals/<position>, keys/<from>-<to> ─▶ trim
+//! ```
+//!
+//! What a node knows is a function of the log: it applies the log's objects in order, each once, whoever wrote them.
+//! Nodes keep nothing of their own, so ten of them on one store are the same program as one.
+//!
+//! Invariants kept here:
+//!
+//! - **I1** A batch is acknowledged after its WAL object is durable and applied. Each table and snapshot carries the
+//!   position that it holds, so a restart applies to each exactly what it lacks, and a flush that crashes between two
+//!   steps is taken up at the step it did not take.
+//! - **I2** A damaged object stops the org that it belongs to, or all of them when that cannot be told.
+//! - **I3** A read first applies all that any node acknowledged before it began, so a counter read on two nodes in turn
+//!   never goes down.
+//! - **I7** Bytes are admitted before they are read; past the bound the answer is [`PlaneError::Busy`].
+//!
+//! After a crash: [`Plane::recover`] loads the newest totals and keys, opens the tables, and replays the log from its
+//! first object.
 
+mod admission;
+mod committer;
+mod error;
+mod flusher;
+mod keys;
+mod org;
+mod recovery;
+mod replica;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
+pub use admission::Admission;
+use admission::Budget;
+use committer::{Message, Pending};
+pub use error::PlaneError;
+use org::Org;
+use replica::Replica;
+
+use crate::config::ControlPlane;
 use crate::ingest::IdempotencyKey;
-use crate::model::OrgName;
+use crate::model::schema::{Schemas, schemas};
+use crate::model::{Clock, OrgName, Random};
 use crate::query::OrgView;
-use crate::rollup::RunningTotals;
+use crate::rollup::{Digest, RunningTotals};
+use crate::storage::wal::{Log, Section};
+use crate::storage::Store;
+use crate::telemetry::metrics::Metrics;
 
-/// The control plane's state.
+/// How long a batch waits to become durable before its sender is told to come again.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Batches of at least this many rows are encoded by the request that brought them, in parallel; smaller ones are put
+/// together by the committer.
+const ENCODE_ALONE_ROWS: usize = 512;
+/// Batches that may wait for the committer.
+const QUEUE: usize = 16_384;
+
+/// What a plane is made of. Stores, clocks and randomness are handed in, so that a test can play them.
 #[derive(Debug)]
-pub struct Plane {}
+pub struct Parts {
+    /// Where everything durable lies.
+    pub store: Store,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Names of writers and files.
+    pub random: Arc<dyn Random>,
+    /// Where it counts what it does.
+    pub metrics: Arc<Metrics>,
+}
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,45 +88,6 @@ pub struct Ack {
     pub accepted: usize,
     /// Whether the batch had been stored before, under the same key.
     pub duplicate: bool,
-}
-
-/// Memory set aside for a request's body until its samples are acknowledged; dropped, it is free again.
-#[derive(Debug)]
-pub struct Admission {}
-
-/// Why the control plane could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum PlaneError {
-    /// No org of that name.
-    #[error("no org named {0}")]
-    UnknownOrg(String),
-    /// Buffers are full: 429 with `Retry-After`.
-    #[error("{reason}; retry in {} s", retry_after.as_secs())]
-    Busy {
-        /// What is full.
-        reason: String,
-        /// When to come again.
-        retry_after: Duration,
-    },
-    /// The store did not take or give what it should, or the process is starting or stopping: 503 with `Retry-After`.
-    #[error("{reason}; retry in {} s", retry_after.as_secs())]
-    Unavailable {
-        /// What happened.
-        reason: String,
-        /// When to come again.
-        retry_after: Duration,
-    },
-    /// The org's data is damaged; it is stopped until an operator mends it: 503 with code `org_stopped`.
-    #[error("org {org} is stopped: {reason}")]
-    OrgStopped {
-        /// Which org.
-        org: String,
-        /// The exact damage: object and what is wrong with it.
-        reason: String,
-    },
-    /// A fault of the program itself: 500.
-    #[error("internal error: {0}")]
-    Internal(String),
 }
 
 /// Whether the plane can serve.
@@ -77,14 +106,102 @@ pub enum Readiness {
     Draining,
 }
 
+/// See the module's doc.
+#[derive(Debug)]
+pub struct Plane {
+    store: Store,
+    log: Log,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    schemas: &'static Schemas,
+    writer: Uuid,
+    /// The orgs of the configuration, and any other whose samples are in the log.
+    orgs: RwLock<HashMap<OrgName, Arc<Org>>>,
+    replica: Replica,
+    budget: Arc<Budget>,
+    readiness: watch::Sender<Readiness>,
+    queue: OnceLock<mpsc::Sender<Message>>,
+    /// Objects up to here hold nothing that tables and snapshots lack; to be announced by the next commit.
+    flushed: AtomicU64,
+}
+
+/// What the plane takes from the configuration.
+#[derive(Debug, Clone)]
+struct Settings {
+    orgs: Vec<OrgName>,
+    commit_window: Duration,
+    flush_interval: Duration,
+    flush_rows: usize,
+    flush_bytes: usize,
+    max_keys: usize,
+    max_series: usize,
+}
+
+impl Settings {
+    fn of(config: &ControlPlane) -> Self {
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Self {
+            orgs: config.orgs.iter().map(|org| org.name.clone()).collect(),
+            commit_window: config.commit.window.as_duration(),
+            flush_interval: config.flush.interval.as_duration(),
+            flush_rows: count(config.flush.max_rows),
+            flush_bytes: config.flush.max_bytes.as_usize(),
+            max_keys: count(config.limits.idempotency_keys),
+            max_series: count(config.limits.series),
+        }
+    }
+}
+
 impl Plane {
+    /// A plane that knows nothing yet: [`Plane::recover`] makes it ready.
+    ///
+    /// # Errors
+    /// When the schemas compiled into the program do not parse.
+    pub fn new(config: &ControlPlane, parts: Parts) -> Result<Arc<Self>, PlaneError> {
+        let Parts { store, clock, random, metrics } = parts;
+        let limit = config.limits.buffer_bytes.as_usize();
+        metrics.buffer.limit_bytes.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        Ok(Arc::new(Self {
+            log: Log::new(Arc::clone(store.objects())),
+            store,
+            clock,
+            writer: random.uuid(),
+            random,
+            budget: Budget::new(limit, Arc::clone(&metrics)),
+            metrics,
+            settings: Settings::of(config),
+            schemas: schemas().map_err(|e| PlaneError::Internal(e.to_string()))?,
+            orgs: RwLock::default(),
+            replica: Replica::default(),
+            readiness: watch::Sender::new(Readiness::Replaying { done: 0, total: 0 }),
+            queue: OnceLock::new(),
+            flushed: AtomicU64::new(0),
+        }))
+    }
+
+    /// Loads what is stored, replays the log, and starts to commit and to flush.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the log is damaged in a way that concerns every org.
+    pub async fn recover(self: &Arc<Self>) -> Result<(), PlaneError> {
+        recovery::recover(self).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        if self.queue.set(sender).is_ok() {
+            tokio::spawn(committer::run(Arc::clone(self), receiver));
+            tokio::spawn(flusher::run(Arc::clone(self)));
+        }
+        self.readiness.send_replace(Readiness::Ready);
+        Ok(())
+    }
+
     /// Sets memory aside for a body of `bytes` before it is read (invariant I7).
     ///
     /// # Errors
     /// [`PlaneError::Busy`] when there is no room.
     pub fn admit(&self, bytes: usize) -> Result<Admission, PlaneError> {
-        let _ = bytes;
-        Err(PlaneError::Internal(String::new()))
+        Budget::admit(&self.budget, bytes)
     }
 
     /// Makes a canonical batch durable and visible, then says so.
@@ -96,10 +213,28 @@ impl Plane {
         org: &OrgName,
         batch: RecordBatch,
         key: Option<IdempotencyKey>,
-        admission: Admission,
+        mut admission: Admission,
     ) -> Result<Ack, PlaneError> {
-        let _ = (org, batch, key, admission);
-        Err(PlaneError::Internal(String::new()))
+        let queue = self.serving()?;
+        let org = self.org(org)?;
+        // The batch itself and its encoding, both held until the acknowledgement.
+        admission.grow_to(batch.get_array_memory_size().saturating_mul(2))?;
+        let name = org.name.clone();
+        let prepare = move || -> Result<_, PlaneError> {
+            let digest = Digest::of(&batch).map_err(|e| PlaneError::Internal(e.to_string()))?;
+            let keys = key.iter().map(ToString::to_string).collect();
+            let section = (batch.num_rows() >= ENCODE_ALONE_ROWS).then(|| Section::new(name, keys, &batch)).transpose();
+            Ok((batch, digest, section.map_err(PlaneError::from)?))
+        };
+        let (batch, digest, section) = prepare()?;
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { org, batch, digest, section, key, admission, reply, arrived: tokio::time::Instant::now() };
+        queue.try_send(Message::Commit(Box::new(pending))).map_err(|_| PlaneError::busy("too many batches wait to be committed"))?;
+        match tokio::time::timeout(APPEND_TIMEOUT, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(PlaneError::unavailable("the control plane is stopping")),
+            Err(_) => Err(PlaneError::unavailable("the store has not taken the samples in time")),
+        }
     }
 
     /// Reads the running totals, after everything that any node acknowledged before this call has been applied.
@@ -107,8 +242,8 @@ impl Plane {
     /// # Errors
     /// See [`PlaneError`].
     pub async fn with_totals<R>(&self, org: &OrgName, read: impl FnOnce(&RunningTotals) -> R) -> Result<R, PlaneError> {
-        let _ = (org, read);
-        Err(PlaneError::Internal(String::new()))
+        let org = self.caught_up(org).await?;
+        Ok(read(&org.read().totals))
     }
 
     /// One consistent view of an org's tables, after catching up as [`Plane::with_totals`] does.
@@ -116,20 +251,81 @@ impl Plane {
     /// # Errors
     /// See [`PlaneError`].
     pub async fn view(&self, org: &OrgName) -> Result<OrgView, PlaneError> {
-        let _ = org;
-        Err(PlaneError::Internal(String::new()))
+        let org = self.caught_up(org).await?;
+        Ok(org.view())
     }
 
     /// Whether it can serve.
     pub fn readiness(&self) -> Readiness {
-        Readiness::Ready
+        *self.readiness.borrow()
     }
 
     /// Stops taking samples, commits what is under way and flushes every buffer to the tables.
     ///
     /// # Errors
     /// When the store refuses; what was acknowledged is still safe in the WAL.
-    pub async fn drain(&self) -> Result<(), PlaneError> {
+    pub async fn drain(self: &Arc<Self>) -> Result<(), PlaneError> {
+        if self.readiness.send_replace(Readiness::Draining) != Readiness::Ready {
+            return Ok(());
+        }
+        if let Some(queue) = self.queue.get() {
+            // Whoever is in the queue is answered first. If the committer is gone there is nobody to wait for.
+            let (reply, settled) = oneshot::channel();
+            if queue.send(Message::Settle(reply)).await.is_ok() {
+                let _ = settled.await;
+            }
+        }
+        for org in self.all_orgs() {
+            flusher::flush(self, &org).await?;
+        }
         Ok(())
+    }
+
+    fn serving(&self) -> Result<&mpsc::Sender<Message>, PlaneError> {
+        match (self.readiness(), self.queue.get()) {
+            (Readiness::Ready, Some(queue)) => Ok(queue),
+            (Readiness::Draining, _) => Err(PlaneError::unavailable("the control plane is stopping")),
+            (Readiness::Replaying { done, total }, _) => {
+                Err(PlaneError::unavailable(format!("the write-ahead log is being replayed, {done} of {total} objects")))
+            }
+            (Readiness::Ready, None) => Err(PlaneError::unavailable("the control plane is starting")),
+        }
+    }
+
+    /// The org of that name, if it is configured and sound.
+    fn org(&self, name: &OrgName) -> Result<Arc<Org>, PlaneError> {
+        if !self.settings.orgs.contains(name) {
+            return Err(PlaneError::UnknownOrg(name.to_string()));
+        }
+        let found = self.orgs.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone);
+        let org = found.ok_or_else(|| PlaneError::unavailable("the control plane is starting"))?;
+        org.check_sound()?;
+        Ok(org)
+    }
+
+    async fn caught_up(&self, name: &OrgName) -> Result<Arc<Org>, PlaneError> {
+        self.serving()?;
+        self.org(name)?;
+        replica::catch_up(self).await?;
+        self.org(name)
+    }
+
+    fn all_orgs(&self) -> Vec<Arc<Org>> {
+        self.orgs.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect()
+    }
+
+    fn now(&self) -> i64 {
+        crate::model::micros(self.clock.now())
+    }
+
+    fn live_bytes(&self) -> usize {
+        self.all_orgs().iter().map(|org| org.read().live.bytes()).sum()
+    }
+
+    /// Says how much waits to be flushed, to the budget and to the metrics.
+    fn count_live(&self) {
+        let rows: usize = self.all_orgs().iter().map(|org| org.read().live.rows()).sum();
+        self.metrics.buffer.rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        self.budget.set_live(self.live_bytes());
     }
 }

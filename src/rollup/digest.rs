@@ -4,7 +4,7 @@ use arrow::record_batch::RecordBatch;
 use super::RollupError;
 
 /// The pre-aggregation of one canonical batch, made before it is committed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Digest;
 
 impl Digest {

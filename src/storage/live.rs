@@ -28,10 +28,11 @@ impl Entry {
         self.ends.last().map_or(0, |end| end.0)
     }
 
-    /// The rows after `position`.
-    fn after(&self, position: u64) -> RecordBatch {
-        let held = self.ends.iter().rev().find(|end| end.0 <= position).map_or(0, |end| end.1);
-        self.batch.slice(held, self.batch.num_rows() - held)
+    /// The rows after position `after`, up to and with `through`.
+    fn range(&self, after: u64, through: u64) -> RecordBatch {
+        let row = |position| self.ends.iter().rev().find(|end| end.0 <= position).map_or(0, |end| end.1);
+        let (from, to) = (row(after), row(through));
+        self.batch.slice(from, to.saturating_sub(from))
     }
 }
 
@@ -75,8 +76,13 @@ impl LiveBuffer {
 
     /// The samples after `position`, oldest first.
     pub fn after(&self, position: u64) -> Vec<RecordBatch> {
-        let newer = self.entries.iter().filter(|entry| entry.last() > position);
-        newer.map(|entry| entry.after(position)).collect()
+        self.range(position, u64::MAX)
+    }
+
+    /// The samples after position `after`, up to and with `through`, oldest first.
+    pub fn range(&self, after: u64, through: u64) -> Vec<RecordBatch> {
+        let newer = self.entries.iter().filter(|entry| entry.last() > after);
+        newer.map(|entry| entry.range(after, through)).filter(|batch| batch.num_rows() > 0).collect()
     }
 
     /// Forgets what every table holds. An entry goes when all of it is at or below `position`.
@@ -141,7 +147,7 @@ mod tests {
         /// Whatever the sizes, cutting at any position gives exactly the rows after it, and the sums stay right.
         #[test]
         fn a_cut_at_any_position_gives_exactly_the_rows_after_it(
-            sizes in prop::collection::vec(0usize..200, 1..60), cut in 0u64..70, release in 0u64..70,
+            sizes in prop::collection::vec(0usize..200, 1..60), cut in 0u64..70, release in 0u64..70, through in 0u64..80,
         ) {
             let mut live = LiveBuffer::default();
             let mut model: Vec<(u64, i64)> = Vec::new();
@@ -153,8 +159,10 @@ mod tests {
             }
             let cut = cut.max(release);
             live.release(release);
-            let expected: Vec<i64> = model.iter().filter(|(p, _)| *p > cut).map(|(_, row)| *row).collect();
-            prop_assert_eq!(values(&live.after(cut)), expected);
+            let through = through.max(cut);
+            let rows = |to: u64| model.iter().filter(|(p, _)| *p > cut && *p <= to).map(|(_, row)| *row).collect::<Vec<_>>();
+            prop_assert_eq!(values(&live.after(cut)), rows(u64::MAX));
+            prop_assert_eq!(values(&live.range(cut, through)), rows(through));
             live.release(u64::MAX);
             prop_assert_eq!((live.rows(), live.bytes()), (0, 0));
         }

@@ -111,7 +111,7 @@ impl Table {
         if self.delta.version().is_none() && !self.exists().await? {
             return Ok(TableSnapshot::default());
         }
-        self.delta.update_state().await.map_err(|e| self.fault("read", e))?;
+        self.delta.update_state().await.map_err(|e| self.unreadable(e))?;
         self.snapshot().await
     }
 
@@ -206,7 +206,7 @@ impl Table {
             // Another node may have made it a moment ago; then it is there to be read.
             Err(e) if self.exists().await? => {
                 tracing::debug!(table = %self.folder, error = %e, "the table was made by another node");
-                self.delta.load().await.map_err(|e| self.fault("read", e))?;
+                self.delta.load().await.map_err(|e| self.unreadable(e))?;
             }
             Err(e) => return Err(self.fault("create", e)),
         }
@@ -226,10 +226,10 @@ impl Table {
     }
 
     async fn snapshot(&mut self) -> Result<TableSnapshot, StorageError> {
-        let state = self.delta.snapshot().map_err(|e| self.fault("read", e))?;
+        let state = self.delta.snapshot().map_err(|e| self.unreadable(e))?;
         let log_store = self.delta.log_store();
         let position =
-            state.transaction_version(log_store.as_ref(), APP_ID).await.map_err(|e| self.fault("read", e))?;
+            state.transaction_version(log_store.as_ref(), APP_ID).await.map_err(|e| self.unreadable(e))?;
         let mut known = HashMap::with_capacity(self.known.len() + 1);
         for view in state.log_data().iter() {
             let path = view.path().into_owned();
@@ -256,6 +256,14 @@ impl Table {
         let mut files: Vec<_> = self.known.values().cloned().collect();
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(TableSnapshot { position: position.and_then(|p| u64::try_from(p).ok()).unwrap_or(0), files: Arc::new(files) })
+    }
+
+    /// A store that fails may do better later; a log that cannot be understood is damaged (invariant I2).
+    fn unreadable(&self, e: DeltaTableError) -> StorageError {
+        match e {
+            DeltaTableError::ObjectStore { .. } => self.fault("read", e),
+            e => StorageError::damaged(format!("the Delta log of {}", self.folder), e),
+        }
     }
 
     fn fault(&self, action: &'static str, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StorageError {

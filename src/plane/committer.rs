@@ -1,0 +1,309 @@
+//! Group commit: the batches of a short window become one WAL object, and are acknowledged when it is durable.
+//!
+//! One task commits for the process. The window is counted from the arrival of a group's first batch, so while one
+//! group is being written the next gathers, and goes out at once if its window is over by then.
+//!
+//! A commit is: read the log to its end; drop the batches whose key the log holds already (they are acknowledged as
+//! duplicates); create the next object; apply; acknowledge. If another node took the number, all that again. If the
+//! store answers with an error the object may be there or come to be there, so the same bytes are created again under
+//! the same number until the store says won or lost, and a loss to oneself is a win.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::org::{Change, Org};
+use super::replica::{self, Link};
+use super::{Ack, Admission, Plane, PlaneError};
+use crate::ingest::IdempotencyKey;
+use crate::model::OrgName;
+use crate::rollup::Digest;
+use crate::storage::wal::{Created, Object, ObjectId, Section, Slot};
+
+/// A group is closed at this many bytes of samples, however short its window was.
+const GROUP_BYTES: usize = 32 << 20;
+/// A group is closed at this many batches.
+const GROUP_BATCHES: usize = 2048;
+/// How long a group is tried before its senders are told to come again.
+const GIVE_UP: Duration = Duration::from_secs(20);
+/// The pause after the store's first error; it doubles up to a second.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A batch that waits to be committed.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) org: Arc<Org>,
+    pub(super) batch: RecordBatch,
+    pub(super) digest: Digest,
+    /// Its section, if it is large enough to be one of its own.
+    pub(super) section: Option<Section>,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) admission: Admission,
+    pub(super) reply: oneshot::Sender<Result<Ack, PlaneError>>,
+    pub(super) arrived: Instant,
+}
+
+impl Pending {
+    fn answer(self, outcome: Result<(), PlaneError>, duplicate: bool) {
+        let ack = outcome.map(|()| Ack { accepted: self.batch.num_rows(), duplicate });
+        // Whoever asked may have gone away; what was committed stays committed.
+        let _ = self.reply.send(ack);
+        drop(self.admission);
+    }
+}
+
+/// What the committer is asked to do.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Commit a batch.
+    Commit(Box<Pending>),
+    /// Say when everything asked before is done.
+    Settle(oneshot::Sender<()>),
+}
+
+/// Commits until the plane is gone.
+pub(super) async fn run(plane: Arc<Plane>, mut queue: mpsc::Receiver<Message>) {
+    while let Some(message) = queue.recv().await {
+        match message {
+            Message::Commit(first) => {
+                let (group, settle) = gather(&mut queue, *first, plane.settings.commit_window).await;
+                commit(&plane, group).await;
+                settled(settle);
+            }
+            Message::Settle(reply) => settled(Some(reply)),
+        }
+    }
+}
+
+fn settled(reply: Option<oneshot::Sender<()>>) {
+    if let Some(reply) = reply {
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send(());
+    }
+}
+
+async fn gather(
+    queue: &mut mpsc::Receiver<Message>,
+    first: Pending,
+    window: Duration,
+) -> (Vec<Pending>, Option<oneshot::Sender<()>>) {
+    let closes = sleep_until(first.arrived + window);
+    tokio::pin!(closes);
+    let mut bytes = first.batch.get_array_memory_size();
+    let mut group = vec![first];
+    while bytes < GROUP_BYTES && group.len() < GROUP_BATCHES {
+        let message = tokio::select! {
+            biased;
+            message = queue.recv() => message,
+            () = &mut closes => return (group, None),
+        };
+        match message {
+            Some(Message::Commit(pending)) => {
+                bytes += pending.batch.get_array_memory_size();
+                group.push(*pending);
+            }
+            Some(Message::Settle(reply)) => return (group, Some(reply)),
+            None => break,
+        }
+    }
+    (group, None)
+}
+
+async fn commit(plane: &Plane, mut group: Vec<Pending>) {
+    let began = Instant::now();
+    let outcome = loop {
+        if let Err(e) = replica::catch_up(plane).await {
+            break Err(e);
+        }
+        let (fresh, duplicates, refused) = by_key(plane, group);
+        group = fresh;
+        duplicates.into_iter().for_each(|pending| pending.answer(Ok(()), true));
+        refused.into_iter().for_each(|(pending, e)| pending.answer(Err(e), false));
+        if group.is_empty() {
+            return;
+        }
+        match attempt(plane, &group, began).await {
+            Ok(Some(written)) => break apply(plane, written).await,
+            Ok(None) => plane.metrics.wal.conflicts.inc(),
+            Err(e) => break Err(e),
+        }
+        if began.elapsed() > GIVE_UP {
+            break Err(PlaneError::busy("other nodes write to the log so fast that this one finds no place in it"));
+        }
+    };
+    match &outcome {
+        Ok(()) => {
+            plane.metrics.wal.commit_seconds.observe(began.elapsed().as_secs_f64());
+            plane.metrics.wal.group_batches.observe(group.len() as f64);
+        }
+        Err(e) => {
+            plane.metrics.wal.failures.inc();
+            tracing::warn!(error = %e, batches = group.len(), "a group was not committed");
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    for pending in group {
+        let again = pending.key.is_some_and(|key| !seen.insert((pending.org.name.clone(), key)));
+        pending.answer(outcome.clone(), again);
+    }
+}
+
+/// Parts a group into what is new, what the log holds already, and what an org has no room to remember.
+#[expect(clippy::type_complexity, reason = "three lists, named where they are taken apart")]
+fn by_key(plane: &Plane, group: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>, Vec<(Pending, PlaneError)>) {
+    let (mut fresh, mut duplicates, mut refused) = (Vec::with_capacity(group.len()), Vec::new(), Vec::new());
+    for pending in group {
+        if let Err(e) = pending.org.check_sound() {
+            refused.push((pending, e));
+            continue;
+        }
+        let Some(key) = pending.key else {
+            fresh.push(pending);
+            continue;
+        };
+        let state = pending.org.read();
+        let (known, full) = (state.keys.contains(&key), state.keys.len() >= plane.settings.max_keys);
+        drop(state);
+        if known {
+            duplicates.push(pending);
+        } else if full {
+            let reason = format!(
+                "{} idempotency keys of the last 24 hours are remembered, which is the limit (limits.idempotency_keys)",
+                plane.settings.max_keys
+            );
+            refused.push((pending, PlaneError::Busy { reason, retry_after: Duration::from_secs(60) }));
+        } else {
+            fresh.push(pending);
+        }
+    }
+    (fresh, duplicates, refused)
+}
+
+/// What a group became in the log.
+struct Written {
+    seq: u64,
+    written_at: i64,
+    id: ObjectId,
+    floor: u64,
+    changes: Vec<(Arc<Org>, Change)>,
+}
+
+/// Tries to make the group the next object of the log. `None`: another node was faster.
+async fn attempt(plane: &Plane, group: &[Pending], began: Instant) -> Result<Option<Written>, PlaneError> {
+    let (seq, previous, floor) = {
+        let cursor = plane.replica.cursor.lock().await;
+        (cursor.next, cursor.previous.clone(), cursor.floor.max(plane.flushed.load(Ordering::Acquire)))
+    };
+    let (sections, changes) = put_together(plane, group)?;
+    let written_at = plane.now();
+    let (id, pieces) = Object::encode(seq, plane.writer, written_at, previous.id(), floor, &sections)?;
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    if !create(plane, seq, &id, pieces, began).await? {
+        return Ok(None);
+    }
+    // A slot that trimming has freed can be created by a node that slept through it. The object before the newest one
+    // is never trimmed, so its absence tells; who wrote into the past must not acknowledge.
+    if matches!(previous, Link::Is(_)) && !plane.log.exists(seq - 1).await? {
+        return Err(PlaneError::unavailable("this node was left behind by the log's trimming and is catching up"));
+    }
+    plane.metrics.wal.objects.inc();
+    plane.metrics.wal.bytes.inc_by(bytes as u64);
+    Ok(Some(Written { seq, written_at, id, floor, changes }))
+}
+
+/// Creates the object; an error of the store is tried again. False if another object has the number.
+async fn create(
+    plane: &Plane,
+    seq: u64,
+    id: &ObjectId,
+    pieces: Vec<Bytes>,
+    began: Instant,
+) -> Result<bool, PlaneError> {
+    let mut pause = PAUSE;
+    let mut doubtful = false;
+    loop {
+        match plane.log.create(seq, pieces.clone()).await {
+            Ok(Created::Won) => return Ok(true),
+            Ok(Created::Lost) if !doubtful => return Ok(false),
+            Ok(Created::Lost) => {
+                let found = plane.log.read(seq).await?;
+                return Ok(matches!(found, Slot::Whole(object) if object.id == *id));
+            }
+            Err(e) if began.elapsed() > GIVE_UP => return Err(e.into()),
+            Err(e) => {
+                tracing::warn!(error = %e, "the store did not take a WAL object; trying again");
+                doubtful = true;
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// The sections of an object, and what applying it will change, org by org. Small batches of one org become one.
+fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Vec<(Arc<Org>, Change)>), PlaneError> {
+    let mut small: Vec<Vec<&Pending>> = Vec::new();
+    let mut place: HashMap<&OrgName, usize> = HashMap::new();
+    let (mut sections, mut changes) = (Vec::new(), Vec::new());
+    // A key that comes twice in one group is stored with the first batch that brings it; the second is its duplicate.
+    let mut seen = std::collections::HashSet::new();
+    for pending in group {
+        if pending.key.is_some_and(|key| !seen.insert((&pending.org.name, key))) {
+            continue;
+        }
+        match &pending.section {
+            Some(section) => {
+                sections.push(section.clone());
+                changes.push((Arc::clone(&pending.org), change(vec![pending], pending.batch.clone())));
+            }
+            None => {
+                let at = *place.entry(&pending.org.name).or_insert_with(|| {
+                    small.push(Vec::new());
+                    small.len() - 1
+                });
+                if let Some(batches) = small.get_mut(at) {
+                    batches.push(pending);
+                }
+            }
+        }
+    }
+    for batches in small {
+        let Some(first) = batches.first() else { continue };
+        let org = Arc::clone(&first.org);
+        let joined = concat_batches(&plane.schemas.tool_invocations, batches.iter().map(|pending| &pending.batch))
+            .map_err(|e| PlaneError::Internal(e.to_string()))?;
+        let change = change(batches, joined);
+        let keys = change.keys.iter().map(ToString::to_string).collect();
+        sections.push(Section::new(org.name.clone(), keys, &change.batch)?);
+        changes.push((org, change));
+    }
+    Ok((sections, changes))
+}
+
+fn change(pending: Vec<&Pending>, batch: RecordBatch) -> Change {
+    Change {
+        keys: pending.iter().filter_map(|pending| pending.key).collect(),
+        batch,
+        digests: pending.iter().map(|pending| pending.digest.clone()).collect(),
+    }
+}
+
+/// Applies what was written, unless a reader of this process has read it back and applied it already.
+async fn apply(plane: &Plane, written: Written) -> Result<(), PlaneError> {
+    let mut cursor = plane.replica.cursor.lock().await;
+    if cursor.next != written.seq {
+        return Ok(());
+    }
+    for (org, change) in written.changes {
+        replica::apply_change(plane, &org, written.seq, written.written_at, change)?;
+    }
+    replica::advance(plane, &mut cursor, written.seq, written.id, written.floor);
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Flush: from the live buffer to what lasts apart from the log.
+//!
+//! For one org, in this order, each step atomic and each with the position that it brings its part to:
+//!
+//! 1. samples to `tool_invocations`, 2. their partial rollups to `tool_usage_hourly`, 3. and to `tool_usage_daily`,
+//! 4. idempotency keys, 5. running totals. Then the live buffer forgets what all tables hold.
+//!
+//! A crash between two steps leaves parts at different positions; the next flush brings each to the new target from
+//! where it stands. What may be deleted from the log is announced in the header of the next object, and deleted after.
+//!
+//! Any node may flush; positions make it harmless that two do. To spare the work, a node that sees that another one
+//! has moved an org's tables waits twice as long before it flushes that org itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::time::{Instant, sleep};
+
+use super::org::{Org, OrgState};
+use super::recovery::{keys_folder, list, totals_folder};
+use super::{Plane, PlaneError, Readiness};
+use crate::rollup::{Granularity, partials};
+use crate::storage::table::{Table, TableSnapshot};
+use crate::storage::{StorageError, parquet};
+
+/// Objects that are kept in the log however long they have been flushed: a node that is a little behind finds them.
+const KEPT_OBJECTS: u64 = 16;
+/// Snapshots of totals that are kept: a node that starts may be reading the one before the newest.
+const KEPT_TOTALS: usize = 2;
+
+/// Flushes what is due until the plane is drained.
+pub(super) async fn run(plane: Arc<Plane>) {
+    let tick = (plane.settings.flush_interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
+    while plane.readiness() != Readiness::Draining {
+        sleep(tick).await;
+        let mut longest = Duration::ZERO;
+        for org in plane.all_orgs() {
+            let waited = org.read().waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
+            longest = longest.max(waited);
+            if is_due(&plane, &org.read(), waited)
+                && let Err(e) = flush(&plane, &org).await
+            {
+                plane.metrics.flush.failures.inc();
+                tracing::warn!(org = %org.name, error = %e, "a flush failed and will be tried again");
+            }
+        }
+        plane.metrics.flush.lag_seconds.set(longest.as_secs_f64());
+        if let Err(e) = trim(&plane).await {
+            tracing::warn!(error = %e, "the log was not trimmed and will be tried again");
+        }
+    }
+}
+
+fn is_due(plane: &Plane, state: &OrgState, waited: Duration) -> bool {
+    if state.is_flushed() {
+        return false;
+    }
+    let settings = &plane.settings;
+    let patience = if state.flushed_by_peer { 2 } else { 1 };
+    waited >= settings.flush_interval * patience
+        || state.live.rows() >= settings.flush_rows * patience as usize
+        || state.live.bytes() >= settings.flush_bytes
+        || plane.budget.is_half_full()
+}
+
+/// Brings everything stored of an org up to where it stands in the log.
+pub(super) async fn flush(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
+    let mut tables = org.tables.lock().await;
+    let (Some(tables), false) = (tables.as_mut(), org.is_stopped()) else { return Ok(()) };
+    let began = Instant::now();
+    let before = org.read().samples.position;
+    let target = org.read().position;
+    for part in Part::ALL {
+        if let Err(e) = flush_table(plane, org, part, part.table(tables), target).await {
+            if let PlaneError::OrgStopped { reason, .. } = &e {
+                org.stop(reason.clone());
+            }
+            return Err(e);
+        }
+    }
+    save(plane, org).await?;
+    {
+        let mut state = org.write();
+        let held = state.tables_hold();
+        state.live.release(held);
+        state.waiting_since = (!state.is_flushed()).then(Instant::now);
+    }
+    plane.count_live();
+    if target > before {
+        plane.metrics.flush.seconds.observe(began.elapsed().as_secs_f64());
+        tracing::debug!(org = %org.name, position = target, took = ?began.elapsed(), "flushed");
+    }
+    Ok(())
+}
+
+/// One of the tables that a flush writes.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Samples,
+    Rollup(Granularity),
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Samples, Self::Rollup(Granularity::Hour), Self::Rollup(Granularity::Day)];
+
+    fn table(self, tables: &mut super::org::Tables) -> &mut Table {
+        match self {
+            Self::Samples => &mut tables.samples,
+            Self::Rollup(Granularity::Hour) => &mut tables.hourly,
+            Self::Rollup(Granularity::Day) => &mut tables.daily,
+        }
+    }
+
+    fn state(self, state: &mut OrgState) -> &mut TableSnapshot {
+        match self {
+            Self::Samples => &mut state.samples,
+            Self::Rollup(Granularity::Hour) => &mut state.hourly,
+            Self::Rollup(Granularity::Day) => &mut state.daily,
+        }
+    }
+}
+
+async fn flush_table(plane: &Plane, org: &Org, part: Part, table: &mut Table, target: u64) -> Result<(), PlaneError> {
+    let stopped = |e: StorageError| match e.is_damage() {
+        true => PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() },
+        false => e.into(),
+    };
+    let known = part.state(&mut org.write()).position;
+    let mut now = table.refresh().await.map_err(stopped)?;
+    if now.position > known {
+        org.write().flushed_by_peer = true;
+    }
+    loop {
+        let base = now.position;
+        let batches = {
+            let mut state = org.write();
+            *part.state(&mut state) = now;
+            state.live.range(base, target)
+        };
+        if base >= target {
+            return Ok(());
+        }
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let files = encode(plane, part, batches).await?;
+        let (count, bytes) = (files.len(), files.iter().map(|file| file.bytes.len()).sum::<usize>());
+        let random = Arc::clone(&plane.random);
+        now = table.append(files, base, target, plane.now(), move || random.uuid()).await.map_err(stopped)?;
+        if now.position == target {
+            org.write().flushed_by_peer = false;
+            if matches!(part, Part::Samples) {
+                plane.metrics.flush.rows.inc_by(rows as u64);
+            }
+            plane.metrics.flush.files.inc_by(count as u64);
+            plane.metrics.flush.bytes.inc_by(bytes as u64);
+        }
+    }
+}
+
+async fn encode(plane: &Plane, part: Part, batches: Vec<RecordBatch>) -> Result<Vec<parquet::EncodedFile>, PlaneError> {
+    let (schema, rows) = match part {
+        Part::Samples => (&plane.schemas.tool_invocations, batches),
+        Part::Rollup(granularity) => {
+            let rolled = partials(granularity, &batches).await.map_err(|e| PlaneError::Internal(e.to_string()))?;
+            let schema = match granularity {
+                Granularity::Hour => &plane.schemas.tool_usage_hourly,
+                Granularity::Day => &plane.schemas.tool_usage_daily,
+            };
+            (schema, vec![rolled])
+        }
+    };
+    let schema = Arc::clone(schema);
+    let encoded = tokio::task::spawn_blocking(move || parquet::encode(&schema, &rows)).await;
+    Ok(encoded.map_err(|e| PlaneError::Internal(e.to_string()))??)
+}
+
+/// Stores keys and then totals, as of where the org stands now. In this order: totals that are newer than the keys
+/// would forget keys at a crash, keys that are newer than the totals are merely read from the log once more.
+async fn save(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
+    let (position, totals, sealed) = {
+        let mut state = org.write();
+        if state.saved >= state.position {
+            return Ok(());
+        }
+        let (position, now) = (state.position, plane.now());
+        state.totals.expire(now);
+        (position, state.totals.encode(), state.keys.seal(position, now))
+    };
+    let objects = plane.store.objects();
+    let stored = async {
+        for run in &sealed.new {
+            put(objects, &key_path(org, run.from, run.to), run.encode()).await?;
+        }
+        let folder = totals_folder(&org.name);
+        put(objects, &Path::from(format!("{folder}/{position:020}")), totals).await?;
+        for (from, to) in &sealed.gone {
+            delete(objects, &key_path(org, *from, *to)).await?;
+        }
+        for old in list(plane, &folder).await?.iter().rev().skip(KEPT_TOTALS) {
+            delete(objects, &old.location).await?;
+        }
+        Ok::<_, StorageError>(())
+    }
+    .await;
+    let mut state = org.write();
+    state.keys.settle(sealed, stored.is_ok());
+    stored?;
+    state.saved = position;
+    Ok(())
+}
+
+fn key_path(org: &Org, from: u64, to: u64) -> Path {
+    Path::from(format!("{}/{from:020}-{to:020}", keys_folder(&org.name)))
+}
+
+/// Stores what is a function of its name: another node's is as good, and one that a failed attempt left torn is
+/// replaced.
+async fn put(objects: &Arc<dyn ObjectStore>, path: &Path, bytes: Vec<u8>) -> Result<(), StorageError> {
+    objects.put(path, bytes.into()).await.map(drop).map_err(|e| StorageError::failed("write", path, e))
+}
+
+async fn delete(objects: &Arc<dyn ObjectStore>, path: &Path) -> Result<(), StorageError> {
+    match objects.delete(path).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(e) => Err(StorageError::failed("delete", path, e)),
+    }
+}
+
+/// Works out what the log holds in vain, and deletes what an object has announced as such.
+async fn trim(plane: &Plane) -> Result<(), StorageError> {
+    let (applied, announced, trimmed) = {
+        let cursor = plane.replica.cursor.lock().await;
+        (cursor.next.saturating_sub(1), cursor.floor, cursor.trimmed)
+    };
+    // Read after `applied`: an org that stands flushed now holds all that was applied then.
+    let orgs = plane.all_orgs();
+    let unflushed = orgs.iter().filter_map(|org| {
+        let state = org.read();
+        (org.is_stopped() || !state.is_flushed()).then(|| state.stored())
+    });
+    let flushed = unflushed.min().unwrap_or(applied).min(applied.saturating_sub(KEPT_OBJECTS));
+    plane.flushed.fetch_max(flushed, Ordering::AcqRel);
+    for seq in trimmed + 1..=announced.min(applied.saturating_sub(KEPT_OBJECTS)) {
+        plane.log.delete(seq).await?;
+        let mut cursor = plane.replica.cursor.lock().await;
+        cursor.trimmed = cursor.trimmed.max(seq);
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! One org's state at one point of the log.
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use arrow::record_batch::RecordBatch;
+use tokio::time::Instant;
+
+use super::PlaneError;
+use super::keys::KeyWindow;
+use crate::ingest::IdempotencyKey;
+use crate::model::OrgName;
+use crate::query::{OrgView, TableState};
+use crate::rollup::{Digest, RunningTotals};
+use crate::storage::LiveBuffer;
+use crate::storage::table::{Table, TableSnapshot};
+
+/// The tables of an org, in the order in which a flush writes them.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) samples: Table,
+    pub(super) hourly: Table,
+    pub(super) daily: Table,
+}
+
+#[derive(Debug)]
+pub(super) struct Org {
+    pub(super) name: OrgName,
+    state: RwLock<OrgState>,
+    /// Held by a flush, so that one node runs one flush of an org at a time. None where damage keeps them closed.
+    pub(super) tables: tokio::sync::Mutex<Option<Tables>>,
+    damage: OnceLock<String>,
+}
+
+/// What the log has made of one org. Everything in it changes in one step under one lock, so a reader never sees a
+/// sample in the totals and not in the live buffer, or twice.
+#[derive(Debug)]
+pub(super) struct OrgState {
+    /// The last position that held something of this org.
+    pub(super) position: u64,
+    pub(super) totals: RunningTotals,
+    /// The position of the newest stored snapshot of totals and keys.
+    pub(super) saved: u64,
+    pub(super) keys: KeyWindow,
+    pub(super) live: LiveBuffer,
+    /// Since when something waits to be flushed.
+    pub(super) waiting_since: Option<Instant>,
+    pub(super) samples: TableSnapshot,
+    pub(super) hourly: TableSnapshot,
+    pub(super) daily: TableSnapshot,
+    /// Whether it was another node that moved the tables last: then that one is left to go on with it for a while.
+    pub(super) flushed_by_peer: bool,
+}
+
+/// Samples of one org that one WAL object brought.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) keys: Vec<IdempotencyKey>,
+    pub(super) batch: RecordBatch,
+    pub(super) digests: Vec<Digest>,
+}
+
+impl OrgState {
+    /// Nothing yet.
+    pub(super) fn new(name: OrgName, max_series: usize) -> Self {
+        Self {
+            position: 0,
+            totals: RunningTotals::new(name, max_series),
+            saved: 0,
+            keys: KeyWindow::default(),
+            live: LiveBuffer::default(),
+            waiting_since: None,
+            samples: TableSnapshot::default(),
+            hourly: TableSnapshot::default(),
+            daily: TableSnapshot::default(),
+            flushed_by_peer: false,
+        }
+    }
+
+    /// Applies what the object at `position` brought; each part takes it if it does not hold it yet.
+    pub(super) fn apply(
+        &mut self,
+        position: u64,
+        written_at: i64,
+        now: i64,
+        change: Change,
+    ) -> Result<(), arrow::error::ArrowError> {
+        self.position = self.position.max(position);
+        if position > self.saved {
+            for digest in &change.digests {
+                self.totals.apply(digest, now);
+            }
+            self.keys.insert(written_at, &change.keys);
+        }
+        if position > self.tables_hold() {
+            self.live.push(position, change.batch)?;
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// Every table holds what came up to and with this position.
+    pub(super) fn tables_hold(&self) -> u64 {
+        self.samples.position.min(self.hourly.position).min(self.daily.position)
+    }
+
+    /// Everything stored holds what came up to and with this position.
+    pub(super) fn stored(&self) -> u64 {
+        self.tables_hold().min(self.saved)
+    }
+
+    /// Whether nothing of this org is only in the log.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.stored() >= self.position
+    }
+}
+
+impl Org {
+    pub(super) fn new(name: OrgName, state: OrgState, tables: Option<Tables>) -> Self {
+        Self { name, state: RwLock::new(state), tables: tokio::sync::Mutex::new(tables), damage: OnceLock::new() }
+    }
+
+    /// Starts again from what another load found, in place: whoever holds the org goes on with it.
+    pub(super) async fn replace(&self, loaded: Self) {
+        let mut tables = self.tables.lock().await;
+        *tables = loaded.tables.into_inner();
+        *self.write() = loaded.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = loaded.damage.into_inner() {
+            self.stop(reason);
+        }
+    }
+
+    // A panic cannot come between the parts of a change: nothing that runs under the lock panics. So the state of a
+    // poisoned lock is whole.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, OrgState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, OrgState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the org for good: its data is damaged (invariant I2).
+    pub(super) fn stop(&self, reason: String) {
+        tracing::error!(org = %self.name, reason, "stopped: its data is damaged; it serves nothing until that is mended");
+        // A second damage adds nothing to the first.
+        let _ = self.damage.set(reason);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.damage.get().is_some()
+    }
+
+    pub(super) fn check_sound(&self) -> Result<(), PlaneError> {
+        match self.damage.get() {
+            None => Ok(()),
+            Some(reason) => Err(PlaneError::OrgStopped { org: self.name.to_string(), reason: reason.clone() }),
+        }
+    }
+
+    pub(super) fn view(&self) -> OrgView {
+        let state = self.read();
+        let table = |table: &TableSnapshot| TableState {
+            files: Arc::clone(&table.files),
+            live: state.live.after(table.position),
+        };
+        OrgView {
+            org: self.name.clone(),
+            samples: table(&state.samples),
+            hourly: table(&state.hourly),
+            daily: table(&state.daily),
+        }
+    }
+}
