@@ -14,7 +14,7 @@ use arrow::ipc::{self, CompressionType, Endianness, MessageHeader};
 
 use super::DecodeLimits;
 use super::error::{Faults, IngestError};
-use super::rows::{echo, too_many_rows};
+use super::rows::{shown, too_many_rows};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 const MAX_METADATA_BYTES: usize = 1 << 20;
@@ -123,31 +123,25 @@ impl Guard {
     }
 
     fn buffer(&mut self, bytes: &[u8], codec: Option<CompressionType>) -> Result<(), IngestError> {
-        let stored = bytes.len() as u64;
-        let unpacked = match codec {
-            Some(codec) if !bytes.is_empty() => {
-                let (prefix, packed) =
-                    bytes.split_first_chunk().ok_or_else(|| malformed("a compressed buffer lacks its length"))?;
-                match i64::from_le_bytes(*prefix) {
-                    // The format's sign for a buffer that is not compressed after all.
-                    -1 => stored,
-                    claimed => {
-                        let claimed = u64::try_from(claimed)
-                            .map_err(|_| malformed("a compressed buffer has a negative length"))?;
-                        // Unlike zstd's, the reader of lz4 does not stop at the claimed length.
-                        if codec == CompressionType::LZ4_FRAME
-                            && claimed > 0
-                            && lz4_bound(packed).is_none_or(|bound| bound > self.max_bytes().max(LZ4_MIN_BLOCK))
-                        {
-                            return Err(malformed("a buffer's lz4 frame is not sound, or is too large"));
-                        }
-                        claimed.max(stored)
-                    }
-                }
-            }
-            _ => stored,
+        let Some(codec) = codec.filter(|_| !bytes.is_empty()) else { return self.charge(bytes.len() as u64) };
+        let (prefix, packed) =
+            bytes.split_first_chunk().ok_or_else(|| malformed("a compressed buffer lacks its length"))?;
+        let claimed = match i64::from_le_bytes(*prefix) {
+            // The format's sign for a buffer that is not compressed after all.
+            -1 => return self.charge(bytes.len() as u64),
+            claimed => u64::try_from(claimed).map_err(|_| malformed("a compressed buffer has a negative length"))?,
         };
-        self.bytes_left = self.bytes_left.checked_sub(unpacked).ok_or_else(|| {
+        self.charge(claimed.max(bytes.len() as u64))?;
+        // Unlike zstd's, the reader of lz4 does not stop at the claimed length.
+        let is_lz4 = claimed > 0 && codec == CompressionType::LZ4_FRAME;
+        if is_lz4 && lz4_bound(packed).is_none_or(|bound| bound > self.max_bytes().max(LZ4_MIN_BLOCK)) {
+            return Err(malformed("a buffer's lz4 frame is not sound, or is too large"));
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), IngestError> {
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| {
             let limit = self.limits.max_decoded_bytes;
             IngestError::TooLarge(format!("the columns, unpacked, are over {limit} bytes; send smaller batches"))
         })?;
@@ -187,7 +181,7 @@ fn schema(schema: ipc::Schema<'_>) -> Result<(), IngestError> {
         );
         if nested || !flat {
             let kind = field.type_type().variant_name().unwrap_or("unknown");
-            faults.field(0, echo(name), format!("the Arrow type {kind} is not supported"));
+            faults.field(0, shown(name), format!("the Arrow type {kind} is not supported"));
         }
     }
     if text_bytes > MAX_METADATA_BYTES {
@@ -242,4 +236,96 @@ fn truncated() -> IngestError {
 
 fn no_header() -> IngestError {
     malformed("a message lacks its header")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, NullArray, StringArray};
+    use arrow::ipc::CompressionType;
+    use arrow::record_batch::RecordBatch;
+
+    use super::super::fixtures::*;
+    use super::super::{DecodeLimits, IngestError, Media};
+    use super::{check, lz4_bound};
+
+    fn column_of(values: ArrayRef) -> RecordBatch {
+        RecordBatch::try_from_iter_with_nullable([("error_message", values, true)]).unwrap()
+    }
+
+    fn check_within(body: &[u8], max_decoded_bytes: usize) -> Result<(), IngestError> {
+        check(body, DecodeLimits { max_decoded_bytes, ..DecodeLimits::default() })
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_within_a_message_is_malformed() {
+        let body = stream(&[emitted(2)], None);
+        let cuts = (1..body.len()).filter(|&cut| check_within(&body[..cut], 1 << 20).is_ok()).count();
+        // Whole messages with no end mark are a stream: after the schema, and after the batch.
+        assert_eq!(cuts, 2);
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_malformed() {
+        let body = [stream(&[emitted(1)], None), b"x".to_vec()].concat();
+        assert_eq!(decode_arrow(&body).unwrap_err().code(), "malformed_body");
+    }
+
+    #[test]
+    fn a_buffer_that_claims_to_unpack_to_more_than_the_limit_is_refused_unread() {
+        let long = column_of(Arc::new(StringArray::from(vec!["x".repeat(5_000_000)])));
+        for codec in [CompressionType::ZSTD, CompressionType::LZ4_FRAME] {
+            let body = stream(std::slice::from_ref(&long), Some(codec));
+            assert!(body.len() < 100_000);
+            assert_eq!(check_within(&body, 1_000_000).unwrap_err().status(), 413);
+            check_within(&body, 6_000_000).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_lz4_buffer_that_unpacks_to_more_than_it_claims_is_refused_unread() {
+        let long = column_of(Arc::new(StringArray::from(vec!["x".repeat(5_000_000)])));
+        let mut body = stream(&[long], Some(CompressionType::LZ4_FRAME));
+        let claim = 5_000_000_i64.to_le_bytes();
+        let at = body.windows(8).rposition(|window| window == claim).unwrap();
+        body[at..at + 8].copy_from_slice(&100_i64.to_le_bytes());
+        assert_eq!(check_within(&body, 1_000_000).unwrap_err().code(), "malformed_body");
+    }
+
+    #[test]
+    fn the_bound_of_an_lz4_frame_holds() {
+        for text in ["", "short", &"x".repeat(300_000), &"abcdefgh".repeat(100_000)] {
+            let body = stream(&[column_of(Arc::new(StringArray::from(vec![text])))], Some(CompressionType::LZ4_FRAME));
+            let Some(at) = body.windows(4).rposition(|window| window == 0x184d_2204_u32.to_le_bytes()) else {
+                continue;
+            };
+            let end = (at..=body.len()).find(|&end| lz4_bound(&body[at..end]).is_some()).unwrap();
+            assert!(lz4_bound(&body[at..end]).unwrap() >= text.len() as u64);
+        }
+    }
+
+    #[test]
+    fn rows_that_cost_no_bytes_count_too() {
+        let body = stream(&[column_of(Arc::new(NullArray::new(10_000_000)))], None);
+        assert!(body.len() < 1000);
+        assert_eq!(decode_arrow(&body).unwrap_err().status(), 413);
+    }
+
+    #[test]
+    fn many_columns_are_refused() {
+        let column = Arc::new(StringArray::from(vec!["x"])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter((0..100).map(|n| (format!("c{n}"), Arc::clone(&column)))).unwrap();
+        assert_eq!(
+            decode_as(Media::ArrowStream, &stream(&[batch], None), DecodeLimits::default()).unwrap_err().status(),
+            400
+        );
+    }
+
+    #[test]
+    fn text_of_another_kind_is_malformed() {
+        for body in [b"{}".as_slice(), b"ARROW1\0\0", b"PAR1", &[0xff; 64], &[0; 64]] {
+            assert_eq!(decode_arrow(body).unwrap_err().code(), "malformed_body");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use super::arrow_values::{Refusal, convert, text};
 use super::error::{Faults, IngestError};
 use super::layout::{Column, ERROR_MESSAGE, Field, Layout};
 use super::plaintext::ErrorMessage;
-use super::rows::{Draft, HASH_DIFFERS, ORG_DIFFERS, echo};
+use super::rows::{Draft, HASH_DIFFERS, NO_SUCH_FIELD, ORG_DIFFERS, shown};
 use super::{DecodeContext, arrow_guard};
 
 /// The most characters of the reader's own message that ours repeats.
@@ -76,7 +76,7 @@ impl Converter<'_> {
         let mut message_hashes = None;
         for (position, field) in first.schema_ref().fields().iter().enumerate() {
             let Some((name, field)) = self.layout.find(field.name()).and_then(|index| self.layout.field(index)) else {
-                self.faults.field(0, echo(field.name()), "no such field");
+                self.faults.field(0, shown(field.name()), NO_SUCH_FIELD);
                 continue;
             };
             if seen.contains(&name) {
@@ -214,4 +214,201 @@ fn hash_messages(messages: &ArrayRef, text_left: &mut usize) -> Result<ArrayRef,
         hashes.append_option(message.map(|message| ErrorMessage::new(message).hash().to_hex()));
     }
     Ok(Arc::new(hashes.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::*;
+    use arrow::compute::cast;
+    use arrow::datatypes::{DataType, Int32Type, TimeUnit};
+    use arrow::ipc::CompressionType;
+    use serde_json::json;
+
+    use super::super::fixtures::*;
+    use super::super::{DecodeLimits, Media};
+
+    /// The sample as an Arrow column of another type must decode to what it decodes to as it is.
+    fn assert_taken_as(column: &str, data_type: &DataType) {
+        let batch = emitted(3);
+        let other = cast(batch.column_by_name(column).unwrap(), data_type).unwrap();
+        let decoded = decode_arrow(&stream(&[replaced(&batch, column, other)], None)).unwrap();
+        assert_eq!(decoded, decode_arrow(&stream(&[batch], None)).unwrap(), "{column} as {data_type}");
+    }
+
+    fn arrow_fault(batch: RecordBatch) -> (usize, String) {
+        let error = decode_arrow(&stream(&[batch], None)).unwrap_err();
+        assert_eq!(error.code(), "invalid_sample", "{error}");
+        (error.errors()[0].row, error.errors()[0].field.clone().unwrap().into_owned())
+    }
+
+    #[test]
+    fn it_decodes_to_what_json_decodes_to() {
+        let decoded = decode_arrow(&stream(&[emitted(2)], None)).unwrap();
+        assert_canonical(&decoded);
+        assert_eq!(decoded, decode_json(&json!([sample(), sample()])).unwrap());
+    }
+
+    #[test]
+    fn a_canonical_batch_can_be_sent_in_again() {
+        let canonical = decode_json(&sample()).unwrap();
+        assert_eq!(decode_arrow(&stream(std::slice::from_ref(&canonical), None)).unwrap(), canonical);
+    }
+
+    #[test]
+    fn batches_of_a_stream_are_one_batch_in_their_order() {
+        let ids = ["0198c0de-7a11-7000-8000-000000000001", "0198c0de-7a11-7000-8000-000000000002"];
+        let batches = ids.map(|id| replaced(&emitted(1), "invocation_id", Arc::new(StringArray::from(vec![id]))));
+        let decoded = decode_arrow(&stream(&batches, None)).unwrap();
+        assert_eq!(decoded.num_rows(), 2);
+        assert_eq!(text(&decoded.slice(1, 1), "invocation_id"), ids[1]);
+    }
+
+    #[test]
+    fn columns_may_come_in_any_order() {
+        let batch = emitted(1);
+        let backwards: Vec<_> = (0..batch.num_columns()).rev().collect();
+        let decoded = decode_arrow(&stream(&[batch.project(&backwards).unwrap()], None)).unwrap();
+        assert_eq!(decoded, decode_arrow(&stream(&[batch], None)).unwrap());
+    }
+
+    #[test]
+    fn text_is_taken_from_any_kind_of_string() {
+        let dictionary = |key: DataType, value| DataType::Dictionary(Box::new(key), Box::new(value));
+        for kind in [
+            DataType::LargeUtf8,
+            DataType::Utf8View,
+            dictionary(DataType::Int32, DataType::Utf8),
+            dictionary(DataType::UInt8, DataType::LargeUtf8),
+            dictionary(DataType::Int64, DataType::Utf8View),
+        ] {
+            for column in ["tool", "outcome", "invocation_id", "caller"] {
+                assert_taken_as(column, &kind);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_taken_from_any_type_that_loses_nothing() {
+        for kind in [DataType::Int16, DataType::UInt32, DataType::UInt64, DataType::Float32, DataType::Float64] {
+            assert_taken_as("request_bytes", &kind);
+        }
+        assert_taken_as("duration_ms", &DataType::Float32);
+    }
+
+    #[test]
+    fn times_are_taken_from_any_unit_and_zone() {
+        for zone in [None, Some("UTC"), Some("+05:30"), Some("Europe/Berlin")] {
+            let batch = emitted(1);
+            let nanos = TimestampNanosecondArray::from(vec![time(&batch, "started_at") * 1000 + 999]);
+            let batch = replaced(&batch, "started_at", Arc::new(nanos.with_timezone_opt(zone)));
+            let decoded = decode_arrow(&stream(&[batch], None)).unwrap();
+            assert_eq!(decoded, decode_json(&sample()).unwrap(), "{zone:?}");
+        }
+        assert_taken_as("arrived_at", &DataType::Timestamp(TimeUnit::Millisecond, None));
+    }
+
+    #[test]
+    fn a_column_of_nulls_is_a_column_that_is_not_there() {
+        let batch = replaced(&emitted(2), "caller", Arc::new(NullArray::new(2)));
+        assert_eq!(decode_arrow(&stream(&[batch], None)).unwrap().column_by_name("caller").unwrap().null_count(), 2);
+        assert_eq!(arrow_fault(replaced(&emitted(2), "tool", Arc::new(NullArray::new(2)))), (0, "tool".to_owned()));
+    }
+
+    #[test]
+    fn a_type_that_holds_something_else_is_refused() {
+        for (column, values) in [
+            ("tool", Arc::new(Int32Array::from(vec![1])) as ArrayRef),
+            ("duration_ms", Arc::new(StringArray::from(vec!["1"]))),
+            ("started_at", Arc::new(Int64Array::from(vec![1]))),
+            ("request_bytes", Arc::new(BooleanArray::from(vec![true]))),
+            ("tool", Arc::new(BinaryArray::from(vec![b"x".as_slice()]))),
+            ("tool", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)])]))),
+        ] {
+            assert_eq!(arrow_fault(replaced(&emitted(1), column, values)), (0, column.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_named_by_its_row_in_the_whole_stream() {
+        let large = replaced(&emitted(2), "request_bytes", Arc::new(UInt64Array::from(vec![1, u64::MAX])));
+        let small = replaced(&emitted(2), "request_bytes", Arc::new(UInt64Array::from(vec![1, 2])));
+        let error = decode_arrow(&stream(&[small, large], None)).unwrap_err();
+        assert_eq!((error.errors()[0].row, error.errors()[0].field.as_deref()), (3, Some("request_bytes")));
+    }
+
+    #[test]
+    fn an_unknown_column_and_a_missing_one_are_both_told() {
+        let batch = emitted(1);
+        let without_tool: Vec<_> =
+            (0..batch.num_columns()).filter(|&index| batch.schema().field(index).name() != "tool").collect();
+        let batch = with_column(&batch.project(&without_tool).unwrap(), "tol", Arc::new(StringArray::from(vec!["x"])));
+        let error = decode_arrow(&stream(&[batch], None)).unwrap_err();
+        let fields: Vec<_> = error.errors().iter().map(|e| e.field.as_deref().unwrap()).collect();
+        assert_eq!(fields, ["tol", "tool"]);
+    }
+
+    #[test]
+    fn a_column_given_twice_is_refused() {
+        let batch = with_column(&emitted(1), "tool", Arc::new(StringArray::from(vec!["x"])));
+        assert_eq!(arrow_fault(batch), (0, "tool".to_owned()));
+    }
+
+    #[test]
+    fn a_null_in_a_required_column_is_a_fault_of_its_row() {
+        let batch = replaced(&emitted(2), "tool", Arc::new(StringArray::from(vec![Some("x"), None])));
+        assert_eq!(arrow_fault(batch), (1, "tool".to_owned()));
+    }
+
+    #[test]
+    fn the_org_must_be_the_paths() {
+        decode_arrow(&stream(&[with_column(&emitted(1), "org", Arc::new(StringArray::from(vec!["acme"])))], None))
+            .unwrap();
+        let other = with_column(&emitted(2), "org", Arc::new(StringArray::from(vec!["acme", "other"])));
+        assert_eq!(arrow_fault(other), (1, "org".to_owned()));
+    }
+
+    #[test]
+    fn error_messages_are_hashed_where_no_hash_is_given() {
+        let hashes = StringArray::from(vec![None, Some("ab".repeat(32))]);
+        let batch = replaced(&emitted(2), "error_hash", Arc::new(hashes));
+        let batch = with_column(&batch, "error_message", Arc::new(StringArray::from(vec![Some("boom"), None])));
+        let decoded = decode_arrow(&stream(&[batch], None)).unwrap();
+        assert_eq!(text(&decoded, "error_hash"), blake3::hash(b"boom").to_hex().as_str());
+        assert_eq!(text(&decoded.slice(1, 1), "error_hash"), "ab".repeat(32));
+        let contradiction = with_column(&emitted(1), "error_message", Arc::new(StringArray::from(vec!["boom"])));
+        assert_eq!(arrow_fault(contradiction), (0, "error_message".to_owned()));
+    }
+
+    #[test]
+    fn compressed_buffers_are_taken() {
+        let plain = decode_arrow(&stream(&[emitted(500)], None)).unwrap();
+        for codec in [CompressionType::ZSTD, CompressionType::LZ4_FRAME] {
+            assert_eq!(decode_arrow(&stream(&[emitted(500)], Some(codec))).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn a_stream_without_rows_is_an_empty_batch() {
+        assert_eq!(decode_arrow(&stream(&[emitted(1).slice(0, 0)], None)).unwrap_err().code(), "empty_batch");
+    }
+
+    #[test]
+    fn text_that_views_or_dictionaries_repeat_counts_as_often_as_it_is_repeated() {
+        let limits = DecodeLimits { max_decoded_bytes: 1 << 20, ..DecodeLimits::default() };
+        let long = "x".repeat(10_000);
+        let mut views = StringViewBuilder::new();
+        let block = views.append_block(long.as_bytes().into());
+        for _ in 0..1000 {
+            views.try_append_view(block, 0, 10_000).unwrap();
+        }
+        let keys = Int32Array::from(vec![0; 1000]);
+        let dictionary = DictionaryArray::new(keys, Arc::new(StringArray::from(vec![long.as_str()])));
+        for values in [Arc::new(views.finish()) as ArrayRef, Arc::new(dictionary)] {
+            let batch = RecordBatch::try_from_iter_with_nullable([("error_message", values, true)]).unwrap();
+            let error = decode_as(Media::ArrowStream, &stream(&[batch], None), limits).unwrap_err();
+            assert_eq!(error.status(), 413, "{error}");
+        }
+    }
 }

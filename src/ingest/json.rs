@@ -236,3 +236,165 @@ impl<'de, T: Take<'de>> Visitor<'de> for Any<'de, T> {
         self.0.object(object)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fixtures::*;
+    use super::super::{DecodeLimits, MAX_LISTED_ERRORS, Media};
+
+    fn code_of(body: &str) -> &'static str {
+        decode_as(Media::Json, body.as_bytes(), DecodeLimits::default()).unwrap_err().code()
+    }
+
+    #[test]
+    fn a_document_is_an_object_or_an_array_of_them() {
+        assert_eq!(decode_json(&sample()).unwrap().num_rows(), 1);
+        assert_eq!(decode_json(&json!([sample(), sample()])).unwrap().num_rows(), 2);
+    }
+
+    #[test]
+    fn every_field_comes_out_in_its_column_as_it_went_in() {
+        let batch = decode_json(&sample()).unwrap();
+        assert_canonical(&batch);
+        for (field, value) in sample().as_object().unwrap() {
+            let column = batch.column_by_name(field).unwrap();
+            let shown = arrow::util::display::array_value_to_string(column, 0).unwrap();
+            match value {
+                Value::String(text) if field.ends_with("_at") => {
+                    let millis = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
+                    assert_eq!(millis(&shown), millis(text), "{field}");
+                }
+                Value::String(text) => assert_eq!(&shown, text, "{field}"),
+                number => assert_eq!(shown, number.to_string(), "{field}"),
+            }
+        }
+    }
+
+    #[test]
+    fn fields_may_come_in_another_order_in_each_row() {
+        let batch = decode_as(
+            Media::Json,
+            br#"[{"tool":"a","plugin":"b","workspace":"c","instance":"d","started_at":"2026-01-01T00:00:00Z","duration_ms":1,"outcome":"ok"},
+                {"outcome":"ok","duration_ms":2,"workspace":"w","instance":"i","plugin":"p","started_at":"2026-01-01T00:00:00Z","tool":"t"}]"#,
+            DecodeLimits::default(),
+        )
+        .unwrap();
+        assert_eq!(text(&batch, "tool"), "a");
+        assert_eq!(text(&batch.slice(1, 1), "tool"), "t");
+        assert_eq!(text(&batch.slice(1, 1), "workspace"), "w");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_by_row_and_field_and_reading_goes_on() {
+        let body = json!([sample(), sample_with("duration_ms", "84"), sample_with("tool", json!([1, {"a": 2}])), 7]);
+        let error = decode_json(&body).unwrap_err();
+        let found: Vec<_> = error.errors().iter().map(|e| (e.row, e.field.as_deref(), e.message.as_ref())).collect();
+        assert_eq!(
+            found,
+            [
+                (1, Some("duration_ms"), "expected a number, found a string"),
+                (2, Some("tool"), "expected a string, found an array"),
+                (3, None, "expected an object, found a number"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_field_that_we_do_not_know_is_refused_by_name() {
+        assert_eq!(fault_of(&sample_with("outcom", "ok"), "outcom"), "no such field");
+    }
+
+    #[test]
+    fn the_name_of_an_unknown_field_is_shortened_and_shown_only_if_it_looks_like_one() {
+        let shown = |name: &str| faults_of(&sample_with(name, 1))[0].field.clone().unwrap();
+        assert_eq!(shown(&"x".repeat(500)), format!("{}…", "x".repeat(64)));
+        assert_eq!(shown("connection to db failed"), "(not shown)");
+        assert_eq!(shown("\u{1b}[2J"), "(not shown)");
+    }
+
+    #[test]
+    fn a_field_given_twice_is_refused() {
+        let twice = sample().to_string().replacen('{', r#"{"tool":"other","#, 1);
+        let error = decode_as(Media::Json, twice.as_bytes(), DecodeLimits::default()).unwrap_err();
+        assert_eq!(error.errors()[0].field.as_deref(), Some("tool"));
+        assert_eq!(error.errors()[0].message, "given twice");
+    }
+
+    #[test]
+    fn null_is_as_good_as_absent() {
+        let batch = decode_json(&sample_with("caller", Value::Null)).unwrap();
+        assert_eq!(batch.column_by_name("caller").unwrap().null_count(), 1);
+        assert!(fault_of(&sample_with("tool", Value::Null), "tool").contains("required"));
+        assert!(fault_of(&sample_without("tool"), "tool").contains("required"));
+    }
+
+    #[test]
+    fn a_count_may_be_written_as_a_whole_float_and_must_fit_64_bits() {
+        decode_json(&sample_with("request_bytes", 1024.0)).unwrap();
+        fault_of(&sample_with("request_bytes", 10.5), "request_bytes");
+        fault_of(&sample_with("request_bytes", u64::MAX), "request_bytes");
+        fault_of(&sample_with("request_bytes", -1), "request_bytes");
+    }
+
+    #[test]
+    fn a_syntax_error_names_the_row_it_is_in() {
+        let body = format!("[{}, {{\"tool\": }}]", sample());
+        let error = decode_as(Media::Json, body.as_bytes(), DecodeLimits::default()).unwrap_err();
+        assert_eq!(error.code(), "malformed_body");
+        assert_eq!(error.errors()[0].row, 1);
+        assert!(error.to_string().contains("expected value at line 1 column"), "{error}");
+    }
+
+    #[test]
+    fn what_json_has_no_word_for_is_malformed() {
+        for bad in
+            ["{", "[", "nul", "[1,]", "{\"tool\":NaN}", "{\"tool\":Infinity}", "{\"duration_ms\":1e999}", "{} {}"]
+        {
+            assert_eq!(code_of(bad), "malformed_body", "{bad}");
+        }
+        assert_eq!(code_of("{\"tool\":\"a\0b\"}"), "malformed_body");
+    }
+
+    #[test]
+    fn deep_nesting_is_malformed_and_does_no_harm() {
+        assert_eq!(code_of(&"[".repeat(1_000_000)), "malformed_body");
+        let deep =
+            sample().to_string().replacen("\"prod\"", &format!("{}1{}", "[".repeat(500_000), "]".repeat(500_000)), 1);
+        assert_eq!(code_of(&deep), "invalid_sample");
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_malformed_and_the_row_is_named() {
+        let mut body = format!("[{},{}", sample(), sample()).into_bytes();
+        *body.iter_mut().rev().find(|byte| **byte == b'g').unwrap() = 0xff;
+        let error = decode_as(Media::Json, &body, DecodeLimits::default()).unwrap_err();
+        assert_eq!(error.code(), "malformed_body");
+        assert_eq!(error.errors()[0].row, 1);
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_batch_has_its_own_code() {
+        assert_eq!(code_of(""), "empty_batch");
+        assert_eq!(code_of(" \n "), "empty_batch");
+        assert_eq!(code_of("[]"), "empty_batch");
+    }
+
+    #[test]
+    fn reading_stops_when_the_list_of_faults_is_full() {
+        let body = format!("[{} this is never read", "{},".repeat(1000));
+        let error = decode_as(Media::Json, body.as_bytes(), DecodeLimits::default()).unwrap_err();
+        assert_eq!(error.code(), "invalid_sample");
+        assert_eq!(error.errors().len(), MAX_LISTED_ERRORS);
+    }
+
+    #[test]
+    fn too_many_samples_are_too_large_a_body() {
+        let limits = DecodeLimits { max_rows: 2, ..DecodeLimits::default() };
+        let body = |rows| Value::Array(vec![sample(); rows]).to_string();
+        assert_eq!(decode_as(Media::Json, body(2).as_bytes(), limits).unwrap().num_rows(), 2);
+        assert_eq!(decode_as(Media::Json, body(3).as_bytes(), limits).unwrap_err().status(), 413);
+    }
+}

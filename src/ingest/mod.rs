@@ -21,6 +21,10 @@ mod arrow_stream;
 mod arrow_values;
 mod encoding;
 mod error;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod hostile;
 mod ids;
 mod json;
 mod key;

@@ -22,7 +22,7 @@ const TYPICAL_SAMPLE_BYTES: usize = 450;
 /// Whole numbers up to here are exact as a double.
 pub(super) const MAX_EXACT_INT: f64 = 9_007_199_254_740_992.0;
 /// The most characters of an unknown field's name that a message repeats.
-const MAX_ECHOED_CHARS: usize = 64;
+const MAX_SHOWN_CHARS: usize = 64;
 
 /// A value of a field, as JSON has it.
 #[derive(Clone, Copy)]
@@ -164,7 +164,7 @@ impl<'a> RowBuilder<'a> {
             Some(index) => index,
             None => {
                 let Some(index) = self.layout.find(name) else {
-                    self.faults.field(self.rows, echo(name), "no such field");
+                    self.faults.field(self.rows, shown(name), NO_SUCH_FIELD);
                     return None;
                 };
                 if let Some(slot) = self.order.get_mut(position) {
@@ -345,6 +345,8 @@ enum Fault {
     Type(&'static str),
 }
 
+/// Said of a field that is not ours.
+pub(super) const NO_SUCH_FIELD: &str = "no such field";
 /// Said of an `org` that is not the path's.
 pub(super) const ORG_DIFFERS: &str = "is not the org of the request's path";
 /// Said of an `error_message` that comes with the hash of another text.
@@ -365,11 +367,77 @@ fn whole(value: Value<'_>) -> Option<i64> {
     }
 }
 
-/// A name that we do not know, made fit to be shown: escaped, and cut to 64 characters.
-pub(super) fn echo(name: &str) -> String {
-    let mut escaped = name.chars().take(MAX_ECHOED_CHARS).flat_map(char::escape_debug).collect::<String>();
-    if name.chars().nth(MAX_ECHOED_CHARS).is_some() {
-        escaped.push('…');
+/// A name that we do not know, as a message may show it: cut to 64 characters, and only if it looks like a name at all,
+/// since in a broken body any text may stand where a name should.
+pub(super) fn shown(name: &str) -> String {
+    if !name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.')) {
+        return "(not shown)".to_owned();
     }
-    escaped
+    let mut shown = name.chars().take(MAX_SHOWN_CHARS).collect::<String>();
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fixtures::*;
+
+    #[test]
+    fn an_error_message_is_hashed_in_place_of_the_hash() {
+        let mut sample = sample_without("error_hash");
+        sample["error_message"] = "connection reset by \"peer\"\n".into();
+        let batch = decode_json(&sample).unwrap();
+        let expected = blake3::hash(b"connection reset by \"peer\"\n").to_hex();
+        assert_eq!(text(&batch, "error_hash"), expected.as_str());
+    }
+
+    #[test]
+    fn a_null_hash_gives_way_to_the_message() {
+        let mut sample = sample_with("error_hash", Value::Null);
+        sample["error_message"] = "x".into();
+        assert_eq!(text(&decode_json(&sample).unwrap(), "error_hash"), blake3::hash(b"x").to_hex().as_str());
+    }
+
+    #[test]
+    fn a_message_and_a_hash_of_another_text_contradict_each_other() {
+        let mut agreeing = sample_with("error_message", "x");
+        agreeing["error_hash"] = blake3::hash(b"x").to_hex().to_uppercase().into();
+        decode_json(&agreeing).unwrap();
+        assert!(fault_of(&sample_with("error_message", "x"), "error_message").contains("does not hash"));
+    }
+
+    #[test]
+    fn hashes_of_one_row_do_not_reach_the_next() {
+        let mut first = sample_without("error_hash");
+        first["error_message"] = "x".into();
+        let batch = decode_json(&json!([first, sample_without("error_hash"), sample()])).unwrap();
+        let hashes = batch.column_by_name("error_hash").unwrap();
+        assert!(hashes.is_null(1) && hashes.is_valid(2));
+    }
+
+    #[test]
+    fn the_org_must_be_the_paths() {
+        decode_json(&sample_with("org", "acme")).unwrap();
+        fault_of(&sample_with("org", "other"), "org");
+        fault_of(&sample_with("org", 1), "org");
+    }
+
+    #[test]
+    fn what_the_control_plane_fills_may_be_sent_and_changes_nothing() {
+        let mut sent = sample_with("ingested_at", "1999-01-01T00:00:00Z");
+        sent["date"] = "1999-01-01".into();
+        assert_eq!(decode_json(&sent).unwrap(), decode_json(&sample()).unwrap());
+    }
+
+    #[test]
+    fn a_time_that_is_no_date_time_is_refused() {
+        for bad in ["yesterday", "2026-11-22", "1763812798", ""] {
+            assert!(fault_of(&sample_with("started_at", bad), "started_at").contains("RFC 3339"));
+        }
+        fault_of(&sample_with("started_at", 1_763_812_798), "started_at");
+    }
 }

@@ -307,3 +307,169 @@ fn is_plain(texts: &StringArray) -> bool {
     let bytes = texts.value_data().get(start..end).unwrap_or_default();
     bytes.iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::fixtures::*;
+    use crate::model::{Decision, Outcome};
+
+    #[test]
+    fn a_name_has_1_to_128_characters_and_none_of_control() {
+        for field in ["workspace", "instance", "plugin", "tool"] {
+            for good in ["x", &"x".repeat(128), &"é".repeat(128), "日本語 tool", "a/b.c-d_e"] {
+                decode_json(&sample_with(field, good)).unwrap();
+            }
+            for bad in ["", &"x".repeat(129), &"é".repeat(129), "a\nb", "a\0b", "a\u{7f}", "a\u{85}"] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn an_optional_text_may_be_empty_or_256_characters_long() {
+        for field in ["error_code", "request_id", "session_id", "caller"] {
+            for good in ["", &"é".repeat(256)] {
+                decode_json(&sample_with(field, good)).unwrap();
+            }
+            for bad in ["a\tb", &"x".repeat(257)] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_of_one_row_is_found_among_many() {
+        let mut samples = vec![sample(); 50];
+        samples[37]["tool"] = "a\u{1}".into();
+        let error = decode_json(&Value::Array(samples)).unwrap_err();
+        assert_eq!(error.errors().len(), 1);
+        assert_eq!(error.errors()[0].row, 37);
+    }
+
+    #[test]
+    fn an_id_is_stored_lower_case_with_hyphens() {
+        for form in ["0198C0DE-7A11-7000-8000-00000000002A", "0198c0de7a1170008000", "0198c0de7a117000800000000000002a"]
+        {
+            match decode_json(&sample_with("invocation_id", form)) {
+                Ok(batch) => assert_eq!(text(&batch, "invocation_id"), "0198c0de-7a11-7000-8000-00000000002a"),
+                Err(_) => assert_eq!(form.len(), 20, "{form}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_form_is_refused() {
+        for bad in [
+            "",
+            "42",
+            "{0198c0de-7a11-7000-8000-00000000002a}",
+            "urn:uuid:0198c0de-7a11-7000-8000-00000000002a",
+            "0198c0de-7a11-7000-8000-00000000002g",
+            "0198c0de 7a11 7000 8000 00000000002a",
+        ] {
+            fault_of(&sample_with("invocation_id", bad), "invocation_id");
+        }
+    }
+
+    #[test]
+    fn a_missing_id_is_minted_and_the_others_stay() {
+        let batch = decode_json(&Value::Array(vec![
+            sample_without("invocation_id"),
+            sample(),
+            sample_without("invocation_id"),
+        ]))
+        .unwrap();
+        let id = |row: usize| text(&batch.slice(row, 1), "invocation_id").to_owned();
+        assert_eq!(id(0), "00000000-0000-0000-0000-000000000001");
+        assert_eq!(id(1), "0198c0de-7a11-7000-8000-00000000002a");
+        assert_eq!(id(2), "00000000-0000-0000-0000-000000000002");
+    }
+
+    #[test]
+    fn hex_ids_are_stored_in_lower_case() {
+        for (field, digits) in [("error_hash", 64), ("trace_id", 32), ("span_id", 16)] {
+            let batch = decode_json(&sample_with(field, "AB".repeat(digits / 2))).unwrap();
+            assert_eq!(text(&batch, field), "ab".repeat(digits / 2));
+            for bad in ["", &"a".repeat(digits - 1), &"a".repeat(digits + 1), &"g".repeat(digits)] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn a_trace_or_span_id_of_zeros_is_none() {
+        fault_of(&sample_with("trace_id", "0".repeat(32)), "trace_id");
+        fault_of(&sample_with("span_id", "0".repeat(16)), "span_id");
+        decode_json(&sample_with("error_hash", "0".repeat(64))).unwrap();
+    }
+
+    #[test]
+    fn only_the_words_of_the_contract_are_taken() {
+        for outcome in Outcome::ALL {
+            decode_json(&sample_with("outcome", outcome.as_str())).unwrap();
+        }
+        for decision in Decision::ALL {
+            decode_json(&sample_with("decision", decision.as_str())).unwrap();
+        }
+        assert!(fault_of(&sample_with("outcome", "OK"), "outcome").contains("quota_exceeded"));
+        assert!(fault_of(&sample_with("decision", ""), "decision").contains("permit_with_obligations"));
+    }
+
+    #[test]
+    fn a_sample_may_be_10_minutes_ahead_and_not_a_microsecond_more() {
+        for field in ["started_at", "arrived_at"] {
+            decode_json(&sample_with(field, "2026-11-22T12:10:00Z")).unwrap();
+            assert!(fault_of(&sample_with(field, "2026-11-22T12:10:00.000001Z"), field).contains("future"));
+        }
+    }
+
+    #[test]
+    fn a_sample_may_be_as_old_as_the_year_2000() {
+        decode_json(&sample_with("started_at", "2000-01-01T00:00:00Z")).unwrap();
+        fault_of(&sample_with("started_at", "1999-12-31T23:59:59.999999Z"), "started_at");
+    }
+
+    #[test]
+    fn a_duration_is_finite_and_not_negative() {
+        for good in [0.0, 1e-9, 1e15] {
+            decode_json(&sample_with("duration_ms", good)).unwrap();
+        }
+        fault_of(&sample_with("duration_ms", -0.001), "duration_ms");
+        let batch = decode_json(&sample_with("duration_ms", -0.0)).unwrap();
+        let zero =
+            arrow::util::display::array_value_to_string(batch.column_by_name("duration_ms").unwrap(), 0).unwrap();
+        assert_eq!(zero, "0.0");
+    }
+
+    #[test]
+    fn arrived_at_is_started_at_where_there_is_none() {
+        let batch = decode_json(&sample_without("arrived_at")).unwrap();
+        assert_eq!(time(&batch, "arrived_at"), time(&batch, "started_at"));
+        let batch = decode_json(&sample()).unwrap();
+        assert_eq!(time(&batch, "started_at") - time(&batch, "arrived_at"), 23_456);
+    }
+
+    #[test]
+    fn the_date_is_the_utc_date_of_started_at() {
+        let batch = decode_json(&sample_with("started_at", "2026-11-22T00:30:00+02:00")).unwrap();
+        let date = arrow::util::display::array_value_to_string(batch.column_by_name("date").unwrap(), 0).unwrap();
+        assert_eq!(date, "2026-11-21");
+    }
+
+    #[test]
+    fn ingested_at_is_our_own_time() {
+        assert_eq!(time(&decode_json(&sample()).unwrap(), "ingested_at"), now().timestamp_micros());
+    }
+
+    #[test]
+    fn faults_of_the_decoder_and_of_the_judge_are_told_together() {
+        let mut sample = sample_with("duration_ms", "fast");
+        sample["outcome"] = "fine".into();
+        sample["trace_id"] = "xyz".into();
+        let mut fields: Vec<_> = faults_of(&sample).into_iter().map(|fault| fault.field.unwrap()).collect();
+        fields.sort();
+        assert_eq!(fields, ["duration_ms", "outcome", "trace_id"]);
+    }
+}
