@@ -45,7 +45,11 @@ impl Access {
         let known = org.parse().ok().filter(|org| self.orgs.contains(org));
         let opened = known.filter(|org| token.as_ref().is_none_or(|token| token.org.covers(org)));
         let Some(org) = opened else {
-            return Err(Problem::new(StatusCode::NOT_FOUND, "org_not_found", "there is no such org, or this token does not open it"));
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "org_not_found",
+                "there is no such org, or this token does not open it",
+            ));
         };
         if let Some(token) = token {
             tracing::Span::current().record("token", &token.name);
@@ -61,7 +65,8 @@ impl Access {
     fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Arc<Token>>, Problem> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         let Some(presented) = bearer(headers) else {
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "token_missing", "send a token: Authorization: Bearer …");
+            let problem =
+                Problem::new(StatusCode::UNAUTHORIZED, "token_missing", "send a token: Authorization: Bearer …");
             return Err(problem.challenge(r#"Bearer realm="mcpg""#));
         };
         let Some(token) = tokens.get(&TokenHash::of(presented)) else {
@@ -71,7 +76,6 @@ impl Access {
         Ok(Some(Arc::clone(token)))
     }
 }
-
 
 /// The token of the one `Authorization` header; its scheme is not case-sensitive.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -152,7 +156,14 @@ mod tests {
 
     #[test]
     fn without_a_good_token_there_is_a_challenge() {
-        for bad in [&[] as &[&str], &["Bearer wrong"], &["Bearer"], &["Bearer "], &["Basic reader"], &["Bearer reader", "Bearer reader"]] {
+        for bad in [
+            &[] as &[&str],
+            &["Bearer wrong"],
+            &["Bearer"],
+            &["Bearer "],
+            &["Basic reader"],
+            &["Bearer reader", "Bearer reader"],
+        ] {
             let problem = access(true).allow(&headers(bad), "acme", Role::Read).unwrap_err();
             let response = problem.into_response();
             assert_eq!(response.status(), 401, "{bad:?}");

@@ -83,7 +83,8 @@ async fn take(api: &Arc<Api>, org: &str, headers: &HeaderMap, body: &mut Incomin
     let appended = api.plane.append(&org, batch, key, admission);
     let ack = timeout_at(deadline, appended).await.unwrap_or_else(|_| {
         Err(PlaneError::Unavailable {
-            reason: "the samples did not become durable in time; they may yet, so retry under the same Idempotency-Key".to_owned(),
+            reason: "the samples did not become durable in time; they may yet, so retry under the same Idempotency-Key"
+                .to_owned(),
             retry_after: Duration::from_secs(5),
         })
     })?;
@@ -107,7 +108,8 @@ async fn decode_within_bounds(
     // What even an empty buffer could not hold is too large, rather than asked to come again for ever.
     let room = api.limits.buffer_bytes.as_usize().saturating_sub(body.len()) / COPIES;
     let most = api.limits.decoded_bytes.as_usize().min(room);
-    let expected = body.len().saturating_mul(expansion(media, encoding)).clamp(LEAST_DECODED, most.max(LEAST_DECODED)).min(most);
+    let expected =
+        body.len().saturating_mul(expansion(media, encoding)).clamp(LEAST_DECODED, most.max(LEAST_DECODED)).min(most);
     for bound in [expected, most] {
         admission.grow_to(bound.saturating_mul(COPIES).saturating_add(body.len()))?;
         let limits = DecodeLimits {

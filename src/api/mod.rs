@@ -24,6 +24,8 @@ mod openapi;
 mod problem;
 pub mod server;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -100,7 +102,11 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 7] {
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_such_route", format!("nothing is at {}; /openapi.json lists what is", uri.path()))
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_route",
+        format!("nothing is at {}; /openapi.json lists what is", uri.path()),
+    )
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {

@@ -79,7 +79,8 @@ fn span(request: &Request, method: &'static str, route: &str, id: &str) -> Span 
 /// The caller's id for its request, if it is short and harmless to log; else a new one.
 fn request_id(request: &Request) -> String {
     let sane = |id: &&str| {
-        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+        (1..=128).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
     };
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane);
     given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::ingest::IngestError;
@@ -80,15 +81,29 @@ impl Problem {
     }
 }
 
+/// How a problem stands in a body.
+#[derive(Debug, Serialize)]
+struct Document {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(flatten)]
+    members: Map<String, Value>,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut document = Map::new();
-        document.insert("type".to_owned(), format!("urn:mcpg:problem:{}", self.code).into());
-        document.insert("title".to_owned(), self.title().into());
-        document.insert("status".to_owned(), self.status.as_u16().into());
-        document.insert("detail".to_owned(), self.detail.into());
-        document.insert("code".to_owned(), self.code.into());
-        document.extend(self.members);
+        let document = Document {
+            kind: format!("urn:mcpg:problem:{}", self.code),
+            title: self.title(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            code: self.code,
+            members: self.members,
+        };
         let mut response = (self.status, Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -115,7 +130,8 @@ impl From<PlaneError> for Problem {
             }
             PlaneError::OrgStopped { .. } => {
                 tracing::error!(%error, "a request met a stopped org");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "org_stopped", error.to_string()).retry_after(Duration::from_secs(60))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "org_stopped", error.to_string())
+                    .retry_after(Duration::from_secs(60))
             }
             PlaneError::Internal(_) => {
                 tracing::error!(%error, "a request met a fault of the plane");
@@ -146,6 +162,9 @@ impl From<IngestError> for Problem {
 
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
+        if error == QueryError::Internal {
+            return Self::internal();
+        }
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Self::new(status, error.code(), error.to_string());
         if let Some(after) = error.retry_after() {

@@ -174,7 +174,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_does_not_end_is_cut_off_after_the_grace() {
-        let (url, stop, running) = started(Router::new().route("/", get(std::future::pending::<()>)), Duration::from_millis(50)).await;
+        let (url, stop, running) =
+            started(Router::new().route("/", get(std::future::pending::<()>)), Duration::from_millis(50)).await;
         let request = tokio::spawn(reqwest::get(url));
         sleep(Duration::from_millis(100)).await;
         stop.send(()).unwrap();
@@ -184,7 +185,8 @@ mod tests {
 
     #[tokio::test]
     async fn http_2_is_spoken_too() {
-        let (url, _stop, _running) = started(Router::new().route("/", get(|| async { "two" })), Duration::from_secs(1)).await;
+        let (url, _stop, _running) =
+            started(Router::new().route("/", get(|| async { "two" })), Duration::from_secs(1)).await;
         let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
         let response = client.get(url).send().await.unwrap();
         assert_eq!(response.version(), http::Version::HTTP_2);

@@ -42,7 +42,11 @@ pub(super) async fn post(
     match answer(&api, &org, &headers, &mut body).await {
         Ok((content_type, rows)) => {
             let rows = Body::from_stream(Counted { rows, query });
-            Ok(([(CONTENT_TYPE, HeaderValue::from_static(content_type)), (VARY, HeaderValue::from_static("accept"))], rows).into_response())
+            Ok((
+                [(CONTENT_TYPE, HeaderValue::from_static(content_type)), (VARY, HeaderValue::from_static("accept"))],
+                rows,
+            )
+                .into_response())
         }
         Err(problem) => {
             query.end(problem.code());
@@ -54,12 +58,20 @@ pub(super) async fn post(
 
 type Rows = BoxStream<'static, Result<Bytes, QueryError>>;
 
-async fn answer(api: &Api, org: &str, headers: &HeaderMap, body: &mut Incoming) -> Result<(&'static str, Rows), Problem> {
+async fn answer(
+    api: &Api,
+    org: &str,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+) -> Result<(&'static str, Rows), Problem> {
     let deadline = Instant::now() + api.limits.request_timeout.as_duration();
     let org = api.access.allow(headers, org, Role::Read)?;
     tracing::Span::current().record("org", org.as_str());
     let format = Format::negotiate(accept(headers).as_deref())?;
-    let json = matches!((Media::from_headers(headers), Encoding::from_headers(headers)), (Ok(Media::Json), Ok(Encoding::Identity)));
+    let json = matches!(
+        (Media::from_headers(headers), Encoding::from_headers(headers)),
+        (Ok(Media::Json), Ok(Encoding::Identity))
+    );
     if !json {
         let detail = "a query is sent as application/json, without a Content-Encoding";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));

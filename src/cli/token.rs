@@ -34,7 +34,10 @@ pub(super) fn run(command: &TokenCommand) -> Result<(), CliError> {
             let token = new_token(rand::random());
             output::line(&token)?;
             // The hash is a convenience beside the answer; without anyone to read it, it is not missed.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("hash: {}\n", TokenHash::of(&token)).as_bytes());
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("hash: {}\n", TokenHash::of(&token)).as_bytes(),
+            );
             Ok(())
         }
     }

@@ -221,7 +221,7 @@ telemetry: ${UNSET}
 
     #[test]
     fn a_variable_that_must_be_quoted_is_hinted_at() {
-        only_fault("limits: { series: ${N} }", "f:1:22: not YAML: ");
+        only_fault("limits: { series: ${N} }", "f:1:20: not YAML: ");
         assert!(faults("limits: { series: ${N} }")[0].contains("quotes"));
     }
 

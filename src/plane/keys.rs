@@ -146,7 +146,8 @@ impl KeyWindow {
         if let Some((first, last)) = times {
             let mut keys: Vec<_> = fresh.into_keys().collect();
             keys.sort_unstable();
-            let mut run = Run { from: self.sealed, to: position, times: first..=last, keys: Arc::new(keys), stored: false };
+            let mut run =
+                Run { from: self.sealed, to: position, times: first..=last, keys: Arc::new(keys), stored: false };
             while let Some(before) = self.runs.back() {
                 let merged_span = run.times.end() - before.times.start();
                 if before.len() > 2 * run.len() || merged_span > MICROS_PER_HOUR {

@@ -56,8 +56,8 @@ use crate::model::schema::{Schemas, schemas};
 use crate::model::{Clock, OrgName, Random};
 use crate::query::OrgView;
 use crate::rollup::{Digest, RunningTotals};
-use crate::storage::wal::{Log, Section};
 use crate::storage::Store;
+use crate::storage::wal::{Log, Section};
 use crate::telemetry::metrics::Metrics;
 
 /// How long a batch waits to become durable before its sender is told to come again.
@@ -228,8 +228,11 @@ impl Plane {
         };
         let (batch, digest, section) = prepare()?;
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { org, batch, digest, section, key, admission, reply, arrived: tokio::time::Instant::now() };
-        queue.try_send(Message::Commit(Box::new(pending))).map_err(|_| PlaneError::busy("too many batches wait to be committed"))?;
+        let pending =
+            Pending { org, batch, digest, section, key, admission, reply, arrived: tokio::time::Instant::now() };
+        queue
+            .try_send(Message::Commit(Box::new(pending)))
+            .map_err(|_| PlaneError::busy("too many batches wait to be committed"))?;
         match tokio::time::timeout(APPEND_TIMEOUT, answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(PlaneError::unavailable("the control plane is stopping")),
@@ -285,9 +288,9 @@ impl Plane {
         match (self.readiness(), self.queue.get()) {
             (Readiness::Ready, Some(queue)) => Ok(queue),
             (Readiness::Draining, _) => Err(PlaneError::unavailable("the control plane is stopping")),
-            (Readiness::Replaying { done, total }, _) => {
-                Err(PlaneError::unavailable(format!("the write-ahead log is being replayed, {done} of {total} objects")))
-            }
+            (Readiness::Replaying { done, total }, _) => Err(PlaneError::unavailable(format!(
+                "the write-ahead log is being replayed, {done} of {total} objects"
+            ))),
             (Readiness::Ready, None) => Err(PlaneError::unavailable("the control plane is starting")),
         }
     }

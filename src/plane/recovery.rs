@@ -41,7 +41,8 @@ pub(super) async fn recover(plane: &Plane) -> Result<(), PlaneError> {
 /// Loads every org and replays the log.
 pub(super) async fn load(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     let mut names = plane.settings.orgs.clone();
-    names.extend(plane.all_orgs().iter().map(|org| org.name.clone()).filter(|name| !plane.settings.orgs.contains(name)));
+    names
+        .extend(plane.all_orgs().iter().map(|org| org.name.clone()).filter(|name| !plane.settings.orgs.contains(name)));
     for name in names {
         let loaded = load_org(plane, &name).await?;
         let known = plane.orgs.read().unwrap_or_else(PoisonError::into_inner).get(&name).map(Arc::clone);

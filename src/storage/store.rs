@@ -31,7 +31,9 @@ impl Store {
                 "file" => parsed.to_file_path().map_err(|()| unusable("not an absolute file:/// path".to_owned()))?,
                 "memory" => return Ok(Self::new(Arc::new(InMemory::new()), url)),
                 scheme => {
-                    return Err(unusable(format!("scheme {scheme}:// is not supported; use file:///folder or memory://")));
+                    return Err(unusable(format!(
+                        "scheme {scheme}:// is not supported; use file:///folder or memory://"
+                    )));
                 }
             },
             Err(_) => PathBuf::from(url),

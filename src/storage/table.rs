@@ -228,8 +228,7 @@ impl Table {
     async fn snapshot(&mut self) -> Result<TableSnapshot, StorageError> {
         let state = self.delta.snapshot().map_err(|e| self.unreadable(e))?;
         let log_store = self.delta.log_store();
-        let position =
-            state.transaction_version(log_store.as_ref(), APP_ID).await.map_err(|e| self.unreadable(e))?;
+        let position = state.transaction_version(log_store.as_ref(), APP_ID).await.map_err(|e| self.unreadable(e))?;
         let mut known = HashMap::with_capacity(self.known.len() + 1);
         for view in state.log_data().iter() {
             let path = view.path().into_owned();
@@ -245,7 +244,8 @@ impl Table {
                         path: Path::from(format!("{}/{path}", self.folder)),
                         size: u64::try_from(view.size()).map_err(|_| fault("its log entry has a negative size"))?,
                         rows: stats.get("numRecords").and_then(Value::as_u64).unwrap_or_default(),
-                        date: i32::try_from((day - epoch()).num_days()).map_err(|_| fault("its date is out of range"))?,
+                        date: i32::try_from((day - epoch()).num_days())
+                            .map_err(|_| fault("its date is out of range"))?,
                         time_range: time_bounds(&stats, self.time_column),
                     }
                 }
@@ -255,7 +255,10 @@ impl Table {
         self.known = known;
         let mut files: Vec<_> = self.known.values().cloned().collect();
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Ok(TableSnapshot { position: position.and_then(|p| u64::try_from(p).ok()).unwrap_or(0), files: Arc::new(files) })
+        Ok(TableSnapshot {
+            position: position.and_then(|p| u64::try_from(p).ok()).unwrap_or(0),
+            files: Arc::new(files),
+        })
     }
 
     /// A store that fails may do better later; a log that cannot be understood is damaged (invariant I2).

@@ -155,6 +155,11 @@ impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
 
 /// The trace that a request's `traceparent` header names, if it is a valid one.
 pub fn inbound(headers: &HeaderMap) -> Option<SpanContext> {
+    // The propagator takes ids of any length; the specification has 32 and 16 digits (W3C Trace Context, section 3.2.2).
+    let mut fields = headers.get("traceparent")?.to_str().ok()?.trim().split('-').skip(1).map(str::len);
+    if (fields.next(), fields.next()) != (Some(32), Some(16)) {
+        return None;
+    }
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
@@ -180,11 +185,19 @@ impl Extractor for Headers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::Router;
+    use axum::body::to_bytes;
+    use axum::extract::Request;
     use http::{HeaderMap, HeaderValue};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tracing_subscriber::layer::SubscriberExt;
     use url::Url;
 
-    use super::{Traces, inbound, traces_url};
-    use crate::config::Otlp;
+    use super::{Traces, inbound, join, traces_url};
+    use crate::config::{Otlp, OtlpProtocol, Secret};
 
     fn headers(traceparent: &'static str) -> HeaderMap {
         HeaderMap::from_iter([("traceparent".parse().unwrap(), HeaderValue::from_static(traceparent))])
@@ -211,6 +224,64 @@ mod tests {
         assert_eq!(url("http://c:4318"), "http://c:4318/v1/traces");
         assert_eq!(url("http://c:4318/v1/traces"), "http://c:4318/v1/traces");
         assert_eq!(url("https://c/tenant/traces"), "https://c/tenant/traces");
+    }
+
+    /// Keeps what is posted anywhere: path, authorization, body.
+    async fn sink() -> (Url, mpsc::UnboundedReceiver<(String, String, Vec<u8>)>) {
+        let (sender, received) = mpsc::unbounded_channel();
+        let keep = move |request: Request| {
+            let sender = sender.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+                let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+                sender.send((head.uri.path().to_owned(), authorization.unwrap_or_default(), body)).unwrap();
+                ([("content-type", "application/grpc"), ("grpc-status", "0")], "")
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let router: Router = Router::new().fallback(keep);
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        (url, received)
+    }
+
+    async fn exported(protocol: OtlpProtocol) -> (String, String, Vec<u8>) {
+        let (endpoint, mut received) = sink().await;
+        let headers = BTreeMap::from([("authorization".to_owned(), Secret::new("Bearer t"))]);
+        let traces =
+            Traces::start(&Otlp { endpoint: Some(endpoint), headers, sample_rate: 0.0, protocol }).unwrap().unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
+            let dropped = tracing::info_span!(target: "mcpg::test", "started-here");
+            dropped.in_scope(|| {});
+            let span = tracing::info_span!(target: "mcpg::test", "joined");
+            join(&span, inbound(&headers_of_caller()).unwrap());
+            span.in_scope(|| {});
+        });
+        traces.shutdown().await;
+        received.try_recv().unwrap()
+    }
+
+    fn headers_of_caller() -> HeaderMap {
+        headers("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    }
+
+    fn contains(body: &[u8], part: &[u8]) -> bool {
+        body.windows(part.len()).any(|window| window == part)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_span_of_a_callers_trace_is_sent_as_the_caller_decided() {
+        for (protocol, expected) in [
+            (OtlpProtocol::Http, "/v1/traces"),
+            (OtlpProtocol::Grpc, "/opentelemetry.proto.collector.trace.v1.TraceService/Export"),
+        ] {
+            let (path, authorization, body) = exported(protocol).await;
+            assert_eq!((path.as_str(), authorization.as_str()), (expected, "Bearer t"));
+            let trace: [u8; 16] = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes();
+            assert!(contains(&body, b"joined") && contains(&body, &trace) && contains(&body, b"mcpg-control-plane"));
+            assert!(!contains(&body, b"started-here"), "a share of nothing is kept of the traces that start here");
+        }
     }
 
     #[tokio::test]

@@ -183,9 +183,11 @@ impl Object {
         if bytes.get(..known) != MAGIC.get(..known) {
             return Err(damaged("it does not start with the WAL's magic bytes"));
         }
-        let (Some(length), Some(header_length), Some(id)) =
-            (array(&bytes, 8).map(u64::from_le_bytes), array(&bytes, 16).map(u32::from_le_bytes), array::<32>(&bytes, 20))
-        else {
+        let (Some(length), Some(header_length), Some(id)) = (
+            array(&bytes, 8).map(u64::from_le_bytes),
+            array(&bytes, 16).map(u32::from_le_bytes),
+            array::<32>(&bytes, 20),
+        ) else {
             return Ok(Parsed::Torn);
         };
         if (bytes.len() as u64) < length {
@@ -229,14 +231,16 @@ impl Object {
     /// [`StorageError::Damaged`] when the body is not what was written.
     pub fn read(&self, number: usize, schema: &SchemaRef) -> Result<RecordBatch, StorageError> {
         let name = || format!("{} section {number}", Log::name(self.header.seq));
-        let (Some(header), Some(body)) = (
-            self.header.sections.get(number),
-            self.bodies.get(number).and_then(|range| self.bytes.get(range.clone())),
-        ) else {
+        let (Some(header), Some(body)) =
+            (self.header.sections.get(number), self.bodies.get(number).and_then(|range| self.bytes.get(range.clone())))
+        else {
             return Err(StorageError::damaged(name(), "there is no such section"));
         };
         if blake3::hash(body).to_hex().as_str() != header.hash {
-            return Err(StorageError::damaged(name(), format!("samples of org {} do not match their hash", header.org)));
+            return Err(StorageError::damaged(
+                name(),
+                format!("samples of org {} do not match their hash", header.org),
+            ));
         }
         let damaged = |e: arrow::error::ArrowError| StorageError::damaged(name(), e);
         let reader = StreamReader::try_new(body, None).map_err(damaged)?;
