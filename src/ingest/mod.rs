@@ -1,3 +1,104 @@
-//! (to be written)
+//! Request bodies to canonical record batches, whole or not at all; idempotency keys.
+//!
+//! ```text
+//! body ─ unpack (encoding) ─▶ NDJSON ─┐
+//!                             JSON   ─┼─▶ columns ─▶ judge and complete (validate) ─▶ canonical batch
+//!                             Arrow  ─┘
+//! ```
+//!
+//! A canonical batch has exactly the schema of `schemas/tool_invocations.sql`, every column filled: `org` from the path,
+//! `ingested_at` from the clock, `date` from `started_at`, ids minted where they lack.
+//!
+//! What a body may carry: the fields of that schema. `org` must equal the path's. `ingested_at` and `date` are taken and
+//! passed over, since they are ours to fill. `error_message` may stand in for `error_hash`; it is hashed as soon as it is
+//! read, and dropped. Any other field is refused, since a misspelt name would lose data in silence.
+//!
+//! Invariants: nothing a body holds makes this panic, run long or take memory beyond a small multiple of
+//! [`DecodeLimits::max_decoded_bytes`] (I7); no error repeats a value (I6). There is no state, so a crash leaves none.
+
+mod arrow_guard;
+mod arrow_stream;
+mod arrow_values;
+mod encoding;
+mod error;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod hostile;
+mod ids;
+mod json;
 mod key;
+mod layout;
+mod media;
+mod ndjson;
+mod plaintext;
+mod rows;
+mod timestamp;
+mod validate;
+
+use arrow::record_batch::RecordBatch;
+use chrono::{DateTime, Utc};
+
+pub use encoding::Encoding;
+pub use error::{IngestError, MAX_LISTED_ERRORS, SampleError};
+pub use ids::{IdSource, RandomIds};
 pub use key::{IdempotencyKey, InvalidKey};
+pub use media::Media;
+
+use crate::model::OrgName;
+use layout::Layout;
+use rows::RowBuilder;
+
+/// Bounds on one body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// The most bytes of a body once unpacked, and of an Arrow stream's columns once they are.
+    pub max_decoded_bytes: usize,
+    /// The most samples of a body.
+    pub max_rows: usize,
+}
+
+impl Default for DecodeLimits {
+    /// 64 MiB and 262,144 samples.
+    fn default() -> Self {
+        Self { max_decoded_bytes: 64 << 20, max_rows: 1 << 18 }
+    }
+}
+
+/// What a body is judged against.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodeContext<'a> {
+    /// The org of the request's path.
+    pub org: &'a OrgName,
+    /// The time now: it is stamped on the samples, and the bound of theirs.
+    pub now: DateTime<Utc>,
+    /// Bounds on the body.
+    pub limits: DecodeLimits,
+}
+
+/// Decodes and judges a body: gives the canonical batch of all of its samples, of which there is at least one.
+///
+/// It computes for up to some hundred milliseconds and never waits, so it belongs on a thread for blocking work.
+///
+/// # Errors
+/// See [`IngestError`]; nothing of the body is to be stored then.
+pub fn decode(
+    body: &[u8],
+    media: Media,
+    encoding: Encoding,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
+    let layout = Layout::get()?;
+    let body = encoding.unpack(body, context.limits.max_decoded_bytes)?;
+    if body.trim_ascii().is_empty() {
+        return Err(IngestError::EmptyBatch);
+    }
+    let rows = || RowBuilder::new(layout, context.org.as_str(), body.len(), context.limits.max_rows);
+    let draft = match media {
+        Media::Ndjson => ndjson::decode(&body, rows())?.finish()?,
+        Media::Json => json::decode(&body, rows())?.finish()?,
+        Media::ArrowStream => arrow_stream::decode(body, layout, context)?,
+    };
+    validate::seal(draft, layout, context, ids)
+}

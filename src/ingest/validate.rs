@@ -1,0 +1,475 @@
+//! The one judge of samples: columns as decoded, by whichever decoder, become a canonical batch or a list of faults.
+//!
+//! Column by column, not row by row: a column is first put to a test of all its values at once that nearly every column
+//! passes, and only one that fails is gone through value by value to find the rows at fault.
+//!
+//! Decoders have noted nulls in required columns already; a null is therefore never a fault here.
+//!
+//! Beyond the contract's words: times lie in the year 2000 or later, which catches seconds sent as milliseconds and clocks
+//! that were never set; a negative zero duration becomes zero.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, StringArray, StringBuilder,
+    TimestampMicrosecondArray, new_null_array,
+};
+use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use chrono::TimeDelta;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use super::DecodeContext;
+use super::error::{Faults, IngestError};
+use super::ids::IdSource;
+use super::layout::{Column, Layout, Rule};
+use super::rows::Draft;
+use crate::model::{Decision, Outcome, micros};
+
+/// How far a gateway's clock may be ahead of ours.
+const MAX_AHEAD: TimeDelta = TimeDelta::minutes(10);
+/// The year 2000 in µs since the Unix epoch.
+const EARLIEST_MICROS: i64 = 946_684_800_000_000;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// Judges and completes columns.
+///
+/// # Errors
+/// [`IngestError::InvalidSamples`] for faults found here or before, [`IngestError::EmptyBatch`] for no row.
+pub(super) fn seal(
+    draft: Draft,
+    layout: &'static Layout,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
+    let Draft { columns, rows, mut faults } = draft;
+    if rows == 0 && faults.is_empty() {
+        return Err(IngestError::EmptyBatch);
+    }
+    let mut judge = Judge { rows, context, ids, faults: &mut faults };
+    let mut judged = Vec::with_capacity(columns.len());
+    for (column, values) in layout.columns.iter().zip(columns) {
+        judged.push(judge.column(column, values)?);
+    }
+    if !faults.is_empty() {
+        return Err(faults.into_error());
+    }
+    let started = layout.columns.iter().zip(&judged).find(|(column, _)| column.rule == Rule::Started);
+    let Some((_, Some(started))) = started else {
+        return Err(IngestError::Internal("no started_at column".to_owned()));
+    };
+    let started = started.as_primitive::<TimestampMicrosecondType>().clone();
+    let columns =
+        layout.columns.iter().zip(judged).map(|(column, values)| complete(column, values, &started, rows)).collect();
+    RecordBatch::try_new(Arc::clone(layout.schema), columns).map_err(|error| IngestError::Internal(error.to_string()))
+}
+
+/// Fills what follows from `started_at`, and columns that are not there at all.
+fn complete(column: &Column, values: Option<ArrayRef>, started: &TimestampMicrosecondArray, rows: usize) -> ArrayRef {
+    match (column.rule, values) {
+        (Rule::Arrived, None) => Arc::new(started.clone()),
+        (Rule::Arrived, Some(values)) if values.null_count() > 0 => {
+            let values = values.as_primitive::<TimestampMicrosecondType>();
+            let filled = values.iter().zip(started.values()).map(|(given, started)| given.unwrap_or(*started));
+            Arc::new(TimestampMicrosecondArray::from_iter_values(filled).with_data_type(column.data_type.clone()))
+        }
+        (Rule::Date, _) => Arc::new(Date32Array::from_iter_values(
+            started.values().iter().map(|micros| i32::try_from(micros.div_euclid(MICROS_PER_DAY)).unwrap_or(i32::MAX)),
+        )),
+        (_, Some(values)) => values,
+        (_, None) => new_null_array(column.data_type, rows),
+    }
+}
+
+struct Judge<'a> {
+    rows: usize,
+    context: &'a DecodeContext<'a>,
+    ids: &'a mut dyn IdSource,
+    faults: &'a mut Faults,
+}
+
+impl Judge<'_> {
+    /// The values of a column in their canonical form; none where it is completed later.
+    fn column(&mut self, column: &Column, values: Option<ArrayRef>) -> Result<Option<ArrayRef>, IngestError> {
+        match (column.rule, values) {
+            (Rule::Org, _) => {
+                let org = self.context.org.as_str();
+                return Ok(Some(Arc::new(StringArray::new_repeated(org, self.rows))));
+            }
+            (Rule::IngestedAt, _) => {
+                let now = TimestampMicrosecondArray::from_value(micros(self.context.now), self.rows);
+                return Ok(Some(Arc::new(now.with_data_type(column.data_type.clone()))));
+            }
+            (Rule::Date, _) => return Ok(None),
+            (Rule::Id, None) => {
+                let none = StringArray::new_null(self.rows);
+                return Ok(Some(Arc::new(self.minted(&none))));
+            }
+            (_, None) => return Ok(None),
+            (rule, Some(values)) => {
+                if values.len() != self.rows || values.data_type() != column.data_type {
+                    return Err(IngestError::Internal(format!("column {} was not decoded whole", column.name)));
+                }
+                Ok(Some(self.judge(column.name, rule, values)))
+            }
+        }
+    }
+
+    fn judge(&mut self, name: &'static str, rule: Rule, values: ArrayRef) -> ArrayRef {
+        match rule {
+            Rule::Id => {
+                let texts = self.canonical(name, values.as_string(), canonical_uuid, "not a UUID");
+                if texts.null_count() > 0 { Arc::new(self.minted(&texts)) } else { Arc::new(texts) }
+            }
+            Rule::Name { max_chars } => {
+                self.lengths(name, values.as_string(), 1, max_chars);
+                values
+            }
+            Rule::Text { max_chars } => {
+                self.lengths(name, values.as_string(), 0, max_chars);
+                values
+            }
+            Rule::Hex { digits, refuse_zero } => {
+                let fault = if refuse_zero {
+                    format!("not {digits} hex digits, or all zero")
+                } else {
+                    format!("not {digits} hex digits")
+                };
+                let texts =
+                    self.canonical(name, values.as_string(), |text| canonical_hex(text, digits, refuse_zero), &fault);
+                Arc::new(texts)
+            }
+            Rule::Outcome => {
+                self.words(name, values.as_string(), &Outcome::ALL.map(Outcome::as_str));
+                values
+            }
+            Rule::Decision => {
+                self.words(name, values.as_string(), &Decision::ALL.map(Decision::as_str));
+                values
+            }
+            Rule::Started | Rule::Arrived => {
+                self.times(name, values.as_primitive());
+                values
+            }
+            Rule::Duration => Arc::new(self.durations(name, values.as_primitive())),
+            Rule::Count => {
+                self.counts(name, values.as_primitive());
+                values
+            }
+            Rule::Org | Rule::IngestedAt | Rule::Date => values,
+        }
+    }
+
+    /// Notes the rows whose value fails.
+    fn note<T>(
+        &mut self,
+        name: &'static str,
+        values: impl Iterator<Item = Option<T>>,
+        passes: impl Fn(T) -> bool,
+        fault: &str,
+    ) {
+        for (row, value) in values.enumerate() {
+            if value.is_some_and(|value| !passes(value)) {
+                self.faults.field(row, name, fault.to_owned());
+            }
+        }
+    }
+
+    fn lengths(&mut self, name: &'static str, texts: &StringArray, least: usize, most: usize) {
+        if is_plain(texts) && texts.offsets().lengths().all(|len| (least..=most).contains(&len)) {
+            return;
+        }
+        let passes = |text: &str| {
+            // A character has at most four bytes: what is longer need not be counted.
+            text.len() >= least
+                && text.len() <= most.saturating_mul(4)
+                && text.chars().count() <= most
+                && !text.chars().any(char::is_control)
+        };
+        let fault = format!("not {least} to {most} characters without control characters");
+        self.note(name, texts.iter(), passes, &fault);
+    }
+
+    fn words(&mut self, name: &'static str, texts: &StringArray, words: &[&str]) {
+        self.note(name, texts.iter(), |text| words.contains(&text), &format!("not one of {}", words.join(", ")));
+    }
+
+    fn times(&mut self, name: &'static str, times: &TimestampMicrosecondArray) {
+        let latest = micros(self.context.now + MAX_AHEAD);
+        let allowed = EARLIEST_MICROS..=latest;
+        if times.null_count() == 0 && times.values().iter().fold(true, |all, time| all & allowed.contains(time)) {
+            return;
+        }
+        self.note(name, times.iter(), |time| time >= EARLIEST_MICROS, "before the year 2000");
+        self.note(name, times.iter(), |time| time <= latest, "more than 10 minutes in the future");
+    }
+
+    fn durations(&mut self, name: &'static str, durations: &Float64Array) -> Float64Array {
+        self.note(name, durations.iter(), |ms| ms.is_finite() && ms >= 0.0, "not a finite number of at least 0");
+        // Adding zero turns -0.0 into 0.0 and leaves everything else as it is.
+        durations.unary::<_, Float64Type>(|ms| ms + 0.0)
+    }
+
+    fn counts(&mut self, name: &'static str, counts: &Int64Array) {
+        self.note(name, counts.iter(), |count| count >= 0, "negative");
+    }
+
+    /// Texts in the form that `canonical` gives them.
+    fn canonical(
+        &mut self,
+        name: &'static str,
+        texts: &StringArray,
+        canonical: impl Fn(&str) -> Form,
+        fault: &str,
+    ) -> StringArray {
+        let mut as_they_are = true;
+        for (row, text) in texts.iter().enumerate() {
+            match text.map(&canonical) {
+                None | Some(Form::Canonical) => {}
+                Some(Form::Other(_)) => as_they_are = false,
+                Some(Form::Invalid) => self.faults.field(row, name, fault.to_owned()),
+            }
+        }
+        if as_they_are {
+            return texts.clone();
+        }
+        let rewritten = texts.iter().map(|text| {
+            text.map(|text| match canonical(text) {
+                Form::Other(other) => other,
+                Form::Canonical | Form::Invalid => text.to_owned(),
+            })
+        });
+        rewritten.collect()
+    }
+
+    /// Ids with none missing.
+    fn minted(&mut self, ids: &StringArray) -> StringArray {
+        let mut builder = StringBuilder::with_capacity(ids.len(), ids.len() * Hyphenated::LENGTH);
+        let mut buffer = Uuid::encode_buffer();
+        for id in ids {
+            match id {
+                Some(id) => builder.append_value(id),
+                None => {
+                    let id = self.ids.next_id(self.context.now);
+                    builder.append_value(id.hyphenated().encode_lower(&mut buffer));
+                }
+            }
+        }
+        builder.finish()
+    }
+}
+
+/// What a text is beside its canonical form.
+enum Form {
+    Canonical,
+    Other(String),
+    Invalid,
+}
+
+/// A UUID in the hyphenated form, or as 32 digits, in either case.
+fn canonical_uuid(text: &str) -> Form {
+    let hyphenated = text.len() == Hyphenated::LENGTH
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => is_lower_hex(byte),
+        });
+    if hyphenated {
+        return Form::Canonical;
+    }
+    if text.len() != Hyphenated::LENGTH && text.len() != uuid::fmt::Simple::LENGTH {
+        return Form::Invalid;
+    }
+    Uuid::try_parse(text).map_or(Form::Invalid, |id| Form::Other(id.hyphenated().to_string()))
+}
+
+fn canonical_hex(text: &str, digits: usize, refuse_zero: bool) -> Form {
+    let bytes = text.as_bytes();
+    if bytes.len() != digits || (refuse_zero && bytes.iter().all(|&byte| byte == b'0')) {
+        Form::Invalid
+    } else if bytes.iter().all(|&byte| is_lower_hex(byte)) {
+        Form::Canonical
+    } else if bytes.iter().all(u8::is_ascii_hexdigit) {
+        Form::Other(text.to_ascii_lowercase())
+    } else {
+        Form::Invalid
+    }
+}
+
+const fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Whether all is printable ASCII: one pass over the column's bytes, whatever its rows.
+fn is_plain(texts: &StringArray) -> bool {
+    let (Some(&start), Some(&end)) = (texts.value_offsets().first(), texts.value_offsets().last()) else { return true };
+    let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(end)) else { return false };
+    let bytes = texts.value_data().get(start..end).unwrap_or_default();
+    bytes.iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::fixtures::*;
+    use crate::model::{Decision, Outcome};
+
+    #[test]
+    fn a_name_has_1_to_128_characters_and_none_of_control() {
+        for field in ["workspace", "instance", "plugin", "tool"] {
+            for good in ["x", &"x".repeat(128), &"é".repeat(128), "日本語 tool", "a/b.c-d_e"] {
+                decode_json(&sample_with(field, good)).unwrap();
+            }
+            for bad in ["", &"x".repeat(129), &"é".repeat(129), "a\nb", "a\0b", "a\u{7f}", "a\u{85}"] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn an_optional_text_may_be_empty_or_256_characters_long() {
+        for field in ["error_code", "request_id", "session_id", "caller"] {
+            for good in ["", &"é".repeat(256)] {
+                decode_json(&sample_with(field, good)).unwrap();
+            }
+            for bad in ["a\tb", &"x".repeat(257)] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_of_one_row_is_found_among_many() {
+        let mut samples = vec![sample(); 50];
+        samples[37]["tool"] = "a\u{1}".into();
+        let error = decode_json(&Value::Array(samples)).unwrap_err();
+        assert_eq!(error.errors().len(), 1);
+        assert_eq!(error.errors()[0].row, 37);
+    }
+
+    #[test]
+    fn an_id_is_stored_lower_case_with_hyphens() {
+        for form in ["0198C0DE-7A11-7000-8000-00000000002A", "0198c0de7a1170008000", "0198c0de7a117000800000000000002a"]
+        {
+            match decode_json(&sample_with("invocation_id", form)) {
+                Ok(batch) => assert_eq!(text(&batch, "invocation_id"), "0198c0de-7a11-7000-8000-00000000002a"),
+                Err(_) => assert_eq!(form.len(), 20, "{form}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_form_is_refused() {
+        for bad in [
+            "",
+            "42",
+            "{0198c0de-7a11-7000-8000-00000000002a}",
+            "urn:uuid:0198c0de-7a11-7000-8000-00000000002a",
+            "0198c0de-7a11-7000-8000-00000000002g",
+            "0198c0de 7a11 7000 8000 00000000002a",
+        ] {
+            fault_of(&sample_with("invocation_id", bad), "invocation_id");
+        }
+    }
+
+    #[test]
+    fn a_missing_id_is_minted_and_the_others_stay() {
+        let batch = decode_json(&Value::Array(vec![
+            sample_without("invocation_id"),
+            sample(),
+            sample_without("invocation_id"),
+        ]))
+        .unwrap();
+        let id = |row: usize| text(&batch.slice(row, 1), "invocation_id").to_owned();
+        assert_eq!(id(0), "00000000-0000-0000-0000-000000000001");
+        assert_eq!(id(1), "0198c0de-7a11-7000-8000-00000000002a");
+        assert_eq!(id(2), "00000000-0000-0000-0000-000000000002");
+    }
+
+    #[test]
+    fn hex_ids_are_stored_in_lower_case() {
+        for (field, digits) in [("error_hash", 64), ("trace_id", 32), ("span_id", 16)] {
+            let batch = decode_json(&sample_with(field, "AB".repeat(digits / 2))).unwrap();
+            assert_eq!(text(&batch, field), "ab".repeat(digits / 2));
+            for bad in ["", &"a".repeat(digits - 1), &"a".repeat(digits + 1), &"g".repeat(digits)] {
+                fault_of(&sample_with(field, bad), field);
+            }
+        }
+    }
+
+    #[test]
+    fn a_trace_or_span_id_of_zeros_is_none() {
+        fault_of(&sample_with("trace_id", "0".repeat(32)), "trace_id");
+        fault_of(&sample_with("span_id", "0".repeat(16)), "span_id");
+        decode_json(&sample_with("error_hash", "0".repeat(64))).unwrap();
+    }
+
+    #[test]
+    fn only_the_words_of_the_contract_are_taken() {
+        for outcome in Outcome::ALL {
+            decode_json(&sample_with("outcome", outcome.as_str())).unwrap();
+        }
+        for decision in Decision::ALL {
+            decode_json(&sample_with("decision", decision.as_str())).unwrap();
+        }
+        assert!(fault_of(&sample_with("outcome", "OK"), "outcome").contains("quota_exceeded"));
+        assert!(fault_of(&sample_with("decision", ""), "decision").contains("permit_with_obligations"));
+    }
+
+    #[test]
+    fn a_sample_may_be_10_minutes_ahead_and_not_a_microsecond_more() {
+        for field in ["started_at", "arrived_at"] {
+            decode_json(&sample_with(field, "2026-11-22T12:10:00Z")).unwrap();
+            assert!(fault_of(&sample_with(field, "2026-11-22T12:10:00.000001Z"), field).contains("future"));
+        }
+    }
+
+    #[test]
+    fn a_sample_may_be_as_old_as_the_year_2000() {
+        decode_json(&sample_with("started_at", "2000-01-01T00:00:00Z")).unwrap();
+        fault_of(&sample_with("started_at", "1999-12-31T23:59:59.999999Z"), "started_at");
+    }
+
+    #[test]
+    fn a_duration_is_finite_and_not_negative() {
+        for good in [0.0, 1e-9, 1e15] {
+            decode_json(&sample_with("duration_ms", good)).unwrap();
+        }
+        fault_of(&sample_with("duration_ms", -0.001), "duration_ms");
+        let batch = decode_json(&sample_with("duration_ms", -0.0)).unwrap();
+        let zero =
+            arrow::util::display::array_value_to_string(batch.column_by_name("duration_ms").unwrap(), 0).unwrap();
+        assert_eq!(zero, "0.0");
+    }
+
+    #[test]
+    fn arrived_at_is_started_at_where_there_is_none() {
+        let batch = decode_json(&sample_without("arrived_at")).unwrap();
+        assert_eq!(time(&batch, "arrived_at"), time(&batch, "started_at"));
+        let batch = decode_json(&sample()).unwrap();
+        assert_eq!(time(&batch, "started_at") - time(&batch, "arrived_at"), 23_456);
+    }
+
+    #[test]
+    fn the_date_is_the_utc_date_of_started_at() {
+        let batch = decode_json(&sample_with("started_at", "2026-11-22T00:30:00+02:00")).unwrap();
+        let date = arrow::util::display::array_value_to_string(batch.column_by_name("date").unwrap(), 0).unwrap();
+        assert_eq!(date, "2026-11-21");
+    }
+
+    #[test]
+    fn ingested_at_is_our_own_time() {
+        assert_eq!(time(&decode_json(&sample()).unwrap(), "ingested_at"), now().timestamp_micros());
+    }
+
+    #[test]
+    fn faults_of_the_decoder_and_of_the_judge_are_told_together() {
+        let mut sample = sample_with("duration_ms", "fast");
+        sample["outcome"] = "fine".into();
+        sample["trace_id"] = "xyz".into();
+        let mut fields: Vec<_> = faults_of(&sample).into_iter().map(|fault| fault.field.unwrap()).collect();
+        fields.sort();
+        assert_eq!(fields, ["duration_ms", "outcome", "trace_id"]);
+    }
+}
