@@ -1,1 +1,137 @@
-//! (to be written)
+//! The command line, one file a subcommand.
+//!
+//! Exit codes, for scripts to rely on: 0 done, 1 the answer is no (a query was refused, a configuration has faults), 2 wrong use or could not
+//! run. What was asked for goes to standard output, everything else to standard error; a reader that goes away (`mcpg sql … | head`) ends
+//! the program quietly.
+
+mod config;
+mod control_plane;
+mod demo;
+mod output;
+mod sql;
+mod token;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Stack of the runtime's threads. Planning SQL recurses deeply, and threads only use of it what they need.
+const STACK_BYTES: usize = 8 << 20;
+
+/// MCPG's observability plane: fleet metrics, SQL over every tool call, durable ingest.
+#[derive(Debug, Parser)]
+#[command(name = "mcpg", version, about, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine with simulated traffic, nothing to configure.
+    Demo(demo::DemoArgs),
+    /// Run the control plane; without a configuration it keeps its data in ./mcpg-data.
+    ControlPlane(control_plane::ControlPlaneArgs),
+    /// Run an SQL query on a control plane.
+    Sql(sql::SqlArgs),
+    /// Check a configuration without starting anything.
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
+    /// Make API tokens and their hashes.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
+}
+
+/// Why a command did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The answer is no: exit code 1.
+    #[error("{0}")]
+    No(String),
+    /// Wrong use, or it could not run: exit code 2.
+    #[error("{0}")]
+    CouldNot(String),
+    /// Whoever read the output went away: not an error, exit code 0.
+    #[error("the output is closed")]
+    OutputClosed,
+}
+
+impl CliError {
+    /// It could not run: what was done, and why it failed.
+    pub(crate) fn could_not(what: impl Display, why: impl Display) -> Self {
+        Self::CouldNot(format!("{what}: {why}"))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::No(_) => ExitCode::from(1),
+            Self::CouldNot(_) => ExitCode::from(2),
+            Self::OutputClosed => ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// Runs the command that `arguments`, the program's name first, ask for.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help and version are answers; anything else is wrong use. A closed output is no reason to fail.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !matches!(error, CliError::OutputClosed) {
+                // With standard error closed there is nobody left to tell.
+                let _ = writeln!(std::io::stderr(), "mcpg: {error}");
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::ControlPlane(args) => block_on(control_plane::run(args)),
+        Command::Sql(args) => block_on(sql::run(args)),
+        Command::Config { command } => config::run(&command),
+        Command::Token { command } => token::run(&command),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    // Two crypto libraries are linked in, so TLS must be told which one to use. An error says that it has been told.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .map_err(|error| CliError::could_not("the runtime does not start", error))?;
+    let outcome = runtime.block_on(command);
+    // Work that is still on its way is not waited for: what matters has been drained.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

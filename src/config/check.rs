@@ -134,12 +134,6 @@ impl Check<'_, '_> {
         self.range("limits.sql.query_bytes", sql.query_bytes, KIB..=ByteSize::mib(16));
         self.range("limits.sql.spill_bytes", sql.spill_bytes, ByteSize::new(0)..=MOST_BYTES);
         self.range("limits.sql.resident_bytes", sql.resident_bytes, MIB..=MOST_BYTES);
-        if limits.body_bytes > limits.buffer_bytes {
-            self.fault(
-                "limits.body_bytes",
-                "more than limits.buffer_bytes, so such a request could never be taken; lower it",
-            );
-        }
         if sql.memory_bytes > sql.resident_bytes {
             self.fault(
                 "limits.sql.memory_bytes",
@@ -198,7 +192,7 @@ tokens:
   - { name: a, hash: zz, org: nope, roles: [read, reed] }
 flush: { interval: 5 }
 flush: { max_rows: 1 }
-limits: { series: many, sql: { timeout: ${BAD}, row: 1 } }
+limits: { series: many, sql: { timeout: "${BAD}", row: 1 } }
 telemetry: ${UNSET}
 "#;
         let expected = [
@@ -212,7 +206,7 @@ telemetry: ${UNSET}
             "f:10:1: flush: the key stands twice, first on line 9; remove one",
             "f:11:19: limits.series: expected u64, found string \"many\"",
             "f:11:41: limits.sql.timeout: 999h is out of range; from 1ms to 1h",
-            "f:11:49: limits.sql.row: unknown key; did you mean `rows`?",
+            "f:11:51: limits.sql.row: unknown key; did you mean `rows`?",
             "f:12:12: telemetry: the environment variable UNSET is not set; set it, or write `${UNSET:-default}`",
             "f:12:12: telemetry: expected a mapping of settings, found string \"${UNSET}\"",
         ];
@@ -223,6 +217,18 @@ telemetry: ${UNSET}
     fn a_syntax_error_has_its_place_too() {
         let found = faults("a: [1\nb: 2\n");
         assert!(found.len() == 1 && found[0].starts_with("f:2:"), "{found:?}");
+    }
+
+    #[test]
+    fn a_variable_that_must_be_quoted_is_hinted_at() {
+        only_fault("limits: { series: ${N} }", "f:1:22: not YAML: ");
+        assert!(faults("limits: { series: ${N} }")[0].contains("quotes"));
+    }
+
+    #[test]
+    fn a_value_that_a_variable_leaves_empty_keeps_its_default() {
+        let read = |text| ControlPlane::parse("f", text, &|_| None).unwrap();
+        assert_eq!(read("telemetry: { otlp: { endpoint: \"${X:-}\" } }\nname: ${X:-}"), ControlPlane::default());
     }
 
     #[test]
@@ -248,11 +254,11 @@ telemetry: ${UNSET}
     fn a_token_of_no_org_no_role_or_anothers_name_is_a_fault() {
         only_fault(
             &format!("tokens: [{{name: a, hash: {HASH}, org: acme, roles: [read]}}]"),
-            "f:1:96: tokens[0].org: no org named acme",
+            "f:1:97: tokens[0].org: no org named acme",
         );
         only_fault(
             &format!("tokens: [{{name: a, hash: {HASH}, org: default, roles: []}}]"),
-            "f:1:112: tokens[0].roles: no role",
+            "f:1:113: tokens[0].roles: no role",
         );
         let two = format!(
             "tokens:\n- {{name: a, hash: {HASH}, org: default, roles: [read]}}\n- {{name: a, hash: {HASH}, org: '*', roles: [read]}}"

@@ -17,10 +17,13 @@ type Found = (Vec<Step>, super::fault::Position, String);
 
 fn walk(node: &mut Node, steps: &mut Vec<Step>, environment: Environment<'_>, found: &mut Vec<Found>) {
     match &mut node.value {
-        Value::Scalar { text, .. } => {
+        Value::Scalar { text, plain } => {
             if text.contains("${") {
                 match replace(text, environment) {
-                    Ok(replaced) => *text = replaced,
+                    Ok(replaced) => {
+                        *plain |= replaced.is_empty();
+                        *text = replaced;
+                    }
                     Err(message) => found.push((steps.clone(), node.at, message)),
                 }
             }

@@ -4,8 +4,8 @@
 //!
 //! 1. YAML events become a tree in which every key and value knows its line and column. A duplicate key is a fault.
 //! 2. `${NAME}` and `${NAME:-default}` are replaced in every scalar *after* parsing, so a variable's content can never add structure.
-//!    `$${` is a literal `${`. A variable that is unset and has no default is a fault. Where nothing is left of a value without quotes, it is
-//!    as if nothing had been written.
+//!    `$${` is a literal `${`. A variable that is unset and has no default is a fault. A value of which nothing is left counts as not
+//!    written, quoted or not. (YAML itself wants quotes around `${…}` inside `{ }` and `[ ]`.)
 //! 3. The tree is deserialized into plain `serde` structs that refuse unknown keys. A value is read as the type that its setting
 //!    has, so `name: 007` is the text `007`. A key without a value keeps its default. After a fault the offending node is taken out and
 //!    reading starts again, until it succeeds: that finds all faults, not just the first.

@@ -295,7 +295,8 @@ pub struct Limits {
     pub decoded_bytes: ByteSize,
     /// The most samples in one request.
     pub batch_rows: u64,
-    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429.
+    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429. A request that could
+    /// not be held even by an empty buffer is refused with 413, whatever the limits above.
     pub buffer_bytes: ByteSize,
     /// How long a request may take, from its first byte to the answer's first.
     pub request_timeout: Period,
@@ -311,7 +312,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: ByteSize::mib(64),
-            decoded_bytes: ByteSize::mib(256),
+            decoded_bytes: ByteSize::mib(128),
             batch_rows: 1_000_000,
             buffer_bytes: ByteSize::mib(384),
             request_timeout: Period::new(Duration::from_secs(60)),

@@ -133,7 +133,9 @@ pub(crate) fn parse(text: &str, faults: &mut Collector<'_>) -> Option<Node> {
             Err(error) => {
                 let marker = error.marker();
                 let at = Position { line: marker.line(), column: marker.col() + 1 };
-                faults.add(at, "", format!("not YAML: {}", error.info()));
+                let variable = text.lines().nth(at.line.saturating_sub(1)).is_some_and(|line| line.contains("${"));
+                let hint = if variable { " (inside { } and [ ], put a value with ${…} into quotes)" } else { "" };
+                faults.add(at, "", format!("not YAML: {}{hint}", error.info()));
                 return None;
             }
         };

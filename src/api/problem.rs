@@ -1,0 +1,160 @@
+//! Errors as clients see them: RFC 9457 problem documents.
+//!
+//! `type` is `urn:mcpg:problem:<code>`, `code` the same word for programs to compare; `title` says it in words, `detail` says what is wrong
+//! this time and what to do. A problem that a later try may not meet carries `Retry-After`.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use crate::ingest::IngestError;
+use crate::plane::PlaneError;
+use crate::query::QueryError;
+
+/// Media type of a problem document.
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// What [`Problem::internal`] tells.
+const INTERNAL: &str = "a fault of the server; its log has more under this answer's x-request-id";
+
+/// A problem document.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retry_after: Option<Duration>,
+    challenge: Option<HeaderValue>,
+    /// Further members of the document.
+    members: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of the kind `code`, a stable word of lower-case letters and underscores.
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry_after: None, challenge: None, members: Map::new() }
+    }
+
+    /// A fault of the program itself; what it was is for the log alone.
+    pub(super) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", INTERNAL)
+    }
+
+    /// With the time after which to try again.
+    #[must_use]
+    pub(super) fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// With a `WWW-Authenticate` challenge.
+    #[must_use]
+    pub(super) fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(HeaderValue::from_static(challenge));
+        self
+    }
+
+    /// With a further member.
+    #[must_use]
+    pub(super) fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The stable word for its kind.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The kind in words, the same each time.
+    fn title(&self) -> String {
+        let mut title = self.code.replace('_', " ");
+        if let Some(first) = title.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        title
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut document = Map::new();
+        document.insert("type".to_owned(), format!("urn:mcpg:problem:{}", self.code).into());
+        document.insert("title".to_owned(), self.title().into());
+        document.insert("status".to_owned(), self.status.as_u16().into());
+        document.insert("detail".to_owned(), self.detail.into());
+        document.insert("code".to_owned(), self.code.into());
+        document.extend(self.members);
+        let mut response = (self.status, Json(document)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        if let Some(after) = self.retry_after {
+            // Whole seconds, rounded up, so that nobody comes back too early.
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl From<PlaneError> for Problem {
+    fn from(error: PlaneError) -> Self {
+        match &error {
+            PlaneError::UnknownOrg(_) => Self::new(StatusCode::NOT_FOUND, "org_not_found", error.to_string()),
+            PlaneError::Busy { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string()).retry_after(*retry_after)
+            }
+            PlaneError::Unavailable { retry_after, .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string()).retry_after(*retry_after)
+            }
+            PlaneError::OrgStopped { .. } => {
+                tracing::error!(%error, "a request met a stopped org");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "org_stopped", error.to_string()).retry_after(Duration::from_secs(60))
+            }
+            PlaneError::Internal(_) => {
+                tracing::error!(%error, "a request met a fault of the plane");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        if let IngestError::Internal(_) = &error {
+            tracing::error!(%error, "a body met a fault of the decoder");
+            return Self::internal();
+        }
+        let problem = Self::new(error.status(), error.code(), error.to_string());
+        if error.errors().is_empty() {
+            return problem;
+        }
+        let truncated = matches!(&error, IngestError::InvalidSamples { truncated: true, .. });
+        let problem = match serde_json::to_value(error.errors()) {
+            Ok(errors) => problem.member("errors", errors),
+            Err(_) => problem,
+        };
+        if truncated { problem.member("errors_truncated", true) } else { problem }
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut problem = Self::new(status, error.code(), error.to_string());
+        if let Some(after) = error.retry_after() {
+            problem = problem.retry_after(after);
+        }
+        if let Some(position) = error.position() {
+            let place = serde_json::json!({ "line": position.line, "column": position.column });
+            problem = problem.member("position", place);
+        }
+        problem
+    }
+}
