@@ -1,12 +1,10 @@
 //! Who may do what: tokens, roles, and orgs that do not know of each other.
 
-use std::process::Command;
-
 use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Answer, Client, Config, Sample, Server, ndjson, run_with_input};
+use crate::harness::{Answer, Client, Config, Sample, Server, mcpg, ndjson, run_with_input};
 
 const READER: &str = "reader-token-of-the-default-org";
 const EMITTER: &str = "emitter-token-of-the-default-org";
@@ -14,8 +12,7 @@ const OTHER: &str = "token-of-the-org-acme";
 const OPERATOR: &str = "operator-token-of-all-orgs";
 
 fn hash(token: &str) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mcpg"));
-    let output = run_with_input(command.args(["token", "hash"]), format!("{token}\n").as_bytes());
+    let output = run_with_input(mcpg().args(["token", "hash"]), format!("{token}\n").as_bytes());
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Client, Config, Sample, Server, eventually, free_port, ndjson, run, run_with_input};
+use crate::harness::{self, Client, Config, Sample, Server, eventually, free_port, ndjson, run, run_with_input};
 
 fn mcpg(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mcpg"));
+    let mut command = harness::mcpg();
     command.args(arguments).env_remove("MCPG_TOKEN");
     command
 }
@@ -58,7 +58,9 @@ fn a_config_check_tells_every_fault_with_its_place() {
     let good = check("listen: 127.0.0.1:7843\norgs:\n  - { name: default, tier: enterprise }\n");
     assert_eq!(code(&good), 0, "{}{}", out(&good), err(&good));
 
-    let bad = check("listen: nowhere\nflsh:\n  interval: 1s\norgs:\n  - name: Default\n    tier: platinum\nname: ${MCPG_NOT_SET}\n");
+    let bad = check(
+        "listen: nowhere\nflsh:\n  interval: 1s\norgs:\n  - name: Default\n    tier: platinum\nname: ${MCPG_NOT_SET}\n",
+    );
     assert_eq!(code(&bad), 1);
     let told = out(&bad) + &err(&bad);
     for place in [":1:9:", ":2:1:", ":5:11:", ":6:11:", ":7:7:"] {

@@ -58,7 +58,8 @@ async fn duckdb_sql_the_rollups_and_the_scrape_agree() {
     let theirs = theirs.as_array().unwrap();
     assert_eq!(theirs.len(), 6);
 
-    let ours = client.sql(&format!("SELECT tool, count(*), {errors} FROM tool_invocations GROUP BY tool ORDER BY tool")).await;
+    let ours =
+        client.sql(&format!("SELECT tool, count(*), {errors} FROM tool_invocations GROUP BY tool ORDER BY tool")).await;
     let merged = "latency_merge(latency)";
     let quantiles = QUANTILES.map(|q| format!("latency_quantile({merged}, {q})")).join(", ");
     let rollup = |table: &str| {
@@ -120,8 +121,23 @@ async fn another_engine_reads_every_column_and_partition() {
     })
     .await;
     let expected = serde_json::json!([
-        2, 2, true, true, 36, "UPSTREAM_5XX", "r-1", "s-1", "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331",
-        "user:alice@acme", "permit", 120, 4096, 84.5, true, true
+        2,
+        2,
+        true,
+        true,
+        36,
+        "UPSTREAM_5XX",
+        "r-1",
+        "s-1",
+        "0af7651916cd43dd8448eb211c80319c",
+        "b7ad6b7169203331",
+        "user:alice@acme",
+        "permit",
+        120,
+        4096,
+        84.5,
+        true,
+        true
     ]);
     assert_eq!(row, expected);
 }

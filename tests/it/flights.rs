@@ -58,7 +58,8 @@ async fn quantiles_of_three_million_real_delays_agree_within_one_percent() {
         (duckdb("SELECT count(*) FROM t").await[0][0] == FLIGHTS).then_some(())
     })
     .await;
-    let theirs = "SELECT tool, count(*), quantile_disc(duration_ms, [0.5, 0.95, 0.99]) FROM t GROUP BY tool ORDER BY tool";
+    let theirs =
+        "SELECT tool, count(*), quantile_disc(duration_ms, [0.5, 0.95, 0.99]) FROM t GROUP BY tool ORDER BY tool";
     let theirs = duckdb(theirs).await;
     assert_eq!(hourly.len(), exact.len());
 

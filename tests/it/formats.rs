@@ -15,7 +15,9 @@ async fn server() -> Server {
     let server = Config::new().start().await;
     let at = |second| Utc.with_ymd_and_hms(2026, 3, 4, 5, 6, second).unwrap();
     let samples = [
-        Sample::new("github", "list \"repos\", all", 84.25).started_at(at(7)).with("request_bytes", 9_007_199_254_740_993_i64),
+        Sample::new("github", "list \"repos\", all", 84.25)
+            .started_at(at(7))
+            .with("request_bytes", 9_007_199_254_740_993_i64),
         Sample::new("jira", "créate\\issue", 0.0)
             .started_at(at(8))
             .outcome(Outcome::ServerError)
@@ -27,7 +29,16 @@ async fn server() -> Server {
 
 fn expected() -> Value {
     json!([
-        ["github", "list \"repos\", all", "2026-03-04T05:06:07", 84.25, "ok", null, 9_007_199_254_740_993_i64, "2026-03-04"],
+        [
+            "github",
+            "list \"repos\", all",
+            "2026-03-04T05:06:07",
+            84.25,
+            "ok",
+            null,
+            9_007_199_254_740_993_i64,
+            "2026-03-04"
+        ],
         ["jira", "créate\\issue", "2026-03-04T05:06:08", 0.0, "server_error", "UPSTREAM_5XX", null, "2026-03-04"],
     ])
 }
@@ -55,7 +66,8 @@ async fn each_format_gives_the_same_rows_to_another_reader() {
     for (accept, format) in FORMATS {
         let read = read_back(&server.client(), QUERY, accept, format).await;
         assert_eq!(read["rows"], expected(), "{format}");
-        let columns = json!(["plugin", "tool", "started_at", "duration_ms", "outcome", "error_code", "request_bytes", "date"]);
+        let columns =
+            json!(["plugin", "tool", "started_at", "duration_ms", "outcome", "error_code", "request_bytes", "date"]);
         assert_eq!(read["columns"], columns, "{format}");
     }
 }
@@ -64,7 +76,8 @@ async fn each_format_gives_the_same_rows_to_another_reader() {
 async fn an_empty_result_is_whole_in_each_format() {
     let server = server().await;
     for (accept, format) in FORMATS {
-        let read = read_back(&server.client(), "SELECT tool FROM tool_invocations WHERE tool = 'x'", accept, format).await;
+        let read =
+            read_back(&server.client(), "SELECT tool FROM tool_invocations WHERE tool = 'x'", accept, format).await;
         assert_eq!(read["rows"], json!([]), "{format}");
     }
 }

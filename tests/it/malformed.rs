@@ -115,7 +115,10 @@ async fn a_body_of_the_wrong_kind_is_refused_as_http_means_it() {
         answer.status
     };
     assert_eq!(post("text/plain", None, good.clone()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    assert_eq!(post("application/x-ndjson; charset=latin1", None, good.clone()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(
+        post("application/x-ndjson; charset=latin1", None, good.clone()).await,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
     assert_eq!(post(NDJSON, Some("br"), good.clone()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(post(NDJSON, Some("gzip"), good.clone()).await, StatusCode::BAD_REQUEST);
     assert_eq!(post(NDJSON, None, Vec::new()).await, StatusCode::BAD_REQUEST);

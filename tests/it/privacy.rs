@@ -11,7 +11,8 @@ const CANARY: &str = "plaintext-canary-4e1c: password=hunter2 for alice";
 
 #[tokio::test]
 async fn no_error_message_is_ever_found_anywhere() {
-    let mut server = Config::new().with("flush: { interval: 300ms }\ntelemetry: { log: { level: trace } }").start().await;
+    let mut server =
+        Config::new().with("flush: { interval: 300ms }\ntelemetry: { log: { level: trace } }").start().await;
     let client = server.client();
     let mut answers = Vec::new();
     let failed = |message: Value| {
@@ -82,7 +83,9 @@ fn with_string_column(stream: &[u8], name: &str, value: &str) -> Vec<u8> {
     use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
 
     let batch = StreamReader::try_new(stream, None).unwrap().next().unwrap().unwrap();
-    let kept = (0..batch.num_columns()).filter(|index| batch.schema().field(*index).name() != "error_hash").collect::<Vec<_>>();
+    let kept = (0..batch.num_columns())
+        .filter(|index| batch.schema().field(*index).name() != "error_hash")
+        .collect::<Vec<_>>();
     let batch = batch.project(&kept).unwrap();
     let mut fields = batch.schema().fields().iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>();
     fields.push(Field::new(name, DataType::Utf8, true));

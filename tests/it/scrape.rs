@@ -42,7 +42,11 @@ async fn the_three_families_read_exactly_as_the_customers_page_shows_them() {
     server.client().post(ndjson(&samples), None).await;
 
     let answer = server.client().get("metrics?granularity=hour").await.ok();
-    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"), "{}", answer.header("content-type"));
+    assert!(
+        answer.header("content-type").starts_with("text/plain; version=0.0.4"),
+        "{}",
+        answer.header("content-type")
+    );
     let text = answer.text();
     let mut lines = text.lines();
     for expected in EXPOSITION.lines() {
@@ -84,7 +88,8 @@ async fn each_format_is_given_to_whoever_asks_for_it() {
     let server = Config::new().start().await;
     let client = server.client();
     client.post(ndjson(&[Sample::new("github", "list_repos", 12.5)]), None).await;
-    let content_type = async |accept: &str| client.get_as("metrics", accept).await.ok().header("content-type").to_owned();
+    let content_type =
+        async |accept: &str| client.get_as("metrics", accept).await.ok().header("content-type").to_owned();
 
     let open = client.get_as("metrics", OPENMETRICS_FIRST).await.ok();
     assert!(open.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
@@ -146,7 +151,12 @@ async fn the_customers_alert_rule_fires_after_five_minutes_of_errors_above_five_
     for arguments in [["check", "rules", "rules.yml"], ["test", "rules", "test.yml"]] {
         let mut command = Command::new(tool("promtool"));
         let output = run_with_input(command.args(arguments).current_dir(folder.path()), b"");
-        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -263,7 +273,8 @@ async fn native_histograms_give_prometheus_quantiles_within_one_percent() {
     let prometheus = Prometheus::start(&config, &[], &["--enable-feature=native-histograms"]).await;
     for q in [0.5, 0.95, 0.99] {
         let query = format!("histogram_quantile({q}, sum(mcpg_tool_duration_seconds{{job=\"mcpg-fast\"}}))");
-        let seconds = eventually("a scraped histogram", PATIENCE, async || prometheus.query(&query).await.pop()).await.1;
+        let seconds =
+            eventually("a scraped histogram", PATIENCE, async || prometheus.query(&query).await.pop()).await.1;
         assert_close(seconds * 1000.0, exact_quantile(&durations, q), 0.01, &query);
     }
     let count = prometheus.query("histogram_count(sum(mcpg_tool_duration_seconds{job=\"mcpg-fast\"}))").await;
@@ -281,7 +292,8 @@ async fn every_scrape_format_says_the_same() {
     let hostile = "back\\slash \"quoted\" ünïcode {}=,";
     client.post(ndjson(&[Sample::new(hostile, "list_repos", 12.5).workspace("a b")]), None).await;
     let text = client.metrics().await;
-    let open = client.send(Method::GET, "metrics", &[(ACCEPT, OPENMETRICS_FIRST)], Vec::new()).await.unwrap().ok().text();
+    let open =
+        client.send(Method::GET, "metrics", &[(ACCEPT, OPENMETRICS_FIRST)], Vec::new()).await.unwrap().ok().text();
     let open = Exposition::parse(&open);
     for family in ["mcpg_tool_calls_total", "mcpg_tool_errors_total", "mcpg_tool_duration_seconds_count"] {
         let by = ["org", "workspace", "plugin", "tool"];

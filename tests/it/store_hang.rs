@@ -40,7 +40,8 @@ async fn a_store_that_hangs_for_a_minute_costs_refusals_and_no_memory() {
     assert!(ledger.refused > 0, "429 or 503 while the store hung");
     eprintln!("store hang: {} refusals, at most {} MiB resident", ledger.refused, highest >> 20);
     ledger.assert_kept(&server.client()).await;
-    eventually("the control plane to be ready again", Duration::from_secs(10), async || server.client().ready().await).await;
+    eventually("the control plane to be ready again", Duration::from_secs(10), async || server.client().ready().await)
+        .await;
     server.kill();
     server.start().await;
     ledger.assert_kept(&server.client()).await;

@@ -78,11 +78,6 @@ impl Client {
         Self { http, ..self.clone() }
     }
 
-    /// The base URL.
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
     /// Any request; a path that starts with `/` is the server's, another one is the org's.
     ///
     /// # Errors

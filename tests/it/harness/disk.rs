@@ -40,7 +40,9 @@ impl Disk {
                 eprintln!("NOT TESTED, as MCPG_TEST_NO_ROOT=1 asks: no loop mount here: {reason}");
                 None
             }
-            Err(reason) => panic!("a loop mount takes root and loop devices (MCPG_TEST_NO_ROOT=1 goes on without): {reason}"),
+            Err(reason) => {
+                panic!("a loop mount takes root and loop devices (MCPG_TEST_NO_ROOT=1 goes on without): {reason}")
+            }
         }
     }
 

@@ -36,7 +36,8 @@ impl Ledger {
     /// Asserts that each acknowledged batch is stored exactly once, each unknown one wholly or not at all, nothing else is
     /// there, and that both rollups and the counters say the same as the samples.
     pub(crate) async fn assert_kept(&self, client: &Client) {
-        let by_batch = "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY request_id";
+        let by_batch =
+            "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY request_id";
         let mut stored = BTreeMap::new();
         for row in client.sql(by_batch).await {
             assert_eq!(row[1], row[2], "stored twice within batch {}", row[0]);
@@ -71,7 +72,8 @@ pub(crate) async fn assert_views_agree(client: &Client) {
         );
         assert_eq!(counts(client, &rollup).await, samples, "{table} and tool_invocations");
     }
-    let windows = "SELECT date_trunc('hour', started_at) AS w, plugin, tool, count(*) FROM tool_invocations GROUP BY 1, 2, 3";
+    let windows =
+        "SELECT date_trunc('hour', started_at) AS w, plugin, tool, count(*) FROM tool_invocations GROUP BY 1, 2, 3";
     let hours = "SELECT window_start AS w, plugin, tool, sum(calls) FROM tool_usage_hourly GROUP BY 1, 2, 3";
     assert_eq!(
         client.sql(&format!("{hours} ORDER BY 1, 2, 3")).await,
@@ -82,7 +84,8 @@ pub(crate) async fn assert_views_agree(client: &Client) {
     let family = |name: &str| scrape.sum_by(name, &["workspace", "plugin", "tool"]);
     let (calls, errors, denials) =
         (family("mcpg_tool_calls_total"), family("mcpg_tool_errors_total"), family("mcpg_tool_denials_total"));
-    let count = |family: &BTreeMap<Vec<String>, f64>, series: &Vec<String>| family.get(series).copied().unwrap_or(0.0) as i64;
+    let count =
+        |family: &BTreeMap<Vec<String>, f64>, series: &Vec<String>| family.get(series).copied().unwrap_or(0.0) as i64;
     let scraped: Counts = calls
         .keys()
         .map(|series| (series.clone(), [count(&calls, series), count(&errors, series), count(&denials, series)]))
@@ -95,6 +98,7 @@ async fn counts(client: &Client, query: &str) -> Counts {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("no whole number: {value}"));
     let rows = client.sql(query).await;
-    let entry = |row: &Vec<Value>| (row[..3].iter().map(text).collect(), [number(&row[3]), number(&row[4]), number(&row[5])]);
+    let entry =
+        |row: &Vec<Value>| (row[..3].iter().map(text).collect(), [number(&row[3]), number(&row[4]), number(&row[5])]);
     rows.iter().map(entry).collect()
 }

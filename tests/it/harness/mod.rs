@@ -18,11 +18,11 @@ pub(crate) use client::{Answer, Client};
 pub(crate) use disk::Disk;
 pub(crate) use exposition::Exposition;
 pub(crate) use ledger::Ledger;
-pub(crate) use load::{Load, Loader};
-pub(crate) use process::{Logs, free_port, run, run_with_input, tool};
+pub(crate) use load::Load;
+pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
 pub(crate) use prometheus::Prometheus;
 pub(crate) use python::python;
-pub(crate) use sample::{Sample, ndjson, arrow_stream, now};
+pub(crate) use sample::{Sample, arrow_stream, ndjson, now};
 pub(crate) use server::{Config, Server};
 
 use std::time::{Duration, Instant};

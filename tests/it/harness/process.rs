@@ -44,6 +44,11 @@ pub(crate) fn free_port() -> u16 {
         .expect("no free port on loopback")
 }
 
+/// The program under test: the one of this build, or the one that `MCPG_TEST_BINARY` names (a release build, say).
+pub(crate) fn mcpg() -> Command {
+    Command::new(std::env::var_os("MCPG_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_mcpg").into()))
+}
+
 /// The path of a program the tests need.
 pub(crate) fn tool(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default();

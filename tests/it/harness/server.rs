@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Client, Logs, eventually, free_port};
+use super::{Client, Logs, eventually, free_port, mcpg};
 
 /// How long a start may take before it is a failure: it holds the replay of what the test wrote.
 const START: Duration = Duration::from_secs(90);
@@ -114,8 +114,9 @@ impl Server {
         assert!(self.child.is_none(), "it runs already");
         let file = self.config.folder.path().join("control-plane.yaml");
         let (port, storage, extra) = (self.config.port, self.config.storage.display(), &self.config.extra);
-        std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {{ url: \"file://{storage}\" }}\n{extra}")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mcpg"))
+        std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {{ url: \"file://{storage}\" }}\n{extra}"))
+            .unwrap();
+        let mut child = mcpg()
             .args(["control-plane", "--config"])
             .arg(&file)
             .current_dir(self.config.folder.path())
@@ -151,7 +152,8 @@ impl Server {
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let status = eventually("the control plane to end", DRAIN, async || self.child.as_mut().unwrap().try_wait().unwrap());
+        let status =
+            eventually("the control plane to end", DRAIN, async || self.child.as_mut().unwrap().try_wait().unwrap());
         let status = status.await;
         self.child = None;
         status
