@@ -18,7 +18,7 @@ test: setup ## all tests, against the real binary, a real Prometheus and DuckDB
 	$(CARGO) test --locked --lib --bins --test it
 
 bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long)
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench '*'
 
 lint: ## formatting, clippy and docs, warnings as errors
 	$(CARGO) fmt --all --check

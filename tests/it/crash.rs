@@ -29,11 +29,13 @@ async fn ten_kills_under_load_lose_nothing_and_double_nothing() {
     loader.further(500).await;
     for round in 0..10 {
         tokio::time::sleep(Duration::from_millis(rng.random_range(100..2_500))).await;
+        let counters = server.client().metrics().await;
         let before = i64::try_from(loader.acknowledged()).unwrap();
         server.kill();
         server.start().await;
         let found = server.client().count().await;
         assert!(found >= before, "round {round} of seed {seed}: {before} acknowledged, {found} there");
+        server.client().metrics().await.assert_not_below(&counters, &format!("round {round} of seed {seed}"));
         loader.further(100).await;
     }
     let ledger = loader.finish().await;

@@ -15,6 +15,7 @@
 mod auth;
 mod cli;
 mod crash;
+mod damage;
 mod duckdb;
 mod flights;
 mod formats;

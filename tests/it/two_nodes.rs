@@ -1,9 +1,8 @@
 //! Two control planes on one store: one truth, whichever of them is asked, and no loss when one of them dies for good.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Config, Load, Sample, Server, alone, eventually, ndjson, python};
+use crate::harness::{Client, Config, Exposition, Load, Sample, Server, alone, eventually, ndjson, python};
 
 const FLUSH: &str = "flush: { interval: 500ms }";
 
@@ -15,18 +14,17 @@ async fn two_nodes() -> (Server, Server) {
 
 /// Asks the nodes in turn, as a client behind a balancer does, and fails when a counter or a count goes down.
 async fn watch(nodes: Vec<Client>, length: Duration) -> u32 {
-    let mut seen: BTreeMap<String, f64> = BTreeMap::new();
+    let mut seen: Option<Exposition> = None;
     let mut count = 0;
     let mut looks = 0;
     let began = Instant::now();
     while began.elapsed() < length {
         for (number, node) in nodes.iter().enumerate() {
-            let scrape = node.metrics().await.counters();
-            for (series, before) in &seen {
-                let value = scrape.get(series).copied().unwrap_or_else(|| panic!("node {number} lacks {series}"));
-                assert!(value >= *before, "node {number}: {series} fell from {before} to {value}");
+            let scrape = node.metrics().await;
+            if let Some(seen) = &seen {
+                scrape.assert_not_below(seen, &format!("node {number}"));
             }
-            seen = scrape;
+            seen = Some(scrape);
             for query in ["SELECT count(*) FROM tool_invocations", "SELECT sum(calls) FROM tool_usage_hourly"] {
                 let value = node.number(query).await;
                 assert!(value >= count, "node {number}: {query} fell from {count} to {value}");

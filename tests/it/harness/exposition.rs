@@ -32,7 +32,17 @@ impl Exposition {
         self.sum_by(family, &[]).values().sum()
     }
 
-    /// Each series of every counter family of the org, as one map: for "nothing ever goes down".
+    /// Asserts that no counter of an earlier scrape has gone down or is missing.
+    #[track_caller]
+    pub(crate) fn assert_not_below(&self, earlier: &Self, what: &str) {
+        let now = self.counters();
+        for (series, before) in earlier.counters() {
+            let value = now.get(&series).copied().unwrap_or_else(|| panic!("{what}: {series} is gone"));
+            assert!(value >= before, "{what}: {series} fell from {before} to {value}");
+        }
+    }
+
+    /// Each series of every counter family, histograms' counters too.
     pub(crate) fn counters(&self) -> BTreeMap<String, f64> {
         let counts = |name: &str| ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end));
         let series = self.series.iter().filter(|(name, _, _)| counts(name));
