@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::org::{Org, OrgState};
 use super::recovery::{keys_folder, list, totals_folder};
-use super::{Plane, PlaneError, Readiness};
+use super::{Plane, PlaneError, Readiness, replica};
 use crate::rollup::{Granularity, partials};
 use crate::storage::table::{Table, TableSnapshot};
 use crate::storage::{StorageError, parquet};
@@ -37,6 +37,10 @@ pub(super) async fn run(plane: Arc<Plane>) {
     let tick = (plane.settings.flush_interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
     while plane.readiness() != Readiness::Draining {
         sleep(tick).await;
+        // What a dead node left in the log is flushed by one that lives, asked or not.
+        if let Err(e) = replica::catch_up(&plane).await {
+            tracing::warn!(error = %e, "the log cannot be followed");
+        }
         let mut longest = Duration::ZERO;
         for org in plane.all_orgs() {
             let waited = org.read().waiting_since.map_or(Duration::ZERO, |since| since.elapsed());

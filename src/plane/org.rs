@@ -40,6 +40,8 @@ pub(super) struct OrgState {
     pub(super) totals: RunningTotals,
     /// The position of the newest stored snapshot of totals and keys.
     pub(super) saved: u64,
+    /// What is wrong with a newer snapshot, where one had to be passed over.
+    pub(super) passed_over: Option<String>,
     pub(super) keys: KeyWindow,
     pub(super) live: LiveBuffer,
     /// Since when something waits to be flushed.
@@ -66,6 +68,7 @@ impl OrgState {
             position: 0,
             totals: RunningTotals::new(name, max_series),
             saved: 0,
+            passed_over: None,
             keys: KeyWindow::default(),
             live: LiveBuffer::default(),
             waiting_since: None,

@@ -77,21 +77,23 @@ async fn load_parts(plane: &Plane, name: &OrgName) -> Result<(OrgState, Tables),
     let (daily, daily_at) = open(TOOL_USAGE_DAILY, &schemas.tool_usage_daily, "window_start").await?;
     let mut state = OrgState::new(name.clone(), plane.settings.max_series);
     (state.samples, state.hourly, state.daily) = (samples_at, hourly_at, daily_at);
-    if let Some((position, totals)) = newest_totals(plane, name).await? {
-        (state.saved, state.totals) = (position, totals);
-    }
+    load_totals(plane, name, &mut state).await?;
     state.keys = load_keys(plane, name).await?;
     state.position = state.stored();
     Ok((state, Tables { samples, hourly, daily }))
 }
 
-/// The newest snapshot of totals that can be read. One that cannot is not an end: the one before it is exact too, as
-/// long as the log still holds what came after it, which [`replay`] sees to by looking for gaps.
-async fn newest_totals(plane: &Plane, name: &OrgName) -> Result<Option<(u64, RunningTotals)>, StorageError> {
+/// Loads the newest snapshot of totals that can be read. One that cannot is not an end: the one before it is exact too,
+/// as long as the log still holds what came after it, which [`replay`] looks at.
+async fn load_totals(plane: &Plane, name: &OrgName, state: &mut OrgState) -> Result<(), StorageError> {
     let mut fault = None;
     for meta in list(plane, &totals_folder(name)).await?.iter().rev() {
         match read_totals(plane, name, meta).await {
-            Ok(found) => return Ok(Some(found)),
+            Ok(found) => {
+                (state.saved, state.totals) = found;
+                state.passed_over = fault.map(|e: StorageError| e.to_string());
+                return Ok(());
+            }
             Err(e) if e.is_damage() => {
                 tracing::error!(org = %name, error = %e, "falling back to the snapshot of totals before it");
                 fault.get_or_insert(e);
@@ -99,7 +101,7 @@ async fn newest_totals(plane: &Plane, name: &OrgName) -> Result<Option<(u64, Run
             Err(e) => return Err(e),
         }
     }
-    fault.map_or(Ok(None), Err)
+    fault.map_or(Ok(()), Err)
 }
 
 async fn read_totals(plane: &Plane, name: &OrgName, meta: &ObjectMeta) -> Result<(u64, RunningTotals), StorageError> {
@@ -154,6 +156,12 @@ async fn replay(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     let mut numbers = plane.log.list().await?;
     let floor = announced_floor(&plane.log, &numbers).await?;
     numbers.retain(|number| *number > floor);
+    for org in plane.all_orgs() {
+        let damage = { let state = org.read(); state.passed_over.clone().filter(|_| state.saved < floor) };
+        if let Some(reason) = damage {
+            org.stop(format!("{reason}; the log no longer holds what came after the snapshot before it"));
+        }
+    }
     let stored = plane.all_orgs().iter().map(|org| org.read().stored()).max().unwrap_or(0);
     match numbers.first() {
         None if stored > 0 => {

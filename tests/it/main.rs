@@ -1,1 +1,31 @@
-//! The one integration-test binary: each module is one part of the specification.
+//! The one integration-test binary: each module is one part of the specification, tried on the real `mcpg` program over HTTP,
+//! with the programs its users have at the other end: Prometheus, DuckDB, `deltalake`, a file system whose power is cut.
+//!
+//! What it needs is installed by `tests/setup.sh` (`make test` runs it first). A missing tool is a failure, never a skipped test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a failed test should stop where it failed, and say all it knows"
+)]
+
+mod auth;
+mod cli;
+mod crash;
+mod damage;
+mod duckdb;
+mod flights;
+mod formats;
+mod harness;
+mod idempotency;
+mod isolation;
+mod malformed;
+mod power_cut;
+mod privacy;
+mod scrape;
+mod sql;
+mod store_hang;
+mod two_nodes;

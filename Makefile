@@ -1,0 +1,34 @@
+# The project's chores. Each works on a fresh Debian 12 with Rust installed, as root or with sudo.
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test bench lint fmt deny
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## everything on one machine, with live data: http://127.0.0.1:7843
+	$(CARGO) run --locked -- demo
+
+setup: ## install what the tests need (packages, Python readers, data)
+	@tests/setup.sh
+
+test: setup ## all tests, against the real binary, a real Prometheus and DuckDB
+	$(CARGO) test --locked --lib --bins --test it
+
+bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long)
+	$(CARGO) bench --locked --bench '*'
+
+lint: ## formatting, clippy and docs, warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+deny: ## licences, sources and known vulnerabilities of the dependencies
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is not installed: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny check licenses bans sources
+	cargo deny check advisories || cargo deny --offline check advisories

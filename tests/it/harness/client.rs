@@ -1,0 +1,174 @@
+//! A client of the HTTP API, as plain as a test wants it.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::Exposition;
+
+/// A response, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{}: no JSON: {e}: {}", self.status, self.text()))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The stable `code` of a problem document; fails unless the answer is a whole problem document.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}: {}", self.status, self.text());
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status.as_u16(), "{problem}");
+        for member in ["type", "title", "detail", "code"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member}: {problem}");
+        }
+        problem["code"].as_str().unwrap().to_owned()
+    }
+
+    /// The body of a 200; fails with the reason otherwise.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text());
+        self
+    }
+}
+
+/// A client of one control plane, for one org.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    org: String,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(base: &str) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
+        Self { http, base: base.to_owned(), org: "default".to_owned(), token: None }
+    }
+
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    pub(crate) fn with_org(&self, org: &str) -> Self {
+        Self { org: org.to_owned(), ..self.clone() }
+    }
+
+    /// Gives up on an answer after `limit`.
+    pub(crate) fn with_timeout(&self, limit: Duration) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(limit).build().unwrap();
+        Self { http, ..self.clone() }
+    }
+
+    /// Any request; a path that starts with `/` is the server's, another one is the org's.
+    ///
+    /// # Errors
+    /// When there is no whole answer: refused, reset, cut off or out of time.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> reqwest::Result<Answer> {
+        let url = match path.strip_prefix('/') {
+            Some(path) => format!("{}/{path}", self.base),
+            None => format!("{}/v1/orgs/{}/{path}", self.base, self.org),
+        };
+        let mut request = self.http.request(method, url).body(body);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], Vec::new()).await.unwrap()
+    }
+
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        self.send(Method::GET, path, &[(ACCEPT, accept)], Vec::new()).await.unwrap()
+    }
+
+    /// `Some` once the control plane says it is ready.
+    pub(crate) async fn ready(&self) -> Option<()> {
+        let answer = self.send(Method::GET, "/readyz", &[], Vec::new()).await.ok()?;
+        answer.status.is_success().then_some(())
+    }
+
+    /// Posts a body of samples.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub(crate) async fn try_post(
+        &self,
+        media: &str,
+        encoding: Option<&str>,
+        key: Option<&str>,
+        body: Vec<u8>,
+    ) -> reqwest::Result<Answer> {
+        let mut headers = vec![(CONTENT_TYPE, media)];
+        headers.extend(encoding.map(|encoding| (CONTENT_ENCODING, encoding)));
+        headers.extend(key.map(|key| (HeaderName::from_static("idempotency-key"), key)));
+        self.send(Method::POST, "invocations", &headers, body).await
+    }
+
+    /// Posts NDJSON and has it acknowledged; gives back `(accepted, duplicate)`.
+    pub(crate) async fn post(&self, body: Vec<u8>, key: Option<&str>) -> (u64, bool) {
+        let answer = self.try_post("application/x-ndjson", None, key, body).await.unwrap().ok().json();
+        (answer["accepted"].as_u64().unwrap(), answer["duplicate"].as_bool().unwrap())
+    }
+
+    /// Asks SQL, in the result format `accept`.
+    pub(crate) async fn sql_as(&self, query: &str, params: Value, accept: &str) -> Answer {
+        let body = json!({"query": query, "params": params}).to_string().into_bytes();
+        let headers = [(CONTENT_TYPE, "application/json"), (ACCEPT, accept)];
+        self.send(Method::POST, "sql", &headers, body).await.unwrap()
+    }
+
+    /// The rows of an SQL query.
+    pub(crate) async fn sql(&self, query: &str) -> Vec<Vec<Value>> {
+        let answer = self.sql_as(query, json!([]), "application/json").await;
+        assert_eq!(answer.status, StatusCode::OK, "{query}: {}", answer.text());
+        serde_json::from_value(answer.json()["rows"].clone()).unwrap()
+    }
+
+    /// The one number that an SQL query answers with.
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        let rows = self.sql(query).await;
+        rows[0][0].as_i64().unwrap_or_else(|| panic!("{query}: no whole number: {rows:?}"))
+    }
+
+    /// Samples stored.
+    pub(crate) async fn count(&self) -> i64 {
+        self.number("SELECT count(*) FROM tool_invocations").await
+    }
+
+    /// The org's metrics, in text.
+    pub(crate) async fn metrics(&self) -> Exposition {
+        Exposition::parse(&self.get("metrics?granularity=hour").await.ok().text())
+    }
+}

@@ -1,0 +1,31 @@
+"""SQL by DuckDB over one of our Delta tables, named `t`; the log is read by `deltalake`. Prints the rows as JSON.
+
+usage: delta.py STORE ORG TABLE SQL [PARQUET…]
+"""
+
+import json
+import os
+import sys
+
+import duckdb
+from deltalake import DeltaTable
+
+
+def main() -> None:
+    store, org, table, sql = sys.argv[1:5]
+    path = os.path.join(store, "orgs", org, table)
+    if not os.path.isdir(os.path.join(path, "_delta_log")):
+        print("[[0]]")
+        return
+    files = DeltaTable(path).file_uris()
+    if not files:
+        print("[[0]]")
+        return
+    connection = duckdb.connect(config={"TimeZone": "UTC"})
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("CREATE VIEW t AS SELECT * FROM read_parquet(?::VARCHAR[], hive_partitioning = true)".replace("?::VARCHAR[]", repr(files)))
+    rows = connection.execute(sql).fetchall()
+    print(json.dumps(rows, default=str))
+
+
+main()

@@ -1,0 +1,248 @@
+//! Nodes, clients and the books they keep.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Date32Array, Float64Array, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use chrono::{DateTime, Utc};
+use mcpg::config::ControlPlane;
+use mcpg::ingest::IdempotencyKey;
+use mcpg::model::schema::schemas;
+use mcpg::model::{Clock, Random};
+use mcpg::plane::{Ack, Parts, Plane, PlaneError};
+use mcpg::query::TableState;
+use mcpg::rollup::exposition::{Format, render};
+use mcpg::rollup::{Granularity, RunningTotals, partials};
+use mcpg::storage::Store;
+use mcpg::telemetry::metrics::Metrics;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::store::FaultyStore;
+
+pub const ORGS: [&str; 2] = ["acme", "other"];
+const BEGAN: i64 = 1_700_000_000_000_000;
+const CONFIG: &str = "
+orgs: [{ name: acme }, { name: other }]
+flush: { interval: 300ms }
+";
+
+/// Runs a play in virtual time, on one thread.
+pub fn run<T>(play: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(play)
+}
+
+/// Virtual time as wall time.
+#[derive(Debug)]
+struct VirtualClock(Instant);
+
+impl Clock for VirtualClock {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(BEGAN + self.0.elapsed().as_micros() as i64).unwrap()
+    }
+}
+
+#[derive(Debug)]
+struct SeededRandom(Mutex<StdRng>);
+
+impl Random for SeededRandom {
+    fn uuid(&self) -> Uuid {
+        Uuid::from_u128(self.0.lock().unwrap().random())
+    }
+}
+
+/// `rows` canonical samples whose ids are made of `key`, one tool for each key modulo 5.
+pub fn batch(key: u64, rows: usize) -> RecordBatch {
+    let schema = &schemas().unwrap().tool_invocations;
+    let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
+    let columns = schema.fields().iter().map(|field| -> ArrayRef {
+        match field.name().as_str() {
+            "invocation_id" => Arc::new(StringArray::from_iter_values(
+                (0..rows).map(|row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string()),
+            )),
+            "tool" => text(&format!("tool-{}", key % 5)),
+            "started_at" | "arrived_at" | "ingested_at" => {
+                let hours = (key % 30) as i64 * 3_600_000_000;
+                Arc::new(TimestampMicrosecondArray::from(vec![BEGAN - hours; rows]).with_timezone("UTC"))
+            }
+            "date" => {
+                let day = (BEGAN - (key % 30) as i64 * 3_600_000_000).div_euclid(86_400_000_000);
+                Arc::new(Date32Array::from(vec![day as i32; rows]))
+            }
+            "duration_ms" => Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (key + row as u64) as f64))),
+            "outcome" => text("ok"),
+            _ if field.is_nullable() => new_null_array(field.data_type(), rows),
+            _ => text("x"),
+        }
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect()).unwrap()
+}
+
+/// A control-plane process.
+pub struct Node {
+    pub store: Arc<FaultyStore>,
+    plane: Arc<Plane>,
+}
+
+impl Node {
+    pub async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
+        let config = ControlPlane::parse("simulation", CONFIG, &|_| None).unwrap();
+        let seed = Arc::as_ptr(&store) as u64;
+        let parts = Parts {
+            store: Store::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://"),
+            clock: Arc::new(VirtualClock(Instant::now())),
+            random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let plane = Plane::new(&config, parts).unwrap();
+        plane.recover().await?;
+        Ok(Self { store, plane })
+    }
+
+    pub async fn start(store: Arc<FaultyStore>) -> Self {
+        Self::try_start(store).await.unwrap()
+    }
+
+    /// Drains the node; a dead one just ends.
+    pub async fn stop(&self) {
+        let drained = self.plane.drain().await;
+        assert!(drained.is_ok() || self.store.is_dead(), "{drained:?}");
+        self.store.die();
+    }
+
+    pub async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
+        let admission = self.plane.admit(1000)?;
+        let key = IdempotencyKey::new(format!("key-{key}").as_bytes()).unwrap();
+        self.plane.append(&org.parse().unwrap(), samples, Some(key), admission).await
+    }
+
+    /// How often samples of an org are counted, in each of the four places.
+    pub async fn count(&self, org: &str) -> BTreeMap<&'static str, i64> {
+        let org = org.parse().unwrap();
+        let view = self.plane.view(&org).await.unwrap();
+        let scrape = |totals: &RunningTotals| render(totals, Granularity::Hour, BEGAN, Format::Text004);
+        let scraped = self.plane.with_totals(&org, scrape).await.unwrap();
+        let counters = std::str::from_utf8(&scraped).unwrap().lines().filter(|l| l.starts_with("mcpg_tool_calls_total{"));
+        let totals: i64 = counters.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum();
+        let rows = |batches: &[RecordBatch]| batches.iter().map(|b| b.num_rows() as i64).sum::<i64>();
+        let samples = rows(&self.files(&view.samples).await) + rows(&view.samples.live);
+        let mut counts = BTreeMap::from([("samples", samples), ("totals", totals)]);
+        for (name, granularity, table) in
+            [("hourly", Granularity::Hour, &view.hourly), ("daily", Granularity::Day, &view.daily)]
+        {
+            let mut batches = self.files(table).await;
+            batches.push(partials(granularity, &table.live).await.unwrap());
+            let calls = |batch: &RecordBatch| {
+                batch.column_by_name("calls").unwrap().as_primitive::<Int64Type>().values().iter().sum::<i64>()
+            };
+            counts.insert(name, batches.iter().map(calls).sum());
+        }
+        counts
+    }
+
+    /// The ids of an org's samples; one that is there twice is a failure.
+    pub async fn ids(&self, org: &str) -> BTreeSet<String> {
+        let view = self.plane.view(&org.parse().unwrap()).await.unwrap();
+        let mut batches = self.files(&view.samples).await;
+        batches.extend(view.samples.live);
+        let mut ids = BTreeSet::new();
+        for batch in batches {
+            for id in batch.column_by_name("invocation_id").unwrap().as_string::<i32>().iter().flatten() {
+                assert!(ids.insert(id.to_owned()), "{id} is stored twice");
+            }
+        }
+        ids
+    }
+
+    async fn files(&self, table: &TableState) -> Vec<RecordBatch> {
+        let mut batches = Vec::new();
+        for file in table.files.iter() {
+            let bytes = self.store.get(&file.path).await.unwrap().bytes().await.unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+            batches.extend(reader.map(Result::unwrap));
+        }
+        batches
+    }
+}
+
+/// What the clients know: what they sent, and what was acknowledged.
+pub struct World {
+    random: StdRng,
+    next: u64,
+    sent: BTreeMap<u64, (usize, usize)>,
+    acknowledged: BTreeSet<u64>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        Self { random: StdRng::seed_from_u64(seed), next: 0, sent: BTreeMap::new(), acknowledged: BTreeSet::new() }
+    }
+
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
+    }
+
+    /// Several clients send at once, to both nodes; then some time passes, in which flushes may begin.
+    pub async fn round(&mut self, one: &Node, two: &Node, round: u64) {
+        let mut clients = Vec::new();
+        for client in 0..6 {
+            let key = self.next;
+            self.next += 1;
+            let (org, rows) = (self.random.random_range(0..ORGS.len()), self.random.random_range(1..5));
+            self.sent.insert(key, (org, rows));
+            let node = if client % 3 == 0 { two } else { one };
+            let pause = Duration::from_millis(self.random.next_u64() % 20);
+            clients.push(async move {
+                tokio::time::sleep(pause).await;
+                (key, node.send(ORGS[org], key, batch(key, rows)).await)
+            });
+        }
+        for (key, outcome) in futures::future::join_all(clients).await {
+            if outcome.is_ok() {
+                self.acknowledged.insert(key);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(150 + 100 * round)).await;
+    }
+
+    /// Sends again what was not acknowledged.
+    pub async fn retry(&mut self, node: &Node) {
+        for (key, (org, rows)) in self.sent.clone() {
+            if !self.acknowledged.contains(&key) && key % 2 == 0 {
+                node.send(ORGS[org], key, batch(key, rows)).await.unwrap();
+                self.acknowledged.insert(key);
+            }
+        }
+    }
+
+    /// Compares a node with the books.
+    pub async fn check(&self, node: &Node) {
+        for (number, org) in ORGS.iter().enumerate() {
+            let ids = node.ids(org).await;
+            let expected = |keys: &mut dyn Iterator<Item = u64>| -> BTreeSet<String> {
+                keys.filter(|key| self.sent[key].0 == number)
+                    .flat_map(|key| {
+                        (0..self.sent[&key].1)
+                            .map(move |row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string())
+                    })
+                    .collect()
+            };
+            let acknowledged = expected(&mut self.acknowledged.iter().copied());
+            let sent = expected(&mut self.sent.keys().copied());
+            let lost: Vec<_> = acknowledged.difference(&ids).collect();
+            assert!(lost.is_empty(), "acknowledged and lost in {org}: {lost:?}");
+            assert!(ids.is_subset(&sent), "{org} has samples that nobody sent");
+            let stored = ids.len() as i64;
+            let counts = node.count(org).await;
+            assert!(counts.values().all(|count| *count == stored), "{org} has {stored} samples and counts {counts:?}");
+        }
+    }
+}

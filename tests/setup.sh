@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Rust, each part at the version it was tried with. Quick when all is there already.
+#   apt      tests/setup/apt.txt: compiler, Prometheus, file-system tools (Debian or Ubuntu; elsewhere it only says what is missing)
+#   python   tests/setup/requirements.txt into .venv: the other engines that read our tables
+#   data     three million real flight delays, into .venv/share
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/sbin:/sbin"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+DATASETS=vega-datasets@3.2.1
+FLIGHTS_SHA256=dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0
+FLIGHTS=.venv/share/flights-3m.parquet
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "root or sudo is needed to run: $*"
+    fi
+}
+
+rust() {
+    command -v cargo >/dev/null || die "no cargo: install Rust $RUST_MIN or newer with rustup, then run this again"
+    local have
+    have=$(cargo --version | cut -d' ' -f2)
+    [ "$(printf '%s\n%s\n' "$RUST_MIN" "${have%%-*}" | sort -V | head -n1)" = "$RUST_MIN" ] \
+        || die "cargo is $have; $RUST_MIN or newer is needed: rustup update"
+}
+
+# Whether a package's tools are there already, however they came.
+present() {
+    case $1 in
+    build-essential) command -v cc >/dev/null && command -v make >/dev/null ;;
+    pkg-config) command -v pkg-config >/dev/null ;;
+    python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
+    prometheus) command -v prometheus >/dev/null && command -v promtool >/dev/null ;;
+    xfsprogs) command -v xfs_io >/dev/null ;;
+    e2fsprogs) command -v mkfs.ext4 >/dev/null ;;
+    util-linux) command -v losetup >/dev/null && command -v fsfreeze >/dev/null ;;
+    npm) command -v npm >/dev/null ;;
+    *) return 1 ;;
+    esac
+}
+
+UPDATED=
+apt_install() { # package, version tried
+    command -v apt-get >/dev/null || die "missing: $1 ($2 was tried); there is no apt-get here, install it by hand"
+    if [ -z "$UPDATED" ]; then as_root apt-get -qq update; UPDATED=yes; fi
+    local get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install)
+    if apt-cache show "$1=$2" >/dev/null 2>&1; then
+        as_root "${get[@]}" "$1=$2" >/dev/null
+    else
+        as_root "${get[@]}" "$1" >/dev/null
+        say "$1: the archive has no $2, installed $(dpkg-query -W -f '${Version}' "$1") instead"
+    fi
+}
+
+packages() {
+    local name version
+    while read -r name version _; do
+        case $name in '' | '#'*) continue ;; esac
+        present "$name" || { say "installing $name"; apt_install "$name" "$version"; }
+    done <tests/setup/apt.txt
+}
+
+python() {
+    local stamp=.venv/.installed
+    if [ -x .venv/bin/python ] && cmp -s tests/setup/requirements.txt "$stamp"; then return; fi
+    say "installing the Python readers into .venv"
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/setup/requirements.txt
+    cp tests/setup/requirements.txt "$stamp"
+}
+
+flights() {
+    if [ -f "$FLIGHTS" ]; then return; fi
+    present npm || { say "installing npm"; apt_install npm 9.2.0~ds1-1; }
+    say "fetching the flight delays ($DATASETS)"
+    local dir
+    dir=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$dir'" EXIT
+    npm pack --silent --pack-destination "$dir" "$DATASETS" >/dev/null
+    tar -xzf "$dir"/vega-datasets-*.tgz -C "$dir" package/data/flights-3m.parquet
+    echo "$FLIGHTS_SHA256  $dir/package/data/flights-3m.parquet" | sha256sum --check --quiet \
+        || die "the flight delays are not the ones the tests were written for"
+    mkdir -p "$(dirname "$FLIGHTS")"
+    mv "$dir/package/data/flights-3m.parquet" "$FLIGHTS"
+}
+
+rust
+packages
+python
+flights
