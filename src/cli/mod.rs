@@ -7,6 +7,7 @@
 mod config;
 mod control_plane;
 mod demo;
+pub mod loadgen;
 mod output;
 mod sql;
 mod token;
@@ -37,6 +38,8 @@ enum Command {
     ControlPlane(control_plane::ControlPlaneArgs),
     /// Run an SQL query on a control plane.
     Sql(sql::SqlArgs),
+    /// Send realistic samples to a control plane at a chosen rate.
+    Loadgen(loadgen::LoadgenArgs),
     /// Check a configuration without starting anything.
     Config {
         #[command(subcommand)]
@@ -89,7 +92,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if !matches!(error, CliError::OutputClosed) {
                 // With standard error closed there is nobody left to tell.
@@ -100,17 +103,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), CliError> {
+fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Demo(args) => block_on(demo::run(args)),
-        Command::ControlPlane(args) => block_on(control_plane::run(args)),
-        Command::Sql(args) => block_on(sql::run(args)),
-        Command::Config { command } => config::run(&command),
-        Command::Token { command } => token::run(&command),
+        Command::Demo(args) => block_on(demo::run(args))?,
+        Command::ControlPlane(args) => block_on(control_plane::run(args))?,
+        Command::Sql(args) => block_on(sql::run(args))?,
+        Command::Loadgen(args) => {
+            return block_on(async { loadgen::run(args).await.map_err(|error| CliError::CouldNot(error.to_string())) });
+        }
+        Command::Config { command } => config::run(&command)?,
+        Command::Token { command } => token::run(&command)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     // Two crypto libraries are linked in, so TLS must be told which one to use. An error says that it has been told.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()

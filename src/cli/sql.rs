@@ -10,7 +10,7 @@ use futures::StreamExt;
 use reqwest::header::ACCEPT;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
-use url::Url;
+use url::{Host, Url};
 
 use super::{CliError, output};
 use crate::config::Secret;
@@ -110,13 +110,27 @@ async fn send(args: &SqlArgs, query: &str) -> Result<Response, CliError> {
         .pop_if_empty()
         .extend(["v1", "orgs", args.org.as_str(), "sql"]);
     let params: Vec<Value> = args.params.iter().map(|text| parameter(text)).collect();
-    let client = reqwest::Client::builder().build().map_err(|error| CliError::could_not("the HTTP client", error))?;
+    let mut client = reqwest::Client::builder();
+    if is_loopback(&args.url) {
+        // No proxy leads to this machine.
+        client = client.no_proxy();
+    }
+    let client = client.build().map_err(|error| CliError::could_not("the HTTP client", error))?;
     let mut request =
         client.post(url).header(ACCEPT, args.format.accept()).json(&json!({ "query": query, "params": params }));
     if let Some(token) = &args.token {
         request = request.bearer_auth(token.expose());
     }
     request.send().await.map_err(|error| CliError::could_not(format!("{} is not reached", args.url), causes(&error)))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// A parameter as JSON where it is a plain value of it, else as text.
