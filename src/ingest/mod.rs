@@ -36,6 +36,9 @@ mod rows;
 mod timestamp;
 mod validate;
 
+use std::sync::Arc;
+
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 
@@ -74,6 +77,16 @@ pub struct DecodeContext<'a> {
     pub now: DateTime<Utc>,
     /// Bounds on the body.
     pub limits: DecodeLimits,
+}
+
+/// The schema of what an emitter sends: the canonical one less the columns that the control plane fills whatever it is sent.
+///
+/// # Errors
+/// [`IngestError::Internal`] when the DDL compiled into the program does not parse.
+pub fn emitted_schema() -> Result<SchemaRef, IngestError> {
+    let layout = Layout::get()?;
+    let emitted = layout.columns.iter().zip(layout.schema.fields()).filter(|(column, _)| !column.rule.is_stamped());
+    Ok(Arc::new(Schema::new(emitted.map(|(_, field)| Arc::clone(field)).collect::<Fields>())))
 }
 
 /// Decodes and judges a body: gives the canonical batch of all of its samples, of which there is at least one.
