@@ -1,0 +1,204 @@
+//! Sessions: what a query can name and call, and the machine it may use.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::catalog::TableProvider;
+use datafusion::common::{DataFusionError, Result, plan_err};
+use datafusion::datasource::ViewTable;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use object_store::ObjectStore;
+use url::Url;
+
+use crate::model::OrgName;
+use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
+use crate::rollup::{Granularity, partials_sql};
+use crate::storage::table::DataFile;
+
+use super::catalog::{CATALOG, INFORMATION_SCHEMA, OneCatalog, PUBLIC, Tables};
+use super::functions::Functions;
+use super::scan::EventTable;
+use super::view::{OrgView, TableState};
+use super::views::{FILES, FRESH, SAMPLES, merged_sql};
+use super::{QueryError, SqlLimits, information_schema};
+
+/// The name under which the engine knows the one store. No statement can spell it.
+const STORE_URL: &str = "mcpg://store";
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+/// Rows of a batch of a query that can make large values, so that a column of them stays small.
+const BATCH_ROWS_OF_LARGE_VALUES: usize = 512;
+
+/// How many consumers of memory an error names in the log.
+const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN;
+
+/// Opens sessions over one store; what they share is here.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    store: Arc<dyn ObjectStore>,
+    store_url: ObjectStoreUrl,
+    runtime: Arc<RuntimeEnv>,
+    config: SessionConfig,
+    functions: Functions,
+    information: Tables,
+}
+
+impl Sessions {
+    /// Sets up memory pool, spill folder, caches and functions.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, limits: &SqlLimits) -> Result<Self, QueryError> {
+        let build = || -> Result<Self> {
+            let functions = Functions::offered();
+            Ok(Self {
+                store_url: ObjectStoreUrl::parse(STORE_URL)?,
+                runtime: runtime(Arc::clone(&store), limits)?,
+                config: config(limits),
+                information: information_schema::tables(&functions)?,
+                functions,
+                store,
+            })
+        };
+        build().map_err(|error| {
+            tracing::error!(%error, "the SQL engine cannot start");
+            QueryError::Internal
+        })
+    }
+
+    /// A session that holds the tables of `view` and the information schema. `mentions` tells which tables the query may name, so that
+    /// the others need not be made.
+    pub(super) async fn open(
+        &self,
+        view: &OrgView,
+        large_values: bool,
+        mentions: impl Fn(&str) -> bool,
+    ) -> Result<SessionState, QueryError> {
+        for table in [&view.samples, &view.hourly, &view.daily] {
+            within_org(&view.org, table)?;
+        }
+        let batch_rows = if large_values { BATCH_ROWS_OF_LARGE_VALUES } else { BATCH_ROWS };
+        let open = async {
+            let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
+            let mut tables = Tables::new();
+            tables.insert(TOOL_INVOCATIONS.to_owned(), self.samples(Arc::clone(&view.samples.files), &view.samples)?);
+            if mentions(TOOL_USAGE_HOURLY) {
+                let hourly = self.rollup(Granularity::Hour, &schemas.tool_usage_hourly, &view.hourly).await?;
+                tables.insert(TOOL_USAGE_HOURLY.to_owned(), hourly);
+            }
+            if mentions(TOOL_USAGE_DAILY) {
+                let daily = self.rollup(Granularity::Day, &schemas.tool_usage_daily, &view.daily).await?;
+                tables.insert(TOOL_USAGE_DAILY.to_owned(), daily);
+            }
+            Ok(self.state([(PUBLIC, tables), (INFORMATION_SCHEMA, self.information.clone())], batch_rows))
+        };
+        open.await.map_err(|error: DataFusionError| {
+            tracing::error!(%error, "a session cannot be opened");
+            QueryError::Internal
+        })
+    }
+
+    /// Samples: those in `files` and the live ones of `state`.
+    fn samples(&self, files: Arc<Vec<DataFile>>, state: &TableState) -> Result<Arc<dyn TableProvider>> {
+        let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Arc::new(EventTable::new(
+            &schemas.tool_invocations,
+            "started_at",
+            files,
+            state.live.clone(),
+            self.store_url.clone(),
+            Arc::clone(&self.store),
+        )))
+    }
+
+    /// A rollup table, merged from its files and its live samples.
+    async fn rollup(&self, granularity: Granularity, stored: &Schema, state: &TableState) -> Result<Arc<dyn TableProvider>> {
+        let samples = self.samples(Arc::default(), state)?;
+        let fresh = self.view_of(partials_sql(granularity), [(SAMPLES.to_owned(), samples)].into()).await?;
+        let files: Arc<dyn TableProvider> = Arc::new(EventTable::new(
+            stored,
+            "window_start",
+            Arc::clone(&state.files),
+            Vec::new(),
+            self.store_url.clone(),
+            Arc::clone(&self.store),
+        ));
+        self.view_of(merged_sql(granularity), [(FILES.to_owned(), files), (FRESH.to_owned(), fresh)].into()).await
+    }
+
+    /// A statement of our own over tables that only it can name, as a table.
+    async fn view_of(&self, sql: &str, tables: Tables) -> Result<Arc<dyn TableProvider>> {
+        let plan = self.state([(PUBLIC, tables)], BATCH_ROWS).create_logical_plan(sql).await?;
+        Ok(Arc::new(ViewTable::new(plan, None)))
+    }
+
+    fn state(&self, schemas: impl IntoIterator<Item = (&'static str, Tables)>, batch_rows: usize) -> SessionState {
+        self.functions
+            .give_to(SessionStateBuilder::new())
+            .with_config(self.config.clone().with_batch_size(batch_rows))
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_catalog_list(Arc::new(OneCatalog::new(schemas)))
+            .build()
+    }
+}
+
+/// Keeps invariant I4 where paths are last seen: each file of a view lies in its org's folder.
+fn within_org(org: &OrgName, table: &TableState) -> Result<(), QueryError> {
+    let folder = format!("orgs/{org}/");
+    match table.files.iter().find(|file| !file.path.as_ref().starts_with(&folder)) {
+        None => Ok(()),
+        Some(file) => {
+            tracing::error!(%org, path = %file.path, "a view holds a file outside its org's folder");
+            Err(QueryError::Internal)
+        }
+    }
+}
+
+fn config(limits: &SqlLimits) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(limits.threads.max(1))
+        .with_default_catalog_and_schema(CATALOG, PUBLIC)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.execution.time_zone = Some("UTC".to_owned());
+    options.execution.enable_recursive_ctes = false;
+    options.execution.collect_statistics = false;
+    options.sql_parser.collect_spans = true;
+    config
+}
+
+fn runtime(store: Arc<dyn ObjectStore>, limits: &SqlLimits) -> Result<Arc<RuntimeEnv>> {
+    let mode = match &limits.spill_dir {
+        Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
+        None => DiskManagerMode::OsTmpDirectory,
+    };
+    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(limits.spill_bytes);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes), TOP_CONSUMERS)))
+        .with_disk_manager_builder(disk)
+        .with_object_store_registry(Arc::new(OneStore(store)))
+        .build_arc()
+}
+
+/// The one store there is. Unlike the engine's own registry it knows no local files and no addresses.
+#[derive(Debug)]
+struct OneStore(Arc<dyn ObjectStore>);
+
+impl ObjectStoreRegistry for OneStore {
+    /// The store is fixed: what is offered here is dropped.
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        if url.as_str().starts_with(STORE_URL) {
+            return Ok(Arc::clone(&self.0));
+        }
+        plan_err!("there are no tables at addresses")
+    }
+}
