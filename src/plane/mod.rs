@@ -219,14 +219,19 @@ impl Plane {
         let org = self.org(org)?;
         // The batch itself and its encoding, both held until the acknowledgement.
         admission.grow_to(batch.get_array_memory_size().saturating_mul(2))?;
-        let name = org.name.clone();
+        let (name, rows) = (org.name.clone(), batch.num_rows());
         let prepare = move || -> Result<_, PlaneError> {
             let digest = Digest::of(&batch).map_err(|e| PlaneError::Internal(e.to_string()))?;
             let keys = key.iter().map(ToString::to_string).collect();
-            let section = (batch.num_rows() >= ENCODE_ALONE_ROWS).then(|| Section::new(name, keys, &batch)).transpose();
+            let section = (rows >= ENCODE_ALONE_ROWS).then(|| Section::new(name, keys, &batch)).transpose();
             Ok((batch, digest, section.map_err(PlaneError::from)?))
         };
-        let (batch, digest, section) = prepare()?;
+        // A large batch takes a while: not on a thread that others wait for.
+        let (batch, digest, section) = if rows >= ENCODE_ALONE_ROWS {
+            tokio::task::spawn_blocking(prepare).await.map_err(|e| PlaneError::Internal(e.to_string()))??
+        } else {
+            prepare()?
+        };
         let (reply, answer) = oneshot::channel();
         let pending =
             Pending { org, batch, digest, section, key, admission, reply, arrived: tokio::time::Instant::now() };
