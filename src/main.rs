@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Many small allocations on many threads, and batches that one thread makes and another frees, are what this allocator is good at.
+/// Many small allocations on many threads, and batches that one thread makes and another frees, are what this allocator
+/// is good at.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

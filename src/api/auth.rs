@@ -1,11 +1,11 @@
 //! Who may do what: bearer tokens, the org they open, the roles they hold.
 //!
-//! * A token is presented as `Authorization: Bearer <token>` (RFC 6750). The configuration holds its BLAKE3 hash; what is presented is hashed
-//!   and looked up by that hash. How long the look-up takes says something about hashes, and nothing about tokens, whose hashes nobody
-//!   can steer.
+//! * A token is presented as `Authorization: Bearer <token>` (RFC 6750). The configuration holds its BLAKE3 hash; what
+//!   is presented is hashed and looked up by that hash. How long the look-up takes says something about hashes, and
+//!   nothing about tokens, whose hashes nobody can steer.
 //! * No token, or one that is not configured: 401 with a challenge. Both look the same but for the challenge's `error`.
-//! * An org that the token does not open, and an org that does not exist: the same 404, so that names of other tenants cannot be probed
-//!   (invariant I4). Only then the role is looked at: 403.
+//! * An org that the token does not open, and an org that does not exist: the same 404, so that names of other tenants
+//!   cannot be probed (invariant I4). Only then the role is looked at: 403.
 //! * With no token configured at all, everyone may do everything; the program then listens on loopback only.
 
 use std::collections::{HashMap, HashSet};

@@ -1,7 +1,8 @@
 //! A request's body, read within bounds of size, time and memory.
 //!
-//! Memory is set aside before it is used (invariant I7): for a body of announced length at once, so that a full buffer answers before
-//! anything is sent; for one without, in steps as it comes. Who sends nothing for a while, or takes longer than a request may, is cut off.
+//! Memory is set aside before it is used (invariant I7): for a body of announced length at once, so that a full buffer
+//! answers before anything is sent; for one without, in steps as it comes. Who sends nothing for a while, or takes
+//! longer than a request may, is cut off.
 
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ impl Incoming {
         Self { body, announced, read: 0 }
     }
 
-    /// Reads it whole: at most `limit` bytes, until `deadline`. `reserve` is called with the bytes that are to be held in all, before they are.
+    /// Reads it whole: at most `limit` bytes, until `deadline`. `reserve` is called with the bytes that are to be held
+    /// in all, before they are.
     ///
     /// # Errors
     /// 413, 408, 400 when the client stops in the midst, and whatever `reserve` says.
@@ -107,8 +109,8 @@ impl Incoming {
         }
     }
 
-    /// Reads the rest of a refused body and forgets it, within `limit` bytes and a short time. A client that is still sending would otherwise
-    /// see its connection break, and not the answer.
+    /// Reads the rest of a refused body and forgets it, within `limit` bytes and a short time. A client that is still
+    /// sending would otherwise see its connection break, and not the answer.
     pub(super) async fn discard(&mut self, limit: usize) {
         if self.announced.is_some_and(|announced| announced > limit) {
             return;

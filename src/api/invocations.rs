@@ -1,8 +1,8 @@
 //! `POST /v1/orgs/{org}/invocations`: samples of tool calls, taken whole or not at all.
 //!
-//! A 200 means that the samples are durable and in every later read. Until then nothing is promised, and a retry under the same
-//! `Idempotency-Key` is safe. Memory is set aside before it is used: for the body, then for decoding it; the latter is held until the
-//! samples are acknowledged. When there is none, the answer is 429 with `Retry-After`.
+//! A 200 means that the samples are durable and in every later read. Until then nothing is promised, and a retry under
+//! the same `Idempotency-Key` is safe. Memory is set aside before it is used: for the body, then for decoding it; the
+//! latter is held until the samples are acknowledged. When there is none, the answer is 429 with `Retry-After`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Bodies up to this many bytes are decoded where they are; the way to another thread would cost more.
 const INLINE: usize = 16 << 10;
 
-/// How many times its size a body is at first expected to have, once unpacked: text as it is, Arrow's own compression, gzip and zstd.
-/// A body that has more is decoded once more with as much as is allowed.
+/// How many times its size a body is at first expected to have, once unpacked: text as it is, Arrow's own compression,
+/// gzip and zstd. A body that has more is decoded once more with as much as is allowed.
 const fn expansion(media: Media, encoding: Encoding) -> usize {
     match (encoding, media) {
         (Encoding::Identity, Media::Ndjson | Media::Json) => 1,
@@ -96,7 +96,8 @@ async fn take(api: &Arc<Api>, org: &str, headers: &HeaderMap, body: &mut Incomin
     Ok(Accepted { accepted: ack.accepted, duplicate: ack.duplicate })
 }
 
-/// Decodes with the memory that a body of its kind is expected to need, and if that was too little, with as much as is allowed.
+/// Decodes with the memory that a body of its kind is expected to need, and if that was too little, with as much as is
+/// allowed.
 async fn decode_within_bounds(
     api: &Arc<Api>,
     org: &OrgName,

@@ -34,7 +34,8 @@ pub(super) async fn get(
     Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], body).into_response())
 }
 
-/// The `granularity` of the query; `hour` when it has none. Other parameters are passed over, as scrapers may add their own.
+/// The `granularity` of the query; `hour` when it has none. Other parameters are passed over, as scrapers may add their
+/// own.
 fn granularity(query: Option<&str>) -> Result<Granularity, Problem> {
     let invalid = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_granularity", detail);
     let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());

@@ -2,15 +2,15 @@
 //!
 //! | route | role | file |
 //! |---|---|---|
-//! | `POST /v1/orgs/{org}/invocations` | `ingest` | [`invocations`] |
-//! | `GET /v1/orgs/{org}/metrics` | `read` | [`metrics`] |
-//! | `POST /v1/orgs/{org}/sql` | `read` | [`sql`] |
-//! | `GET /healthz`, `/readyz`, `/metrics` | none | [`health`] |
-//! | `GET /openapi.json` | none | [`openapi`] |
+//! | `POST /v1/orgs/{org}/invocations` | `ingest` | `invocations` |
+//! | `GET /v1/orgs/{org}/metrics` | `read` | `metrics` |
+//! | `POST /v1/orgs/{org}/sql` | `read` | `sql` |
+//! | `GET /healthz`, `/readyz`, `/metrics` | none | `health` |
+//! | `GET /openapi.json` | none | `openapi` |
 //!
-//! Every request passes, outermost first: [`observe`] (request id, span, metrics), panic to 500, routing. A handler then authenticates,
-//! authorises ([`auth`]), reads what it needs within bounds ([`body`]) and answers. Every error of every kind is an RFC 9457 problem
-//! document ([`problem`]) with a stable `code`.
+//! Every request passes, outermost first: `observe` (request id, span, metrics), panic to 500, routing. A handler
+//! then authenticates, authorises (`auth`), reads what it needs within bounds (`body`) and answers. Every error of
+//! every kind is an RFC 9457 problem document (`problem`) with a stable `code`.
 //!
 //! Nothing here holds state: what a request changes, the plane has made durable before the answer is sent.
 

@@ -1,7 +1,7 @@
 //! Errors as clients see them: RFC 9457 problem documents.
 //!
-//! `type` is `urn:mcpg:problem:<code>`, `code` the same word for programs to compare; `title` says it in words, `detail` says what is wrong
-//! this time and what to do. A problem that a later try may not meet carries `Retry-After`.
+//! `type` is `urn:mcpg:problem:<code>`, `code` the same word for programs to compare; `title` says it in words,
+//! `detail` says what is wrong this time and what to do. A problem that a later try may not meet carries `Retry-After`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Serving the API on a socket: HTTP/1.1 and HTTP/2 without TLS, and an orderly end.
 //!
-//! A client that is slow to send its request's head is cut off, and connections are bounded in number, so that idle ones cannot starve the
-//! rest. At the end no connection is taken any more, requests under way are finished within a bound, then what is left is cut off:
-//! whatever was acknowledged is durable, and what was not may be sent again.
+//! A client that is slow to send its request's head is cut off, and connections are bounded in number, so that idle
+//! ones cannot starve the rest. At the end no connection is taken any more, requests under way are finished within a
+//! bound, then what is left is cut off: whatever was acknowledged is durable, and what was not may be sent again.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,8 +25,8 @@ use tower::ServiceExt;
 /// Connections at once; further ones wait to be accepted.
 const CONNECTIONS: usize = 8_192;
 
-/// How long a request's head may take, and a connection be idle. Longer than clients commonly keep an idle connection, so that they close
-/// it and not we, just when a request is on its way.
+/// How long a request's head may take, and a connection be idle. Longer than clients commonly keep an idle connection,
+/// so that they close it and not we, just when a request is on its way.
 const HEAD: Duration = Duration::from_secs(120);
 
 /// Requests at once on one HTTP/2 connection.

@@ -1,7 +1,8 @@
-//! `POST /v1/orgs/{org}/sql`: one read-only query over one org's tables, answered in the format that `Accept` asks for, streamed.
+//! `POST /v1/orgs/{org}/sql`: one read-only query over one org's tables, answered in the format that `Accept` asks for,
+//! streamed.
 //!
-//! A failure before the answer's head is a problem document with its status. A failure after it breaks the connection off, so that an
-//! incomplete answer never looks complete.
+//! A failure before the answer's head is a problem document with its status. A failure after it breaks the connection
+//! off, so that an incomplete answer never looks complete.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -141,7 +141,8 @@ async fn an_acknowledged_sample_is_in_the_next_scrape() {
 async fn an_acknowledged_sample_is_in_the_next_query() {
     let served = serving("").await;
     served.post(INVOCATIONS, &[JSON], sample("list_repos")).await;
-    let query = r#"{"query":"SELECT tool, count(*) AS n FROM tool_invocations WHERE plugin = $1 GROUP BY tool","params":["github"]}"#;
+    let query = "SELECT tool, count(*) AS n FROM tool_invocations WHERE plugin = $1 GROUP BY tool";
+    let query = serde_json::json!({ "query": query, "params": ["github"] }).to_string();
     let answer = served.post("/v1/orgs/default/sql", &[JSON], query).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["rows"], serde_json::json!([["list_repos", 1]]));

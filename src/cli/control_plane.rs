@@ -1,8 +1,9 @@
 //! `mcpg control-plane`: serves until it is told to stop, then finishes what is under way, flushes, and ends.
 //!
-//! The order at the start: settings, address, store, then the API answers (`/readyz` says 503) while the write-ahead log is replayed. The
-//! order at the end, on SIGTERM or SIGINT: no new connection, requests under way finished, buffers flushed to the tables. A second signal
-//! ends it at once; what was acknowledged is safe in the write-ahead log either way.
+//! The order at the start: settings, address, store, then the API answers (`/readyz` says 503) while the write-ahead
+//! log is replayed. The order at the end, on SIGTERM or SIGINT: no new connection, requests under way finished, buffers
+//! flushed to the tables. A second signal ends it at once; what was acknowledged is safe in the write-ahead log either
+//! way.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -111,7 +112,7 @@ async fn serve(settings: &ControlPlane) -> Result<(), CliError> {
     tokio::select! {
         stopped = node.stop() => stopped,
         () = signals.next() => Err(CliError::CouldNot(
-            "ended by a second signal before all was flushed; what was acknowledged is safe in the write-ahead log".to_owned(),
+            "ended by a second signal before all was flushed; what was acknowledged is safe in the log".to_owned(),
         )),
     }
 }
@@ -188,7 +189,9 @@ impl Node {
     /// Replays the write-ahead log, showing how far it is; afterwards requests are served.
     pub(super) async fn recover(&self) -> Result<(), CliError> {
         tokio::select! {
-            recovered = self.plane.recover() => recovered.map_err(|error| CliError::could_not("the store cannot be read", error)),
+            recovered = self.plane.recover() => {
+                recovered.map_err(|error| CliError::could_not("the store cannot be read", error))
+            }
             () = show_replay(&self.plane) => Err(CliError::CouldNot("the replay's progress ended".to_owned())),
         }
     }

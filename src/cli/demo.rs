@@ -1,4 +1,5 @@
-//! `mcpg demo`: a control plane on this machine, and a simulated fleet of gateways that sends to it through its HTTP API.
+//! `mcpg demo`: a control plane on this machine, and a simulated fleet of gateways that sends to it through its HTTP
+//! API.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -118,7 +119,8 @@ Try:
   curl '{url}/v1/orgs/default/metrics?granularity=hour'
 
   {program} sql --url {url} "SELECT plugin, tool, sum(calls) AS calls, sum(errors) AS errors,
-    latency_quantile(latency_merge(latency), 0.99) AS p99_ms FROM tool_usage_hourly GROUP BY plugin, tool ORDER BY calls DESC LIMIT 10"
+    latency_quantile(latency_merge(latency), 0.99) AS p99_ms
+    FROM tool_usage_hourly GROUP BY plugin, tool ORDER BY calls DESC LIMIT 10"
 
   # prometheus.yml
   scrape_configs:

@@ -1,8 +1,8 @@
 //! The command line, one file a subcommand.
 //!
-//! Exit codes, for scripts to rely on: 0 done, 1 the answer is no (a query was refused, a configuration has faults), 2 wrong use or could not
-//! run. What was asked for goes to standard output, everything else to standard error; a reader that goes away (`mcpg sql … | head`) ends
-//! the program quietly.
+//! Exit codes, for scripts to rely on: 0 done, 1 the answer is no (a query was refused, a configuration has faults), 2
+//! wrong use or could not run. What was asked for goes to standard output, everything else to standard error; a reader
+//! that goes away (`mcpg sql … | head`) ends the program quietly.
 
 mod config;
 mod control_plane;

@@ -39,8 +39,8 @@ struct Check<'a, 'f> {
 }
 
 impl Check<'_, '_> {
-    /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that is not in the file is
-    /// reported at the nearest setting above it that is.
+    /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that
+    /// is not in the file is reported at the nearest setting above it that is.
     fn fault(&mut self, path: &str, message: impl Into<String>) {
         let (mut node, mut at, mut steps) = (self.root, Position::START, Vec::new());
         for part in path.split('.') {
@@ -200,9 +200,11 @@ telemetry: ${UNSET}
             "f:4:11: orgs[0].tier: unknown value `entreprise`; did you mean `enterprise`?",
             "f:5:5: orgs[1]: the key `name` is missing; add it",
             "f:6:11: orgs[2].name: an org name is 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or a digit",
-            "f:8:22: tokens[0].hash: a token's hash is 64 hex digits; make it with `mcpg token hash`, and never write the token itself here",
+            "f:8:22: tokens[0].hash: a token's hash is 64 hex digits; make it with `mcpg token hash`, and never write the \
+             token itself here",
             "f:8:51: tokens[0].roles[1]: unknown value `reed`; did you mean `read`?",
-            "f:9:20: flush.interval: `5` is no duration; write a whole number and a unit, like 250us, 5ms, 10s, 5m, 24h or 7d",
+            "f:9:20: flush.interval: `5` is no duration; write a whole number and a unit, like 250us, 5ms, 10s, 5m, 24h \
+             or 7d",
             "f:10:1: flush: the key stands twice, first on line 9; remove one",
             "f:11:19: limits.series: expected u64, found string \"many\"",
             "f:11:41: limits.sql.timeout: 999h is out of range; from 1ms to 1h",
@@ -261,7 +263,8 @@ telemetry: ${UNSET}
             "f:1:113: tokens[0].roles: no role",
         );
         let two = format!(
-            "tokens:\n- {{name: a, hash: {HASH}, org: default, roles: [read]}}\n- {{name: a, hash: {HASH}, org: '*', roles: [read]}}"
+            "tokens:\n- {{name: a, hash: {HASH}, org: default, roles: [read]}}\n\
+             - {{name: a, hash: {HASH}, org: '*', roles: [read]}}"
         );
         assert_eq!(faults(&two).len(), 2);
     }

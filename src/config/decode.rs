@@ -1,8 +1,8 @@
 //! The tree read into `serde` structs, all faults found.
 //!
-//! This is a `serde` deserializer of its own, for two reasons. It reads a plain scalar as the type that is asked for, so that nothing hangs
-//! on how YAML would have guessed it. And its error knows the node it happened at and what was expected there, so that a fault can be
-//! placed, explained, and taken out of the tree to look for the next.
+//! This is a `serde` deserializer of its own, for two reasons. It reads a plain scalar as the type that is asked for,
+//! so that nothing hangs on how YAML would have guessed it. And its error knows the node it happened at and what was
+//! expected there, so that a fault can be placed, explained, and taken out of the tree to look for the next.
 
 use std::fmt;
 
@@ -212,8 +212,10 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     numbers! {
-        deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16, deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64,
-        deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16, deserialize_i32 visit_i32 i32, deserialize_i64 visit_i64 i64,
+        deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64,
+        deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16,
+        deserialize_i32 visit_i32 i32, deserialize_i64 visit_i64 i64,
         deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64,
     }
 
@@ -282,7 +284,8 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 /// The entries of a mapping.
 struct Entries<'de> {
     entries: &'de [Entry],
-    /// The keys that the struct has which is being read. One of them without a value is passed over, so that it keeps its default.
+    /// The keys that the struct has which is being read. One of them without a value is passed over, so that it keeps
+    /// its default.
     fields: &'static [&'static str],
     next: Step,
     value: Option<(Step, &'de Node)>,

@@ -3,12 +3,14 @@
 //! A file goes through four steps, and a fault in one does not hide the faults of the next:
 //!
 //! 1. YAML events become a tree in which every key and value knows its line and column. A duplicate key is a fault.
-//! 2. `${NAME}` and `${NAME:-default}` are replaced in every scalar *after* parsing, so a variable's content can never add structure.
-//!    `$${` is a literal `${`. A variable that is unset and has no default is a fault. A value of which nothing is left counts as not
-//!    written, quoted or not. (YAML itself wants quotes around `${…}` inside `{ }` and `[ ]`.)
-//! 3. The tree is deserialized into plain `serde` structs that refuse unknown keys. A value is read as the type that its setting
-//!    has, so `name: 007` is the text `007`. A key without a value keeps its default. After a fault the offending node is taken out and
-//!    reading starts again, until it succeeds: that finds all faults, not just the first.
+//! 2. `${NAME}` and `${NAME:-default}` are replaced in every scalar *after* parsing, so a variable's content can never
+//!    add structure. `$${` is a literal `${`. A variable that is unset and has no default is a fault. A value of which
+//!    nothing is left counts as not written, quoted or not. (YAML itself wants quotes around `${…}` inside `{ }` and `[
+//!    ]`.)
+//! 3. The tree is deserialized into plain `serde` structs that refuse unknown keys. A value is read as the type that
+//!    its setting has, so `name: 007` is the text `007`. A key without a value keeps its default. After a fault the
+//!    offending node is taken out and reading starts again, until it succeeds: that finds all faults, not just the
+//!    first.
 //! 4. Rules that span several keys are checked on the result ([`ControlPlane`]).
 //!
 //! Anchors, aliases and tags are refused: a configuration is read by people, top to bottom.
@@ -29,16 +31,17 @@ mod interpolate;
 mod quantity;
 mod secret;
 mod settings;
+mod storage;
+mod telemetry;
 mod token;
 mod tree;
 
 pub use fault::{Fault, Faults};
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;
-pub use settings::{
-    Audit, Commit, ControlPlane, Flush, Limits, Log, LogFormat, LogLevel, Org, OrgScope, Otlp, OtlpProtocol, SqlLimits,
-    Storage, StorageUrl, StorageUrlError, Telemetry, Token,
-};
+pub use settings::{Audit, Commit, ControlPlane, Flush, Limits, Org, OrgScope, SqlLimits, Token};
+pub use storage::{Storage, StorageUrl, StorageUrlError};
+pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry};
 pub use token::{TokenHash, TokenHashError};
 
 /// Looks an environment variable up: the process's own environment outside of tests.

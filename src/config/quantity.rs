@@ -61,7 +61,8 @@ impl fmt::Display for Period {
     }
 }
 
-/// A number of bytes as it is written in a configuration: `1048576`, `64KiB`, `64MiB`, `2GiB`, or decimal `64kB`, `64MB`, `2GB`.
+/// A number of bytes as it is written in a configuration: `1048576`, `64KiB`, `64MiB`, `2GiB`, or decimal `64kB`,
+/// `64MB`, `2GB`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(u64);
 

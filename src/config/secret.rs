@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A secret of the configuration, like a header that authenticates. It has no way to be printed: `Debug` and `Serialize` say `[secret]`.
+/// A secret of the configuration, like a header that authenticates. It has no way to be printed: `Debug` and
+/// `Serialize` say `[secret]`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);

@@ -2,20 +2,16 @@
 //!
 //! `deploy/control-plane.yaml` shows every key with its default; tests keep the two in step.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use super::check;
 use super::fault::{Collector, Faults};
 use super::interpolate::interpolate;
-use super::{ByteSize, Environment, Period, Secret, TokenHash, decode, tree};
+use super::{ByteSize, Environment, Period, Storage, Telemetry, TokenHash, decode, tree};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -79,98 +75,17 @@ impl ControlPlane {
         faults.finish(settings)
     }
 
-    /// Why these settings must not be served: without tokens everyone may do everything, so only loopback may be listened on.
+    /// Why these settings must not be served: without tokens everyone may do everything, so only loopback may be
+    /// listened on.
     pub fn exposure(&self) -> Option<String> {
         let exposed = self.tokens.is_empty() && !self.listen.ip().is_loopback();
         exposed.then(|| {
             format!(
-                "{} is reachable from other machines, and without tokens everyone there may do everything; listen on 127.0.0.1, \
-                 or add tokens (`mcpg token new` makes one)",
+                "{} is reachable from other machines, and without tokens everyone there may do everything; listen on \
+                 127.0.0.1, or add tokens (`mcpg token new` makes one)",
                 self.listen
             )
         })
-    }
-}
-
-/// Where everything durable lives.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Storage {
-    /// The object store.
-    pub url: StorageUrl,
-}
-
-/// Which object store: `file:///folder`, a bare path, or `memory://`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum StorageUrl {
-    /// A folder on this machine. A relative path is seen from the process's working folder.
-    Folder(PathBuf),
-    /// Memory, gone with the process: for tests and trials.
-    Memory,
-}
-
-/// Why a text is no storage URL.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no storage: {reason}")]
-pub struct StorageUrlError {
-    text: String,
-    reason: &'static str,
-}
-
-impl Default for StorageUrl {
-    fn default() -> Self {
-        Self::Folder(PathBuf::from("./mcpg-data/store"))
-    }
-}
-
-impl FromStr for StorageUrl {
-    type Err = StorageUrlError;
-
-    fn from_str(text: &str) -> Result<Self, StorageUrlError> {
-        let fault = |reason| StorageUrlError { text: text.to_owned(), reason };
-        match text.split_once("://") {
-            None if text.is_empty() => Err(fault("write a folder, file:///folder or memory://")),
-            None => Ok(Self::Folder(PathBuf::from(text))),
-            Some(("memory", "" | "/")) => Ok(Self::Memory),
-            Some(("memory", _)) => Err(fault("memory:// takes no path")),
-            Some(("file", _)) => {
-                let path = Url::parse(text).ok().and_then(|url| url.to_file_path().ok());
-                path.map(Self::Folder).ok_or_else(|| {
-                    fault("a file URL has three slashes and an absolute path, like file:///var/lib/mcpg")
-                })
-            }
-            Some(_) => Err(fault("this version stores in a folder (file:///folder) or in memory (memory://)")),
-        }
-    }
-}
-
-impl TryFrom<String> for StorageUrl {
-    type Error = StorageUrlError;
-
-    fn try_from(text: String) -> Result<Self, StorageUrlError> {
-        text.parse()
-    }
-}
-
-impl From<StorageUrl> for String {
-    fn from(url: StorageUrl) -> Self {
-        url.to_string()
-    }
-}
-
-impl fmt::Display for StorageUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder(path) => path.display().fmt(f),
-            Self::Memory => f.write_str("memory://"),
-        }
-    }
-}
-
-impl fmt::Debug for StorageUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -295,8 +210,8 @@ pub struct Limits {
     pub decoded_bytes: ByteSize,
     /// The most samples in one request.
     pub batch_rows: u64,
-    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429. A request that could
-    /// not be held even by an empty buffer is refused with 413, whatever the limits above.
+    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429. A
+    /// request that could not be held even by an empty buffer is refused with 413, whatever the limits above.
     pub buffer_bytes: ByteSize,
     /// How long a request may take, from its first byte to the answer's first.
     pub request_timeout: Period,
@@ -357,100 +272,6 @@ impl Default for SqlLimits {
     }
 }
 
-/// The program's own logs and traces.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Telemetry {
-    /// Logs, on standard error.
-    pub log: Log,
-    /// Traces.
-    pub otlp: Otlp,
-}
-
-/// Logs, on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// How a line looks.
-    pub format: LogFormat,
-    /// The least severe lines that are written; the variable `MCPG_LOG` overrides it, also for single modules.
-    pub level: LogLevel,
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
-    #[default]
-    Auto,
-    /// For people.
-    Human,
-    /// A JSON object a line.
-    Json,
-}
-
-/// How severe a log line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// Something failed that should not.
-    Error,
-    /// Something to look at.
-    Warn,
-    /// What an operator wants to know.
-    #[default]
-    Info,
-    /// What a developer wants to know.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-impl LogLevel {
-    /// The word in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-/// Traces over OTLP, the OpenTelemetry protocol.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Otlp {
-    /// The collector's URL; none: no traces.
-    pub endpoint: Option<Url>,
-    /// Headers that are sent along, like `authorization`.
-    pub headers: BTreeMap<String, Secret>,
-    /// Which share of the traces that start here is kept, 0 to 1. A caller's decision on its own trace is followed.
-    pub sample_rate: f64,
-    /// How the collector is spoken to.
-    pub protocol: OtlpProtocol,
-}
-
-impl Default for Otlp {
-    fn default() -> Self {
-        Self { endpoint: None, headers: BTreeMap::new(), sample_rate: 1.0, protocol: OtlpProtocol::default() }
-    }
-}
-
-/// How the collector is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OtlpProtocol {
-    /// gRPC, usually on port 4317.
-    #[default]
-    Grpc,
-    /// HTTP with protobuf bodies, usually on port 4318, path `/v1/traces`.
-    Http,
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -458,7 +279,8 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{ControlPlane, OrgScope, StorageUrl};
+    use super::{ControlPlane, OrgScope};
+    use crate::config::StorageUrl;
     use crate::model::{Entitlement, Tier};
 
     const REFERENCE: &str = include_str!("../../deploy/control-plane.yaml");
@@ -524,7 +346,8 @@ storage: { url: "file:///var/lib/mcpg" }
 orgs:
   - { name: default, tier: enterprise, entitlements: [payload_capture] }
 tokens:
-  - { name: prometheus, hash: "5fe1b8dff1ee53d2f4d3a7c06e8bbd4bd1d1fe76b3e7a1d3b9f6ed6b2bcd0a4e", org: default, roles: [read] }
+  - { name: prometheus, hash: "5fe1b8dff1ee53d2f4d3a7c06e8bbd4bd1d1fe76b3e7a1d3b9f6ed6b2bcd0a4e",
+      org: default, roles: [read] }
 audit: { key_file: /etc/mcpg/ledger.key }
 "#;
         let settings = parse(text);
@@ -537,21 +360,6 @@ audit: { key_file: /etc/mcpg/ledger.key }
     fn a_name_of_digits_is_text_all_the_same() {
         let settings = parse("orgs: [{name: 007}, {name: 1e5}]");
         assert_eq!(settings.orgs[1].name.as_str(), "1e5");
-    }
-
-    #[test]
-    fn a_storage_is_a_folder_a_file_url_or_memory() {
-        for (text, url) in [
-            ("/data", StorageUrl::Folder("/data".into())),
-            ("data/x", StorageUrl::Folder("data/x".into())),
-            ("file:///data", StorageUrl::Folder("/data".into())),
-            ("memory://", StorageUrl::Memory),
-        ] {
-            assert_eq!(text.parse::<StorageUrl>().unwrap(), url, "{text}");
-        }
-        for bad in ["", "s3://bucket/x", "file://data", "memory://x"] {
-            assert!(bad.parse::<StorageUrl>().is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::fault::{Collector, Position};
 
-/// How deep collections may nest: far more than any setting needs, and little enough that reading cannot exhaust the stack.
+/// How deep collections may nest: far more than any setting needs, and little enough that reading cannot exhaust the
+/// stack.
 const MAX_DEPTH: usize = 32;
 
 /// A value of the document.
@@ -49,7 +50,8 @@ pub(crate) type Step = usize;
 impl Node {
     /// Whether it is a key's missing value: nothing, `~` or `null` without quotes.
     pub(crate) fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+        let is_null = |text: &str| matches!(text, "" | "~" | "null" | "Null" | "NULL");
+        matches!(&self.value, Value::Scalar { text, plain: true } if is_null(text))
     }
 
     /// The child that `step` leads to.
@@ -123,7 +125,8 @@ enum OpenValue {
 
 /// Reads one YAML document. Faults go to `faults`; what could be read is returned all the same.
 ///
-/// After a syntax error the rest of the file cannot be read, so the result is `None`. An empty file is an empty mapping.
+/// After a syntax error the rest of the file cannot be read, so the result is `None`. An empty file is an empty
+/// mapping.
 pub(crate) fn parse(text: &str, faults: &mut Collector<'_>) -> Option<Node> {
     let mut stack: Vec<Open> = Vec::new();
     let mut root: Option<Node> = None;

@@ -1,7 +1,8 @@
 //! Log lines on standard error: for people on a terminal, a JSON object a line elsewhere.
 //!
-//! A JSON line has `timestamp`, `level`, `message`, the event's own fields beside them, and the request's span as `span`. The program's own
-//! lines are written from the configured level on, those of the libraries in it from `warn` on.
+//! A JSON line has `timestamp`, `level`, `message`, the event's own fields beside them, and the request's span as
+//! `span`. The program's own lines are written from the configured level on, those of the libraries in it from `warn`
+//! on.
 
 use std::io::IsTerminal;
 

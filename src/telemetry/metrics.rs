@@ -1,8 +1,9 @@
 //! The control plane's own metrics: how it fares as a process, apart from what the fleet reports through it.
 //!
-//! Served at `/metrics` in the text format 0.0.4. One [`Metrics`] is made at the top of the program and handed down; there is no global
-//! registry. Names start with `mcpg_cp_`, in base units (seconds, bytes), save the `process_*` families that every Prometheus client
-//! library has. Labels only take values from small fixed sets: no org, path, or text of a client is ever a label.
+//! Served at `/metrics` in the text format 0.0.4. One [`Metrics`] is made at the top of the program and handed down;
+//! there is no global registry. Names start with `mcpg_cp_`, in base units (seconds, bytes), save the `process_*`
+//! families that every Prometheus client library has. Labels only take values from small fixed sets: no org, path, or
+//! text of a client is ever a label.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ const SECONDS: [f64; 15] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 /// Bucket limits for counts of batches in a group.
 const COUNTS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// All metrics of one control-plane node. Cheap to share behind an `Arc`; recording is lock-free but for labelled families' lookups.
+/// All metrics of one control-plane node. Cheap to share behind an `Arc`; recording is lock-free but for labelled
+/// families' lookups.
 #[derive(Debug)]
 pub struct Metrics {
     /// Samples that clients send.
@@ -60,7 +62,8 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// A batch of `samples` was acknowledged; its body had `bytes` as it was sent. `format` is `arrow`, `ndjson` or `json`.
+    /// A batch of `samples` was acknowledged; its body had `bytes` as it was sent. `format` is `arrow`, `ndjson` or
+    /// `json`.
     pub fn accepted(&self, format: &'static str, samples: u64, bytes: u64) {
         self.samples.with_label_values(&[format]).inc_by(samples);
         self.batches.with_label_values(&[format]).inc();
@@ -181,7 +184,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// A request was answered with `status` after `took`. `route` is the route's pattern, not the path; both are from fixed sets.
+    /// A request was answered with `status` after `took`. `route` is the route's pattern, not the path; both are from
+    /// fixed sets.
     pub fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
         let mut digits = itoa::Buffer::new();
         self.requests.with_label_values(&[route, method, digits.format(status)]).inc();

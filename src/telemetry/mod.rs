@@ -6,8 +6,9 @@
 //! | [`logs`] | lines on standard error, for people on a terminal and as JSON elsewhere |
 //! | [`traces`] | a span per request, sent over OTLP; W3C trace context of callers |
 //!
-//! None of the three ever holds the plaintext of an error message, a payload, a query, or a token (invariant I6). Telling never fails or
-//! slows the work: log lines that cannot be written are dropped, spans are sent by a thread of its own and dropped when its queue is full.
+//! None of the three ever holds the plaintext of an error message, a payload, a query, or a token (invariant I6).
+//! Telling never fails or slows the work: log lines that cannot be written are dropped, spans are sent by a thread of
+//! its own and dropped when its queue is full.
 
 pub mod logs;
 pub mod metrics;

@@ -1,8 +1,9 @@
 //! The program's own spans, sent over OTLP; the W3C trace context of callers.
 //!
-//! Each HTTP request makes one span (made in the API's middleware). When a caller sends `traceparent`, the span joins that trace and follows
-//! its decision whether to keep it; of the traces that start here the configured share is kept. Spans wait in a bounded queue and are sent
-//! in batches by a thread of their own; when the collector is away they are dropped, never the request.
+//! Each HTTP request makes one span (made in the API's middleware). When a caller sends `traceparent`, the span joins
+//! that trace and follows its decision whether to keep it; of the traces that start here the configured share is kept.
+//! Spans wait in a bounded queue and are sent in batches by a thread of their own; when the collector is away they are
+//! dropped, never the request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -155,7 +156,8 @@ impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
 
 /// The trace that a request's `traceparent` header names, if it is a valid one.
 pub fn inbound(headers: &HeaderMap) -> Option<SpanContext> {
-    // The propagator takes ids of any length; the specification has 32 and 16 digits (W3C Trace Context, section 3.2.2).
+    // The propagator takes ids of any length; the specification has 32 and 16 digits (W3C Trace Context, section
+    // 3.2.2).
     let mut fields = headers.get("traceparent")?.to_str().ok()?.trim().split('-').skip(1).map(str::len);
     if (fields.next(), fields.next()) != (Some(32), Some(16)) {
         return None;
