@@ -24,6 +24,7 @@
 
 mod check;
 mod decode;
+mod endpoint;
 mod fault;
 mod interpolate;
 mod quantity;
@@ -32,6 +33,7 @@ mod settings;
 mod token;
 mod tree;
 
+pub use endpoint::Endpoint;
 pub use fault::{Fault, Faults};
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;

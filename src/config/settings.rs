@@ -15,7 +15,7 @@ use url::Url;
 use super::check;
 use super::fault::{Collector, Faults};
 use super::interpolate::interpolate;
-use super::{ByteSize, Environment, Period, Secret, TokenHash, decode, tree};
+use super::{ByteSize, Endpoint, Environment, Period, Secret, TokenHash, decode, tree};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -425,7 +425,7 @@ impl LogLevel {
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
     /// The collector's URL; none: no traces.
-    pub endpoint: Option<Url>,
+    pub endpoint: Option<Endpoint>,
     /// Headers that are sent along, like `authorization`.
     pub headers: BTreeMap<String, Secret>,
     /// Which share of the traces that start here is kept, 0 to 1. A caller's decision on its own trace is followed.
