@@ -1,7 +1,6 @@
 //! Decoding and judging bodies of 1,000 samples in each form: what ingest costs before anything is stored.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up should stop")]
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::hint::black_box;
 

@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -186,7 +186,7 @@ pub async fn generate(args: LoadgenArgs, clock: Arc<dyn Clock>) -> Result<Report
         Duration::from_secs_f64(args.give_up),
     )
     .map_err(LoadgenError::Sender)?;
-    let acked_log = args.acked_log.as_ref().map(|path| AckedLog::open(path)).transpose()?;
+    let acked_log = args.acked_log.as_deref().map(AckedLog::open).transpose()?;
     let span = if args.rate > 0.0 {
         TimeDelta::microseconds((f64::from(args.batch) / args.rate * 1e6).min(60e6) as i64)
     } else {
@@ -330,13 +330,13 @@ struct AckedLog {
 }
 
 impl AckedLog {
-    fn open(path: &PathBuf) -> Result<Self, LoadgenError> {
+    fn open(path: &Path) -> Result<Self, LoadgenError> {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
-            .map_err(|cause| LoadgenError::AckedLog { path: path.clone(), cause })?;
-        Ok(Self { path: path.clone(), file: Mutex::new(file) })
+            .map_err(|cause| LoadgenError::AckedLog { path: path.to_owned(), cause })?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file) })
     }
 
     /// Appends a line in one write, so that a kill leaves whole lines.

@@ -26,6 +26,7 @@
 
 mod check;
 mod decode;
+mod endpoint;
 mod fault;
 mod interpolate;
 mod quantity;
@@ -36,6 +37,7 @@ mod telemetry;
 mod token;
 mod tree;
 
+pub use endpoint::Endpoint;
 pub use fault::{Fault, Faults};
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use super::Secret;
+use super::{Endpoint, Secret};
 
 /// The program's own logs and traces.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -75,7 +74,7 @@ impl LogLevel {
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
     /// The collector's URL; none: no traces.
-    pub endpoint: Option<Url>,
+    pub endpoint: Option<Endpoint>,
     /// Headers that are sent along, like `authorization`.
     pub headers: BTreeMap<String, Secret>,
     /// Which share of the traces that start here is kept, 0 to 1. A caller's decision on its own trace is followed.

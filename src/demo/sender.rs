@@ -234,10 +234,13 @@ mod tests {
     use super::{Refusal, Sender};
     use crate::ingest::{Encoding, Media};
 
-    /// A control plane that answers by a script, and notes the keys and bodies that it got.
+    /// A status, and a `Retry-After`.
+    type ScriptedAnswer = (u16, Option<&'static str>);
+
+    /// A control plane that answers by a script, from its end, and notes what it got.
     #[derive(Clone, Default)]
     struct Scripted {
-        answers: Arc<Mutex<Vec<(u16, Option<&'static str>)>>>,
+        answers: Arc<Mutex<Vec<ScriptedAnswer>>>,
         got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
     }
 

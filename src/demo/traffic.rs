@@ -18,9 +18,9 @@ use crate::model::Clock;
 
 /// How often a gateway sends.
 const TICK: Duration = Duration::from_secs(1);
-/// The stretch that one body of the past covers, and the most samples in one.
-const BACKFILL_SLICE: TimeDelta = TimeDelta::minutes(5);
-const BACKFILL_ROWS: usize = 20_000;
+/// The longest stretch that one body of the past covers, and about how many samples one holds at most on average.
+const BACKFILL_SLICE: Duration = Duration::from_secs(300);
+const BACKFILL_ROWS: f64 = 10_000.0;
 
 /// Why traffic ended early.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +45,15 @@ pub async fn backfill(
     mean_rate: f64,
 ) -> Result<usize, TrafficError> {
     let mut rng = SmallRng::seed_from_u64(since.timestamp_micros().cast_unsigned());
+    let gateway_rate = (mean_rate / fleet.gateways().len().max(1) as f64).max(f64::MIN_POSITIVE);
+    let slice = BACKFILL_SLICE.as_secs_f64().min(BACKFILL_ROWS / gateway_rate).max(1e-3);
+    let slice = TimeDelta::microseconds((slice * 1e6) as i64);
     let mut sent = 0;
     let mut from = since;
     while from < until {
-        let to = (from + BACKFILL_SLICE).min(until);
+        let to = (from + slice).min(until);
         for gateway in 0..fleet.gateways().len() {
-            let rows = rows(fleet, from, to, mean_rate, &mut rng).min(BACKFILL_ROWS);
+            let rows = rows(fleet, from, to, mean_rate, &mut rng);
             sent += send(fleet, sender, gateway, from, to, rows, &mut rng).await?;
         }
         from = to;

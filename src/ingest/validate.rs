@@ -92,28 +92,20 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// The values of a column in their canonical form; none where it is completed later.
     fn column(&mut self, column: &Column, values: Option<ArrayRef>) -> Result<Option<ArrayRef>, IngestError> {
-        match (column.rule, values) {
-            (Rule::Org, _) => {
-                let org = self.context.org.as_str();
-                return Ok(Some(Arc::new(StringArray::new_repeated(org, self.rows))));
-            }
+        let judged: Option<ArrayRef> = match (column.rule, values) {
+            (Rule::Org, _) => Some(Arc::new(StringArray::new_repeated(self.context.org.as_str(), self.rows))),
             (Rule::IngestedAt, _) => {
                 let now = TimestampMicrosecondArray::from_value(micros(self.context.now), self.rows);
-                return Ok(Some(Arc::new(now.with_data_type(column.data_type.clone()))));
+                Some(Arc::new(now.with_data_type(column.data_type.clone())))
             }
-            (Rule::Date, _) => return Ok(None),
-            (Rule::Id, None) => {
-                let none = StringArray::new_null(self.rows);
-                return Ok(Some(Arc::new(self.minted(&none))));
+            (Rule::Id, None) => Some(Arc::new(self.minted(&StringArray::new_null(self.rows)))),
+            (Rule::Date, _) | (_, None) => None,
+            (_, Some(values)) if values.len() != self.rows || values.data_type() != column.data_type => {
+                return Err(IngestError::Internal(format!("column {} was not decoded whole", column.name)));
             }
-            (_, None) => return Ok(None),
-            (rule, Some(values)) => {
-                if values.len() != self.rows || values.data_type() != column.data_type {
-                    return Err(IngestError::Internal(format!("column {} was not decoded whole", column.name)));
-                }
-                Ok(Some(self.judge(column.name, rule, values)))
-            }
-        }
+            (rule, Some(values)) => Some(self.judge(column.name, rule, values)),
+        };
+        Ok(judged)
     }
 
     fn judge(&mut self, name: &'static str, rule: Rule, values: ArrayRef) -> ArrayRef {

@@ -251,8 +251,9 @@ mod tests {
     async fn exported(protocol: OtlpProtocol) -> (String, String, Vec<u8>) {
         let (endpoint, mut received) = sink().await;
         let headers = BTreeMap::from([("authorization".to_owned(), Secret::new("Bearer t"))]);
-        let traces =
-            Traces::start(&Otlp { endpoint: Some(endpoint), headers, sample_rate: 0.0, protocol }).unwrap().unwrap();
+        let traces = Traces::start(&Otlp { endpoint: Some(endpoint.into()), headers, sample_rate: 0.0, protocol })
+            .unwrap()
+            .unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
             let dropped = tracing::info_span!(target: "mcpg::test", "started-here");
             dropped.in_scope(|| {});
