@@ -1,7 +1,7 @@
--- Partial hourly rollups of some samples: one row an hour of event time (UTC) and series.
--- `samples` holds rows of schemas/tool_invocations.sql; the answer has the columns of schemas/tool_usage_hourly.sql.
--- Durations are summed as whole multiples of 2^-16 ms, and none as more than 2^40 s: such sums are exact in a double up to
--- 2^37 ms, so they come out the same in whatever order and batching the samples came.
+-- Which calls did each hour of event time (UTC) and series have? The partial hourly rollups of some samples.
+-- `samples` has the columns of schemas/tool_invocations.sql; the answer has those of schemas/tool_usage_hourly.sql.
+-- Durations are summed as multiples of 2^-16 ms, the longest as 2^38 s: sums of such are exact in a double up to 2^37 ms,
+-- and so the same in whatever order and batches the samples came.
 SELECT
     date_trunc('hour', started_at) AS window_start,
     org,
@@ -11,7 +11,7 @@ SELECT
     count(*) AS calls,
     count(*) FILTER (WHERE outcome IN ('client_error', 'server_error', 'timeout')) AS errors,
     count(*) FILTER (WHERE outcome IN ('policy_denied', 'quota_exceeded')) AS denials,
-    sum(round(least(duration_ms, 1099511627776000.0) * 65536.0) / 65536.0) AS sum_ms,
+    sum(floor(least(duration_ms, 274877906944000.0) * 65536.0 + 0.5) / 65536.0) AS sum_ms,
     min(duration_ms) AS min_ms,
     max(duration_ms) AS max_ms,
     latency_hist(duration_ms) AS latency,

@@ -203,17 +203,14 @@ impl Query {
     async fn answer(&mut self) -> Result<(), QueryError> {
         let limit = self.limits.time;
         let mut deadline = Instant::now() + limit;
-        let mut batches =
-            timeout_at(deadline, self.start()).await.map_err(|_| QueryError::Timeout { limit })??;
+        let mut batches = timeout_at(deadline, self.start()).await.map_err(|_| QueryError::Timeout { limit })??;
         if let Some(schema) = self.schema.take()
             && schema.send(Ok(batches.schema())).is_err()
         {
             return Ok(());
         }
         let mut rows = 0;
-        while let Some(batch) =
-            timeout_at(deadline, batches.next()).await.map_err(|_| QueryError::Timeout { limit })?
-        {
+        while let Some(batch) = timeout_at(deadline, batches.next()).await.map_err(|_| QueryError::Timeout { limit })? {
             let batch = batch.map_err(|error| QueryError::from_datafusion(&error))?;
             rows += batch.num_rows();
             if rows > self.limits.rows {
@@ -234,7 +231,8 @@ impl Query {
 
     async fn start(&self) -> Result<SendableRecordBatchStream, QueryError> {
         let checked = guard::check(&self.request.query, &self.request.params)?;
-        let state = self.sessions.open(&self.view, checked.large_values, |table| checked.tables.contains(table)).await?;
+        let state =
+            self.sessions.open(&self.view, checked.large_values, |table| checked.tables.contains(table)).await?;
         let plan = async {
             let plan = state.statement_to_plan(checked.statement).await?;
             guard::read_only().verify_plan(&plan)?;

@@ -54,7 +54,9 @@ pub enum QueryError {
     #[error("{0}")]
     Memory(String),
     /// Its answer has more rows than allowed.
-    #[error("the answer has more than {limit} rows; aggregate, filter, or page with LIMIT and a condition on started_at")]
+    #[error(
+        "the answer has more than {limit} rows; aggregate, filter, or page with LIMIT and a condition on started_at"
+    )]
     TooManyRows {
         /// The rows allowed.
         limit: usize,
@@ -147,7 +149,9 @@ impl QueryError {
     }
 
     pub(super) fn out_of_memory() -> Self {
-        Self::Memory("the query needs more memory than it may have; filter more, select fewer columns, or group by fewer".into())
+        Self::Memory(
+            "the query needs more memory than it may have; filter more, select fewer columns, or group by fewer".into(),
+        )
     }
 
     /// A parser's complaint; its place is the tail of its message.
@@ -204,7 +208,9 @@ impl QueryError {
     fn from_exhaustion(message: &str) -> Self {
         tracing::debug!(message, "a query ran out of memory or spill space");
         if message.contains("disk") || message.contains("temp") {
-            return Self::Memory("the query needs more spill space than it may have; filter more or group by fewer".into());
+            return Self::Memory(
+                "the query needs more spill space than it may have; filter more or group by fewer".into(),
+            );
         }
         Self::out_of_memory()
     }
@@ -274,7 +280,9 @@ mod tests {
 
     #[test]
     fn a_parser_fault_tells_its_place_apart_from_its_message() {
-        let error = QueryError::from_parser(&ParserError::ParserError("Expected: FROM, found: x at Line: 2, Column: 17".into()));
+        let error = QueryError::from_parser(&ParserError::ParserError(
+            "Expected: FROM, found: x at Line: 2, Column: 17".into(),
+        ));
         assert_eq!(error.position(), Some(Position { line: 2, column: 17 }));
         assert_eq!(error.to_string(), "Expected: FROM, found: x (line 2, column 17)");
     }
@@ -290,7 +298,10 @@ mod tests {
     #[test]
     fn an_error_of_our_own_survives_its_way_through_the_engine() {
         let own = QueryError::TooManyRows { limit: 7 };
-        let wrapped = DataFusionError::Context("while scanning".into(), Box::new(DataFusionError::External(Box::new(own.clone()))));
+        let wrapped = DataFusionError::Context(
+            "while scanning".into(),
+            Box::new(DataFusionError::External(Box::new(own.clone()))),
+        );
         assert_eq!(QueryError::from_datafusion(&wrapped), own);
     }
 }

@@ -101,7 +101,9 @@ fn media_range(text: &str) -> (&str, f32) {
 fn quality(ranges: &[(&str, f32)], format: Format) -> f32 {
     let media_type = format.content_type().split(';').next().unwrap_or_default();
     let specificity = |range: &str| -> Option<u8> {
-        if range.eq_ignore_ascii_case(media_type) || (format == Format::NdJson && range.eq_ignore_ascii_case("application/ndjson")) {
+        if range.eq_ignore_ascii_case(media_type)
+            || (format == Format::NdJson && range.eq_ignore_ascii_case("application/ndjson"))
+        {
             return Some(2);
         }
         let (kind, subtype) = range.split_once('/')?;
@@ -190,4 +192,3 @@ impl Encoding {
         Ok(true)
     }
 }
-

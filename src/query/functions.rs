@@ -33,22 +33,79 @@ pub(super) const MAX_VALUE_BYTES: usize = 16 << 10;
 /// Scalar functions besides the mathematical ones, of which all are offered.
 const SCALARS: &[&str] = &[
     // conditions
-    "coalesce", "greatest", "least", "nullif", "nvl", "nvl2", "arrow_typeof",
+    "coalesce",
+    "greatest",
+    "least",
+    "nullif",
+    "nvl",
+    "nvl2",
+    "arrow_typeof",
     // time
-    "current_date", "current_time", "date_bin", "date_part", "date_trunc", "from_unixtime", "make_date", "make_time", "now",
-    "to_date", "to_local_time", "to_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis", "to_timestamp_nanos",
-    "to_timestamp_seconds", "to_unixtime",
+    "current_date",
+    "current_time",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "from_unixtime",
+    "make_date",
+    "make_time",
+    "now",
+    "to_date",
+    "to_local_time",
+    "to_time",
+    "to_timestamp",
+    "to_timestamp_micros",
+    "to_timestamp_millis",
+    "to_timestamp_nanos",
+    "to_timestamp_seconds",
+    "to_unixtime",
     // text
-    "ascii", "bit_length", "btrim", "character_length", "chr", "contains", "ends_with", "find_in_set", "initcap", "left", "lower",
-    "ltrim", "octet_length", "reverse", "right", "rtrim", "split_part", "starts_with", "strpos", "substr", "substr_index", "to_hex",
+    "ascii",
+    "bit_length",
+    "btrim",
+    "character_length",
+    "chr",
+    "contains",
+    "ends_with",
+    "find_in_set",
+    "initcap",
+    "left",
+    "lower",
+    "ltrim",
+    "octet_length",
+    "reverse",
+    "right",
+    "rtrim",
+    "split_part",
+    "starts_with",
+    "strpos",
+    "substr",
+    "substr_index",
+    "to_hex",
     "upper",
     // patterns
-    "regexp_count", "regexp_instr", "regexp_like",
+    "regexp_count",
+    "regexp_instr",
+    "regexp_like",
     // bytes
-    "decode", "digest", "md5", "sha224", "sha256", "sha384", "sha512",
+    "decode",
+    "digest",
+    "md5",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
     // what array_agg makes
-    "array_distinct", "array_element", "array_has", "array_length", "array_max", "array_min", "array_position", "array_slice",
-    "array_sort", "cardinality",
+    "array_distinct",
+    "array_element",
+    "array_has",
+    "array_length",
+    "array_max",
+    "array_min",
+    "array_position",
+    "array_slice",
+    "array_sort",
+    "cardinality",
 ];
 
 /// Scalar functions whose values can be larger than their arguments, and by how much.
@@ -84,9 +141,11 @@ impl Known {
     fn new() -> Self {
         let offered = Functions::offered();
         let is_growing = |name: &str| GROWING.iter().any(|(growing, _)| *growing == name);
-        let names = |name: &str, aliases: &[String]| [name.to_owned()].into_iter().chain(aliases.to_vec()).collect::<Vec<_>>();
+        let names =
+            |name: &str, aliases: &[String]| [name.to_owned()].into_iter().chain(aliases.to_vec()).collect::<Vec<_>>();
         let all = engine_scalars();
-        let offered_names: HashSet<String> = offered.scalars.iter().flat_map(|f| names(f.name(), f.aliases())).collect();
+        let offered_names: HashSet<String> =
+            offered.scalars.iter().flat_map(|f| names(f.name(), f.aliases())).collect();
         let higher_order = SessionStateDefaults::default_higher_order_functions();
         let withheld = all.iter().flat_map(|f| names(f.name(), f.aliases()));
         let withheld = withheld.chain(higher_order.iter().flat_map(|f| names(f.name(), f.aliases())));
@@ -207,7 +266,18 @@ mod tests {
 
     #[test]
     fn what_reads_the_server_or_makes_arrays_of_nothing_is_withheld_by_all_its_names() {
-        for name in ["version", "input_file_name", "array_repeat", "list_repeat", "array_resize", "range", "generate_series", "make_array", "arrow_cast", "named_struct"] {
+        for name in [
+            "version",
+            "input_file_name",
+            "array_repeat",
+            "list_repeat",
+            "array_resize",
+            "range",
+            "generate_series",
+            "make_array",
+            "arrow_cast",
+            "named_struct",
+        ] {
             assert!(is_withheld(name), "{name}");
         }
         assert!(!is_withheld("lower") && !is_withheld("power") && !is_withheld("no_such_function"));

@@ -13,8 +13,8 @@ use std::ops::ControlFlow;
 use datafusion::execution::context::SQLOptions;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
-    Query, Select, SetExpr, Spanned, Statement, TableFactor, Value, Visit, Visitor,
+    ArrayElemTypeDef, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
+    ObjectName, Query, Select, SetExpr, Spanned, Statement, TableFactor, Value, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -78,10 +78,9 @@ pub(super) fn check_size(text: &str, limit: usize) -> Result<(), QueryError> {
 /// `query_too_large`, `invalid_query`, `sql_not_allowed` or `invalid_parameter`.
 pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> {
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| QueryError::Invalid {
-        message: error.message.clone(),
-        position: position(error.location),
-    })?;
+    let tokens = Tokenizer::new(&dialect, text)
+        .tokenize_with_location()
+        .map_err(|error| QueryError::Invalid { message: error.message.clone(), position: position(error.location) })?;
     check_tokens(&tokens)?;
     check_verb(&tokens)?;
     let mut parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
@@ -90,7 +89,10 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         return Err(QueryError::NotAllowed {
-            message: format!("a request holds one statement; a second one, or something that belongs to none, starts at {}", rest.token),
+            message: format!(
+                "a request holds one statement; a second one, or something that belongs to none, starts at {}",
+                rest.token
+            ),
             position: position(rest.span.start),
         });
     }
@@ -107,7 +109,8 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
     Ok(Checked { statement: EngineStatement::Statement(Box::new(statement)), large_values, tables })
 }
 
-const ONLY_QUERIES: &str = "only one SELECT, WITH or VALUES statement is allowed: the tables are read-only, and there are no settings";
+const ONLY_QUERIES: &str =
+    "only one SELECT, WITH or VALUES statement is allowed: the tables are read-only, and there are no settings";
 
 fn position(location: Location) -> Option<Position> {
     (location.line > 0).then_some(Position { line: location.line, column: location.column })
@@ -129,7 +132,9 @@ fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
             return too_large(format!("brackets are nested more than {MAX_NESTING} deep"));
         }
         if operators > MAX_OPERATORS {
-            return too_large(format!("the query has more than {MAX_OPERATORS} operators; a long list of values belongs in IN (…)"));
+            return too_large(format!(
+                "the query has more than {MAX_OPERATORS} operators; a long list of values belongs in IN (…)"
+            ));
         }
         if count > MAX_TOKENS {
             return too_large(format!("the query has more than {MAX_TOKENS} words and symbols"));
@@ -165,7 +170,12 @@ fn is_operator(token: &Token) -> bool {
                 | Keyword::INTERSECT
                 | Keyword::JOIN
         ),
-        Token::Comma | Token::Period | Token::SemiColon | Token::Placeholder(_) | Token::Number(..) | Token::Char(_) => false,
+        Token::Comma
+        | Token::Period
+        | Token::SemiColon
+        | Token::Placeholder(_)
+        | Token::Number(..)
+        | Token::Char(_) => false,
         Token::Whitespace(_) | Token::EOF => false,
         other => literal_text(other).is_none(),
     }
@@ -191,7 +201,9 @@ fn literal_text(token: &Token) -> Option<&str> {
         | Token::UnicodeStringLiteral(text)
         | Token::HexStringLiteral(text) => Some(text),
         Token::DollarQuotedString(quoted) => Some(&quoted.value),
-        Token::QuoteDelimitedStringLiteral(quoted) | Token::NationalQuoteDelimitedStringLiteral(quoted) => Some(&quoted.value),
+        Token::QuoteDelimitedStringLiteral(quoted) | Token::NationalQuoteDelimitedStringLiteral(quoted) => {
+            Some(&quoted.value)
+        }
         _ => None,
     }
 }
@@ -204,7 +216,9 @@ fn check_verb(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
     };
     match &first.token {
         Token::Word(word) => match word.keyword {
-            Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM | Keyword::TABLE | Keyword::NoKeyword => Ok(()),
+            Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM | Keyword::TABLE | Keyword::NoKeyword => {
+                Ok(())
+            }
             _ => Err(QueryError::NotAllowed {
                 message: format!("{} is not allowed: {ONLY_QUERIES}", word.value.to_uppercase()),
                 position: position(first.span.start),
@@ -266,10 +280,16 @@ impl Inspector {
         let name = lower(&function.name);
         let at = function.name.span().start;
         if functions::is_withheld(&name) {
-            return refuse_at(format!("the function {name} is not offered; information_schema.routines lists those that are"), at);
+            return refuse_at(
+                format!("the function {name} is not offered; information_schema.routines lists those that are"),
+                at,
+            );
         }
         if functions::gathers(&name) && function.over.is_some() {
-            return refuse_at(format!("{name} is not offered as a window function: each row would hold its whole window"), at);
+            return refuse_at(
+                format!("{name} is not offered as a window function: each row would hold its whole window"),
+                at,
+            );
         }
         self.large_values |= functions::makes_large_values(&name);
         if name.starts_with("regexp_") {
@@ -325,7 +345,9 @@ impl Visitor for Inspector {
     fn pre_visit_select(&mut self, select: &Select) -> Verdict {
         self.selects += 1;
         if self.selects > MAX_SELECTS {
-            return ControlFlow::Break(Box::new(QueryError::TooLarge(format!("the query has more than {MAX_SELECTS} SELECTs"))));
+            return ControlFlow::Break(Box::new(QueryError::TooLarge(format!(
+                "the query has more than {MAX_SELECTS} SELECTs"
+            ))));
         }
         if select.into.is_some() {
             return refuse("SELECT INTO is not offered: the tables are read-only");
@@ -342,18 +364,24 @@ impl Visitor for Inspector {
                     refuse_at(message, name.span().start)
                 }
             },
-            TableFactor::Table { .. } | TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } | TableFactor::UNNEST { .. } => {
-                ControlFlow::Continue(())
-            }
+            TableFactor::Table { .. }
+            | TableFactor::Derived { .. }
+            | TableFactor::NestedJoin { .. }
+            | TableFactor::UNNEST { .. } => ControlFlow::Continue(()),
             _ => refuse("in FROM only tables, subqueries, UNNEST, generate_series and range are offered"),
         }
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> Verdict {
-        let Some(name) = relation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.to_lowercase()) else {
+        let Some(name) = relation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.to_lowercase())
+        else {
             return ControlFlow::Continue(());
         };
-        let weight = if relation.0.len() == 1 { self.scopes.iter().rev().find_map(|scope| scope.weights.get(&name)) } else { None };
+        let weight = if relation.0.len() == 1 {
+            self.scopes.iter().rev().find_map(|scope| scope.weights.get(&name))
+        } else {
+            None
+        };
         let weight = weight.copied().unwrap_or(1);
         self.tables.insert(name);
         self.add(weight)
@@ -372,8 +400,12 @@ impl Visitor for Inspector {
                 self.large_values = true;
                 ControlFlow::Continue(())
             }
-            Expr::Cast { data_type, .. } if is_sized_array(data_type) => refuse("arrays of a fixed size are not offered"),
-            Expr::TypedString(typed) if is_sized_array(&typed.data_type) => refuse("arrays of a fixed size are not offered"),
+            Expr::Cast { data_type, .. } if is_sized_array(data_type) => {
+                refuse("arrays of a fixed size are not offered")
+            }
+            Expr::TypedString(typed) if is_sized_array(&typed.data_type) => {
+                refuse("arrays of a fixed size are not offered")
+            }
             Expr::Convert { data_type: Some(data_type), .. } if is_sized_array(data_type) => {
                 refuse("arrays of a fixed size are not offered")
             }
@@ -428,7 +460,9 @@ fn is_sized_array(data_type: &DataType) -> bool {
     match data_type {
         DataType::Array(ArrayElemTypeDef::SquareBracket(_, Some(_))) => true,
         DataType::Array(
-            ArrayElemTypeDef::SquareBracket(inner, None) | ArrayElemTypeDef::AngleBracket(inner) | ArrayElemTypeDef::Parenthesis(inner),
+            ArrayElemTypeDef::SquareBracket(inner, None)
+            | ArrayElemTypeDef::AngleBracket(inner)
+            | ArrayElemTypeDef::Parenthesis(inner),
         ) => is_sized_array(inner),
         _ => false,
     }
@@ -454,7 +488,9 @@ fn value_text(value: &Value) -> Option<&str> {
         | Value::HexStringLiteral(text)
         | Value::DoubleQuotedString(text) => Some(text),
         Value::DollarQuotedString(quoted) => Some(&quoted.value),
-        Value::QuoteDelimitedStringLiteral(quoted) | Value::NationalQuoteDelimitedStringLiteral(quoted) => Some(&quoted.value),
+        Value::QuoteDelimitedStringLiteral(quoted) | Value::NationalQuoteDelimitedStringLiteral(quoted) => {
+            Some(&quoted.value)
+        }
         Value::Boolean(_) | Value::Null | Value::Placeholder(_) => None,
     }
 }
@@ -497,7 +533,8 @@ mod tests {
     #[test]
     fn a_common_table_expression_counts_as_often_as_it_is_named() {
         let doubling = |levels: usize| {
-            let ctes = (1..=levels).map(|n| format!("t{n} AS (SELECT 1 FROM t{} a, t{} b)", n - 1, n - 1)).collect::<Vec<_>>();
+            let ctes =
+                (1..=levels).map(|n| format!("t{n} AS (SELECT 1 FROM t{} a, t{} b)", n - 1, n - 1)).collect::<Vec<_>>();
             format!("WITH t0 AS (SELECT 1), {} SELECT * FROM t{levels}", ctes.join(", "))
         };
         assert_eq!(code(&doubling(5)), "ok");

@@ -104,7 +104,8 @@ fn columns() -> Result<RecordBatch> {
 
 fn routines(functions: &Functions) -> Result<RecordBatch> {
     let scalars = functions.scalars.iter().map(|function| (function.name(), "SCALAR", function.documentation()));
-    let aggregates = functions.aggregates.iter().map(|function| (function.name(), "AGGREGATE", function.documentation()));
+    let aggregates =
+        functions.aggregates.iter().map(|function| (function.name(), "AGGREGATE", function.documentation()));
     let windows = functions.windows.iter().map(|function| (function.name(), "WINDOW", function.documentation()));
     let tables = functions.tables.iter().map(|function| (function.name(), "TABLE", None));
     let mut rows: Vec<_> = scalars.chain(aggregates).chain(windows).chain(tables).collect();

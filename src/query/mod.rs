@@ -33,7 +33,6 @@ mod views;
 mod watchdog;
 mod workers;
 
-
 pub use engine::{Engine, LocalEngine, QueryResult, SqlRequest};
 pub use error::{Position, QueryError};
 pub use limits::SqlLimits;

@@ -15,7 +15,8 @@ use super::QueryError;
 /// # Errors
 /// When a placeholder has no value, a value no placeholder, both styles are mixed, or a value is no scalar.
 pub(super) fn bind(statement: &mut Statement, params: &[Json]) -> Result<(), QueryError> {
-    let values = params.iter().enumerate().map(|(index, json)| literal(index + 1, json)).collect::<Result<Vec<_>, _>>()?;
+    let values =
+        params.iter().enumerate().map(|(index, json)| literal(index + 1, json)).collect::<Result<Vec<_>, _>>()?;
     let mut binder = Binder { used: vec![false; values.len()], values, anonymous: 0, numbered: false };
     if let ControlFlow::Break(message) = statement.visit(&mut binder) {
         return Err(QueryError::InvalidParameter(message));

@@ -15,12 +15,12 @@ use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Column, DFSchema, Result, ScalarValue, Statistics, plan_err};
 use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
@@ -95,11 +95,16 @@ impl EventTable {
         let Some((date, stored)) = self.schema.fields().split_last() else {
             return plan_err!("a table without columns");
         };
-        let table_schema = TableSchema::builder(Arc::new(Schema::new(stored.to_vec()))).with_table_partition_cols(vec![Arc::clone(date)]).build();
+        let table_schema = TableSchema::builder(Arc::new(Schema::new(stored.to_vec())))
+            .with_table_partition_cols(vec![Arc::clone(date)])
+            .build();
         let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
         let late = filters.iter().any(is_selective);
         let source = ParquetSource::new(table_schema)
-            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(Arc::clone(&self.store), cache)))
+            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(
+                Arc::clone(&self.store),
+                cache,
+            )))
             .with_enable_page_index(true)
             .with_bloom_filter_on_read(true)
             .with_pushdown_filters(late)
@@ -116,7 +121,11 @@ impl EventTable {
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    fn scan_live(&self, state: &dyn Session, projection: Option<&Vec<usize>>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    fn scan_live(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(first) = self.live.first() else { return Ok(None) };
         let mut partitions = vec![Vec::new(); state.config().target_partitions().clamp(1, self.live.len())];
         let count = partitions.len();
@@ -172,13 +181,15 @@ impl TableProvider for EventTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let files = self.files_for(state, filters)?;
-        let stored = if files.is_empty() { None } else { Some(self.scan_files(state, &files, projection, filters, limit)?) };
+        let stored =
+            if files.is_empty() { None } else { Some(self.scan_files(state, &files, projection, filters, limit)?) };
         let live = self.scan_live(state, projection)?;
         Ok(match (stored, live) {
             (Some(stored), Some(live)) => UnionExec::try_new(vec![stored, live])?,
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => {
-                let schema = projection.map_or_else(|| Ok(Arc::clone(&self.schema)), |p| self.schema.project(p).map(Arc::new))?;
+                let schema = projection
+                    .map_or_else(|| Ok(Arc::clone(&self.schema)), |p| self.schema.project(p).map(Arc::new))?;
                 Arc::new(EmptyExec::new(schema))
             }
         })

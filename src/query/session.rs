@@ -116,7 +116,12 @@ impl Sessions {
     }
 
     /// A rollup table, merged from its files and its live samples.
-    async fn rollup(&self, granularity: Granularity, stored: &Schema, state: &TableState) -> Result<Arc<dyn TableProvider>> {
+    async fn rollup(
+        &self,
+        granularity: Granularity,
+        stored: &Schema,
+        state: &TableState,
+    ) -> Result<Arc<dyn TableProvider>> {
         let samples = self.samples(Arc::default(), state)?;
         let fresh = self.view_of(partials_sql(granularity), [(SAMPLES.to_owned(), samples)].into()).await?;
         let files: Arc<dyn TableProvider> = Arc::new(EventTable::new(

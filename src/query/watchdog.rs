@@ -50,7 +50,9 @@ impl Watchdog {
     pub(super) fn start(bound: u64, resident: ReadResident) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watching = Arc::clone(&shared);
-        std::thread::Builder::new().name("mcpg-sql-memory".to_owned()).spawn(move || watch(&watching, bound, resident))?;
+        std::thread::Builder::new()
+            .name("mcpg-sql-memory".to_owned())
+            .spawn(move || watch(&watching, bound, resident))?;
         Ok(Self(shared))
     }
 
@@ -102,7 +104,11 @@ fn watch(shared: &Shared, bound: u64, resident: ReadResident) {
         watched = shared.changed.wait_timeout(watched, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
         let Some(bytes) = resident().filter(|bytes| *bytes > bound) else { continue };
         if let Some((_, youngest)) = watched.running.iter().rev().find(|(_, stop)| !stop.is_cancelled()) {
-            tracing::warn!(resident_bytes = bytes, bound, "stopping the youngest query: the process is past its memory bound");
+            tracing::warn!(
+                resident_bytes = bytes,
+                bound,
+                "stopping the youngest query: the process is past its memory bound"
+            );
             youngest.cancel();
         }
     }

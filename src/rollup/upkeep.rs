@@ -1,10 +1,25 @@
-//! (to be written)
-use arrow::record_batch::RecordBatch;
+//! The partial rollups of a flush: the SQL of `queries/rollup_*.sql` over the samples that it writes.
+//!
+//! A partial holds one row for each window and series that the samples touch. A late sample is in no way special: its row
+//! is of the hour and the day that it belongs to, and merges with the partials written before. Readers merge the partials of
+//! all flushes by sum, least, greatest and `latency_merge`; since each of these is exact and the same in any order, so
+//! are the rollups, however the samples were batched.
 
-use super::{Granularity, RollupError};
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{SessionConfig, SessionContext, col};
+
+use super::{Granularity, RollupError, aggregate_functions};
 use crate::model::schema::schemas;
 
-/// The SQL over a table `samples` of canonical batches that gives partial rollups.
+/// The query that makes partial rollups: over a table `samples` of the columns of `tool_invocations`, it gives the columns of
+/// `tool_usage_hourly` or `tool_usage_daily`. It needs the functions of [`aggregate_functions`].
 pub const fn partials_sql(granularity: Granularity) -> &'static str {
     match granularity {
         Granularity::Hour => include_str!("../../queries/rollup_hourly.sql"),
@@ -12,15 +27,35 @@ pub const fn partials_sql(granularity: Granularity) -> &'static str {
     }
 }
 
-/// The partial rollups of some canonical batches: rows of `tool_usage_hourly` or `tool_usage_daily`.
+/// The partial rollups of some canonical batches of one org: rows of exactly the schema of `tool_usage_hourly` or
+/// `tool_usage_daily`, ordered by window, plugin, tool and workspace.
 ///
 /// # Errors
-/// When the query fails.
+/// When a batch is not of the canonical schema, or the query fails.
 pub async fn partials(granularity: Granularity, batches: &[RecordBatch]) -> Result<RecordBatch, RollupError> {
-    let _ = batches;
+    let all = schemas()?;
     let schema = match granularity {
-        Granularity::Hour => &schemas()?.tool_usage_hourly,
-        Granularity::Day => &schemas()?.tool_usage_daily,
+        Granularity::Hour => &all.tool_usage_hourly,
+        Granularity::Day => &all.tool_usage_daily,
     };
-    Ok(RecordBatch::new_empty(schema.clone()))
+    let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    aggregate_functions().iter().for_each(|function| ctx.register_udaf(function.as_ref().clone()));
+    let samples = MemTable::try_new(Arc::clone(&all.tool_invocations), vec![batches.to_vec()])?;
+    ctx.register_table("samples", Arc::new(samples))?;
+    let order = ["window_start", "plugin", "tool", "workspace"].map(|column| col(column).sort(true, false));
+    let rows = ctx.sql(partials_sql(granularity)).await?.sort(order.to_vec())?.collect().await?;
+    let parts = rows.iter().map(|rows| conform(rows, schema)).collect::<Result<Vec<_>, _>>()?;
+    Ok(concat_batches(schema, &parts).map_err(DataFusionError::from)?)
+}
+
+/// The same rows in the table's own types and nullability.
+fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
+    let column = |name: &str| rows.column_by_name(name).ok_or_else(|| missing(name));
+    let columns = schema.fields().iter().map(|field| Ok(cast(column(field.name())?, field.data_type())?));
+    let columns = columns.collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
+
+fn missing(name: &str) -> DataFusionError {
+    DataFusionError::Internal(format!("the rollup query gives no column `{name}`"))
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Date32Array, FixedSizeBinaryArray, Float64Array, Int64Array,
-    LargeBinaryArray, LargeStringArray, StringArray, StringViewArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Date32Array, FixedSizeBinaryArray,
+    Float64Array, Int64Array, LargeBinaryArray, LargeStringArray, StringArray, StringViewArray, StructArray,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -33,8 +34,14 @@ pub(super) enum Column {
     Date(Date32Array),
     /// Decimals and integers past 64 bits: their digits are a JSON number.
     Number(ArrayRef),
-    List { lists: ArrayRef, items: Vec<Column> },
-    Struct { rows: StructArray, fields: Vec<(String, Column)> },
+    List {
+        lists: ArrayRef,
+        items: Vec<Column>,
+    },
+    Struct {
+        rows: StructArray,
+        fields: Vec<(String, Column)>,
+    },
     /// Times, intervals and all else: as the engine shows it, in quotes.
     Other(ArrayRef),
     Null,
@@ -50,10 +57,16 @@ impl Column {
         Ok(match array.data_type() {
             DataType::Null => Self::Null,
             DataType::Boolean => Self::Boolean(array.as_boolean().clone()),
-            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => {
-                Self::Int(cast_to(&DataType::Int64)?.as_primitive().clone())
+            DataType::Int8
+            | DataType::Int16
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::UInt8
+            | DataType::UInt16
+            | DataType::UInt32 => Self::Int(cast_to(&DataType::Int64)?.as_primitive().clone()),
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+                Self::Float(cast_to(&DataType::Float64)?.as_primitive().clone())
             }
-            DataType::Float16 | DataType::Float32 | DataType::Float64 => Self::Float(cast_to(&DataType::Float64)?.as_primitive().clone()),
             DataType::Utf8 => Self::Text(array.as_string().clone()),
             DataType::Utf8View => Self::TextView(array.as_string_view().clone()),
             DataType::LargeUtf8 => Self::LargeText(array.as_string().clone()),
@@ -62,13 +75,15 @@ impl Column {
             DataType::LargeBinary => Self::LargeBytes(array.as_binary().clone()),
             DataType::FixedSizeBinary(_) => Self::FixedBytes(array.as_fixed_size_binary().clone()),
             DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Other(Arc::clone(array)),
-            DataType::Timestamp(_, zone) => {
-                Self::Timestamp(cast_to(&DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?.as_primitive().clone())
-            }
+            DataType::Timestamp(_, zone) => Self::Timestamp(
+                cast_to(&DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?.as_primitive().clone(),
+            ),
             DataType::Date32 | DataType::Date64 => Self::Date(cast_to(&DataType::Date32)?.as_primitive().clone()),
-            DataType::UInt64 | DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
-                Self::Number(Arc::clone(array))
-            }
+            DataType::UInt64
+            | DataType::Decimal32(..)
+            | DataType::Decimal64(..)
+            | DataType::Decimal128(..)
+            | DataType::Decimal256(..) => Self::Number(Arc::clone(array)),
             DataType::List(_) => {
                 let lists = array.as_list::<i32>();
                 let items = lists.iter().map(|item| item.map_or(Ok(Self::Null), |item| Self::new(&item)));
@@ -130,7 +145,9 @@ impl Column {
             Self::LargeText(array) => write_json_text(array.value(row), out),
             Self::List { items, .. } => {
                 out.push(b'[');
-                let (Some(items), length) = (items.get(row), self.length(row)) else { return Err(QueryError::Internal) };
+                let (Some(items), length) = (items.get(row), self.length(row)) else {
+                    return Err(QueryError::Internal);
+                };
                 for item in 0..length {
                     if item > 0 {
                         out.push(b',');
@@ -193,7 +210,8 @@ impl Column {
                 write_display(&date, out)?;
             }
             Self::Number(array) | Self::Other(array) => {
-                let shown = ArrayFormatter::try_new(array.as_ref(), &DISPLAY).map_err(|error| QueryError::from_arrow(&error))?;
+                let shown = ArrayFormatter::try_new(array.as_ref(), &DISPLAY)
+                    .map_err(|error| QueryError::from_arrow(&error))?;
                 let text = shown.value(row).try_to_string().map_err(|error| QueryError::from_arrow(&error))?;
                 out.extend_from_slice(text.as_bytes());
             }
@@ -217,7 +235,13 @@ impl Column {
 /// The shortest digits that read back as the same number; whole numbers without a point.
 fn write_float(value: f64, out: &mut Vec<u8>) {
     if !value.is_finite() {
-        let name: &[u8] = if value.is_nan() { b"NaN" } else if value > 0.0 { b"Infinity" } else { b"-Infinity" };
+        let name: &[u8] = if value.is_nan() {
+            b"NaN"
+        } else if value > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        };
         out.extend_from_slice(name);
         return;
     }

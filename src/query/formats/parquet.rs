@@ -25,14 +25,17 @@ impl File {
     pub(super) fn new(schema: &Schema) -> Result<Self, QueryError> {
         let schema = types::without_views(schema);
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-        let writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&schema), Some(properties)).map_err(|error| unwritable(&error))?;
+        let writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&schema), Some(properties))
+            .map_err(|error| unwritable(&error))?;
         Ok(Self { schema, writer: Some(writer) })
     }
 }
 
 /// Some types have no Parquet form.
 fn unwritable(error: &ParquetError) -> QueryError {
-    QueryError::invalid(format!("the answer cannot be written as Parquet ({error}); cast the column, or ask for another format"))
+    QueryError::invalid(format!(
+        "the answer cannot be written as Parquet ({error}); cast the column, or ask for another format"
+    ))
 }
 
 impl Encoder for File {

@@ -61,7 +61,9 @@ impl Growth {
                 let occurrences = first / bytes(1).max(1) + 1;
                 first.saturating_add(occurrences.saturating_mul(bytes(2)))
             }
-            Self::ReplaceMatches => first.saturating_add(first.saturating_mul(2).saturating_add(1).saturating_mul(bytes(2))),
+            Self::ReplaceMatches => {
+                first.saturating_add(first.saturating_mul(2).saturating_add(1).saturating_mul(bytes(2)))
+            }
             Self::Groups => first.saturating_mul(bytes(1) / 2 + 1),
             Self::Format => bytes(1).saturating_mul(16),
             Self::Join => first.saturating_add(number(0).saturating_mul(bytes(1))),
@@ -106,7 +108,9 @@ impl Sizes {
 
 /// The bytes of each value: of text and bytes their length, of lists what their elements take, of all else a few.
 fn byte_sizes(array: &ArrayRef) -> Vec<usize> {
-    let lengths = |length: &dyn Fn(usize) -> usize| (0..array.len()).map(|row| if array.is_null(row) { 0 } else { length(row) }).collect();
+    let lengths = |length: &dyn Fn(usize) -> usize| {
+        (0..array.len()).map(|row| if array.is_null(row) { 0 } else { length(row) }).collect()
+    };
     match array.data_type() {
         DataType::Utf8 => lengths(&|row| array.as_string::<i32>().value(row).len()),
         DataType::LargeUtf8 => lengths(&|row| array.as_string::<i64>().value(row).len()),

@@ -63,7 +63,10 @@ impl AggregateUDFImpl for BoundedAggregate {
         self.0.order_sensitivity()
     }
 
-    fn with_beneficial_ordering(self: Arc<Self>, beneficial_ordering: bool) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
+    fn with_beneficial_ordering(
+        self: Arc<Self>,
+        beneficial_ordering: bool,
+    ) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
         let ordered = AggregateUDF::clone(&self.0).with_beneficial_ordering(beneficial_ordering)?;
         Ok(ordered.map(|inner| Arc::new(Self(Arc::new(inner))) as _))
     }

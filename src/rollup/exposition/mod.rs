@@ -1,7 +1,33 @@
-//! (to be written)
+//! What a scrape answers: the running totals in the three formats that Prometheus and its kin read.
+//!
+//! | family | kind | of |
+//! |---|---|---|
+//! | `mcpg_tool_calls_total` | counter | each (workspace, plugin, tool): every call |
+//! | `mcpg_tool_errors_total` | counter | the same: calls that failed; a denied call is no error |
+//! | `mcpg_tool_latency_ms` | gauge | each (plugin, tool): quantiles of the open window and the one before it together |
+//! | `mcpg_tool_denials_total` | counter | as calls: calls that policy or a quota did not allow |
+//! | `mcpg_tool_duration_seconds` | histogram | as calls: durations |
+//! | `mcpg_metrics_series_overflowed` | gauge | the org: series past the cap, folded into one |
+//!
+//! Every family is always there, with or without series. The classic buckets of the histogram end at powers of two seconds,
+//! which are bounds of our own buckets, so their counts are exact. The protobuf format carries those and the native
+//! histogram of schema 6, bucket for bucket as it is held.
+//!
+//! A scrape costs what there are of series, whatever the number of samples. It makes no copy of the totals: label texts were
+//! put into form when the series was first seen.
+//!
+//! Sources: the Prometheus text format 0.0.4, OpenMetrics 1.0, `io/prometheus/client/metrics.proto` of Prometheus'
+//! client model.
+
+mod negotiation;
+mod protobuf;
+mod text;
+
 use bytes::Bytes;
 
-use super::{Granularity, RunningTotals};
+use super::totals::{RunningTotals, Tool};
+use super::{Granularity, Histogram};
+use text::Dialect;
 
 /// A format of exposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,18 +36,12 @@ pub enum Format {
     Text004,
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Delimited `io.prometheus.client.MetricFamily` messages.
+    /// Delimited `io.prometheus.client.MetricFamily` messages, with native histograms.
     Protobuf,
 }
 
 impl Format {
-    /// The format that an `Accept` header asks for; text 0.0.4 when it names none of ours.
-    pub fn negotiate(accept: Option<&str>) -> Self {
-        let _ = accept;
-        Self::Text004
-    }
-
-    /// The `Content-Type` of the answer.
+    /// The `Content-Type` of an answer in this format.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Text004 => "text/plain; version=0.0.4; charset=utf-8",
@@ -33,8 +53,76 @@ impl Format {
     }
 }
 
-/// The answer to a scrape at `now` (microseconds since the Unix epoch).
+/// The answer to a scrape at `now`, in microseconds since the Unix epoch; `granularity` says of which windows the latency
+/// gauges are.
 pub fn render(totals: &RunningTotals, granularity: Granularity, now: i64, format: Format) -> Bytes {
-    let _ = (totals, granularity, now, format);
-    Bytes::new()
+    let scrape = Scrape { totals, granularity, now };
+    Bytes::from(match format {
+        Format::Text004 => text::render(&scrape, Dialect::Text004),
+        Format::OpenMetrics => text::render(&scrape, Dialect::OpenMetrics),
+        Format::Protobuf => protobuf::render(&scrape),
+    })
 }
+
+/// The name of a family and what is said of it.
+#[derive(Debug, Clone, Copy)]
+struct Family {
+    /// Without the suffix `_total` that a counter's samples have.
+    name: &'static str,
+    help: &'static str,
+}
+
+const CALLS: Family = Family { name: "mcpg_tool_calls", help: "Total tool invocations" };
+const ERRORS: Family = Family { name: "mcpg_tool_errors", help: "Total tool errors" };
+const LATENCY: Family = Family { name: "mcpg_tool_latency_ms", help: "Tool latency quantiles" };
+const DENIALS: Family = Family { name: "mcpg_tool_denials", help: "Total tool invocations denied by policy or quota" };
+const DURATION: Family = Family { name: "mcpg_tool_duration_seconds", help: "Tool invocation durations" };
+const OVERFLOWED: Family = Family {
+    name: "mcpg_metrics_series_overflowed",
+    help: "Series past the cap, counted together under plugin and tool __other__",
+};
+
+/// The quantiles of the latency gauge, and their label.
+const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.95, "0.95"), (0.99, "0.99")];
+
+/// The classic buckets end at 2 to these powers seconds: 4 ms, 16 ms, 63 ms, 125 ms, 250 ms, 500 ms, 1 s, 4 s, 16 s, 64 s.
+const BUCKET_EXPONENTS: [i8; 10] = [-8, -6, -4, -3, -2, -1, 0, 2, 4, 6];
+
+/// The upper bounds of the classic buckets, in seconds.
+fn bucket_bounds() -> [f64; BUCKET_EXPONENTS.len()] {
+    BUCKET_EXPONENTS.map(|exponent| f64::exp2(exponent.into()))
+}
+
+/// What one scrape shows.
+struct Scrape<'a> {
+    totals: &'a RunningTotals,
+    granularity: Granularity,
+    now: i64,
+}
+
+impl<'a> Scrape<'a> {
+    /// Calls `f` with each tool that had calls in the windows shown, and with its quantiles in milliseconds.
+    fn for_each_latency(&self, mut f: impl FnMut(&'a Tool, [f64; QUANTILES.len()])) {
+        let mut merged = Histogram::new();
+        for tool in self.totals.tools() {
+            let mut windows = tool.windows.shown(self.granularity, self.now);
+            let (Some(first), second) = (windows.next(), windows.next()) else { continue };
+            let latency = match second {
+                None => first,
+                Some(second) => {
+                    merged.clear();
+                    merged.merge(first);
+                    merged.merge(second);
+                    &merged
+                }
+            };
+            let quantiles = QUANTILES.map(|(q, _)| latency.quantile(q));
+            if let [Some(median), Some(p95), Some(p99)] = quantiles {
+                f(tool, [median, p95, p99]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

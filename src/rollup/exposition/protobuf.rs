@@ -1,0 +1,234 @@
+//! The protobuf format: `io.prometheus.client.MetricFamily` messages, each after its length.
+//!
+//! A histogram has both kinds of buckets: the classic ones for who does not know the others, and the native ones, of
+//! schema 6. A native bucket's index in Prometheus is one above ours, since Prometheus counts by upper bound. Runs of
+//! non-empty buckets are spans; a gap of one or two empty buckets is filled up, since a new span would take more bytes.
+//!
+//! The messages are written field by field rather than built up as objects first: a scrape of 10,000 series has a million
+//! buckets.
+
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use super::{BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Family, LATENCY, OVERFLOWED, QUANTILES, Scrape};
+use crate::rollup::histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};
+use crate::rollup::labels::{Labels, put_delimited, put_label};
+use crate::rollup::totals::Series;
+
+/// Field numbers of `MetricFamily`.
+mod family {
+    pub(super) const NAME: u32 = 1;
+    pub(super) const HELP: u32 = 2;
+    pub(super) const TYPE: u32 = 3;
+    pub(super) const METRIC: u32 = 4;
+}
+
+/// Field numbers of `Metric` and of the messages `Counter` and `Gauge`, whose one field is their value.
+mod metric {
+    pub(super) const GAUGE: u32 = 2;
+    pub(super) const COUNTER: u32 = 3;
+    pub(super) const HISTOGRAM: u32 = 7;
+    pub(super) const VALUE: u32 = 1;
+}
+
+/// Field numbers of `Histogram`, `Bucket` and `BucketSpan`.
+mod histogram {
+    pub(super) const SAMPLE_COUNT: u32 = 1;
+    pub(super) const SAMPLE_SUM: u32 = 2;
+    pub(super) const BUCKET: u32 = 3;
+    pub(super) const SCHEMA: u32 = 5;
+    pub(super) const ZERO_THRESHOLD: u32 = 6;
+    pub(super) const ZERO_COUNT: u32 = 7;
+    pub(super) const POSITIVE_SPAN: u32 = 12;
+    pub(super) const POSITIVE_DELTA: u32 = 13;
+    pub(super) const BUCKET_CUMULATIVE_COUNT: u32 = 1;
+    pub(super) const BUCKET_UPPER_BOUND: u32 = 2;
+    pub(super) const SPAN_OFFSET: u32 = 1;
+    pub(super) const SPAN_LENGTH: u32 = 2;
+}
+
+/// Values of the enum `MetricType`.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 4,
+}
+
+/// Gaps of so many empty buckets are filled up.
+const FILLED_GAP: i16 = 2;
+
+/// The whole answer.
+pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
+    let mut page = Page::default();
+    page.counter(scrape, CALLS, |series| series.latency.count());
+    page.counter(scrape, ERRORS, |series| series.errors);
+    page.latency(scrape);
+    page.counter(scrape, DENIALS, |series| series.denials);
+    page.durations(scrape);
+    page.overflowed(scrape);
+    page.out
+}
+
+/// An answer in the making. What is nested is written apart first, since its length stands before it; the memory for that is
+/// used again and again.
+#[derive(Default)]
+struct Page {
+    out: Vec<u8>,
+    family: Vec<u8>,
+    metric: Vec<u8>,
+    value: Vec<u8>,
+    native: Native,
+}
+
+impl Page {
+    fn begin(&mut self, family: Family, suffix: &str, kind: Kind) {
+        self.family.clear();
+        put_delimited(&mut self.family, family::NAME, format!("{}{suffix}", family.name).as_bytes());
+        put_delimited(&mut self.family, family::HELP, family.help.as_bytes());
+        put_varint_field(&mut self.family, family::TYPE, kind as u64);
+    }
+
+    fn end(&mut self) {
+        encode_varint(self.family.len() as u64, &mut self.out);
+        self.out.extend_from_slice(&self.family);
+    }
+
+    /// Appends a metric whose labels are in `metric`, and whose value of the field `kind` is in `value`.
+    fn end_metric(&mut self, kind: u32) {
+        put_delimited(&mut self.metric, kind, &self.value);
+        put_delimited(&mut self.family, family::METRIC, &self.metric);
+    }
+
+    fn simple(&mut self, labels: &Labels, kind: u32, value: f64) {
+        self.metric.extend_from_slice(&labels.protobuf);
+        self.value.clear();
+        put_double(&mut self.value, metric::VALUE, value);
+        self.end_metric(kind);
+        self.metric.clear();
+    }
+
+    fn counter(&mut self, scrape: &Scrape<'_>, family: Family, value: impl Fn(&Series) -> u64) {
+        self.begin(family, "_total", Kind::Counter);
+        for series in scrape.totals.series() {
+            self.simple(&series.labels, metric::COUNTER, value(series) as f64);
+        }
+        self.end();
+    }
+
+    fn latency(&mut self, scrape: &Scrape<'_>) {
+        self.begin(LATENCY, "", Kind::Gauge);
+        scrape.for_each_latency(|tool, quantiles| {
+            for ((_, label), ms) in QUANTILES.iter().zip(quantiles) {
+                put_label(&mut self.metric, "quantile", label);
+                self.simple(&tool.labels, metric::GAUGE, ms);
+            }
+        });
+        self.end();
+    }
+
+    fn durations(&mut self, scrape: &Scrape<'_>) {
+        self.begin(DURATION, "", Kind::Histogram);
+        let bounds = super::bucket_bounds();
+        for series in scrape.totals.series() {
+            self.metric.extend_from_slice(&series.labels.protobuf);
+            self.value.clear();
+            self.put_classic(&series.latency, bounds);
+            self.put_native(&series.latency);
+            self.end_metric(metric::HISTOGRAM);
+            self.metric.clear();
+        }
+        self.end();
+    }
+
+    fn put_classic(&mut self, latency: &Histogram, bounds: [f64; BUCKET_EXPONENTS.len()]) {
+        let value = &mut self.value;
+        put_varint_field(value, histogram::SAMPLE_COUNT, latency.count());
+        put_double(value, histogram::SAMPLE_SUM, latency.sum_ms() / 1000.0);
+        let mut bucket = Vec::with_capacity(24);
+        for (bound, calls) in bounds.into_iter().zip(latency.cumulative(BUCKET_EXPONENTS)) {
+            bucket.clear();
+            put_varint_field(&mut bucket, histogram::BUCKET_CUMULATIVE_COUNT, calls);
+            put_double(&mut bucket, histogram::BUCKET_UPPER_BOUND, bound);
+            put_delimited(value, histogram::BUCKET, &bucket);
+        }
+    }
+
+    fn put_native(&mut self, latency: &Histogram) {
+        let value = &mut self.value;
+        put_varint_field(value, histogram::SCHEMA, zigzag(SCALE.into()));
+        put_double(value, histogram::ZERO_THRESHOLD, ZERO_THRESHOLD_SECONDS);
+        put_varint_field(value, histogram::ZERO_COUNT, latency.zero_count());
+        self.native.fill(latency);
+        let mut span = Vec::with_capacity(16);
+        for &(offset, length) in &self.native.spans {
+            span.clear();
+            put_varint_field(&mut span, histogram::SPAN_OFFSET, zigzag(offset));
+            put_varint_field(&mut span, histogram::SPAN_LENGTH, length);
+            put_delimited(value, histogram::POSITIVE_SPAN, &span);
+        }
+        put_delimited(value, histogram::POSITIVE_DELTA, &self.native.deltas);
+    }
+
+    fn overflowed(&mut self, scrape: &Scrape<'_>) {
+        self.begin(OVERFLOWED, "", Kind::Gauge);
+        let labels = Labels::new([("org", scrape.totals.org().as_str())]);
+        self.simple(&labels, metric::GAUGE, scrape.totals.overflowed_series() as f64);
+        self.end();
+    }
+}
+
+/// The native buckets of a histogram, in spans.
+#[derive(Default)]
+struct Native {
+    /// For each span, the empty buckets before it (the first: its index), and its length.
+    spans: Vec<(i64, u64)>,
+    /// Each bucket's count less that of the bucket before, packed.
+    deltas: Vec<u8>,
+}
+
+impl Native {
+    fn fill(&mut self, latency: &Histogram) {
+        self.spans.clear();
+        self.deltas.clear();
+        let mut previous_count = 0;
+        let mut expected = None;
+        for (index, count) in latency.buckets() {
+            // Prometheus names a bucket by the power that it ends at, one above the power that it starts at.
+            let index = index + 1;
+            let gap = index - expected.unwrap_or(index);
+            match self.spans.last_mut() {
+                Some((_, length)) if gap <= FILLED_GAP => {
+                    for _ in 0..gap {
+                        encode_varint(zigzag(0 - previous_count), &mut self.deltas);
+                        previous_count = 0;
+                        *length += 1;
+                    }
+                    *length += 1;
+                }
+                Some(_) => self.spans.push((gap.into(), 1)),
+                None => self.spans.push((index.into(), 1)),
+            }
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            encode_varint(zigzag(count - previous_count), &mut self.deltas);
+            previous_count = count;
+            expected = Some(index + 1);
+        }
+    }
+}
+
+/// Appends a field of a number.
+fn put_varint_field(out: &mut Vec<u8>, field: u32, value: u64) {
+    encode_key(field, WireType::Varint, out);
+    encode_varint(value, out);
+}
+
+/// Appends a field of type `double`.
+fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
+    encode_key(field, WireType::SixtyFourBit, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// A signed number as `sint32` and `sint64` have it.
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
