@@ -26,6 +26,7 @@ mod malformed;
 mod power_cut;
 mod privacy;
 mod scrape;
+mod simulation;
 mod sql;
 mod store_hang;
 mod two_nodes;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use saphyr::{LoadableYamlNode, Scalar, Yaml};
-use serde_json::{Value, json};
+use saphyr_parser::{Event, Parser, ScalarStyle};
+use serde_json::{Map, Value};
 
 /// The documents of every YAML file in `tests/it/cases/<folder>`, with the name of their file, in the files' order.
 pub(crate) fn cases(folder: &str) -> Vec<(String, Value)> {
@@ -15,23 +15,52 @@ pub(crate) fn cases(folder: &str) -> Vec<(String, Value)> {
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();
-        let documents = Yaml::load_from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
-        found.extend(documents.iter().map(|document| (name.clone(), to_json(document))));
+        let mut events = Parser::new_from_str(&text).map(|event| event.unwrap_or_else(|e| panic!("{name}: {e}")).0);
+        while let Some(event) = events.next() {
+            if let Event::DocumentStart(_) = event {
+                let root = events.next().unwrap();
+                found.push((name.clone(), node(root, &mut events)));
+            }
+        }
     }
     found
 }
 
-fn to_json(node: &Yaml<'_>) -> Value {
-    match node {
-        Yaml::Value(Scalar::Null) => Value::Null,
-        Yaml::Value(Scalar::Boolean(value)) => json!(value),
-        Yaml::Value(Scalar::Integer(value)) => json!(value),
-        Yaml::Value(Scalar::FloatingPoint(value)) => json!(value.into_inner()),
-        Yaml::Value(Scalar::String(value)) => json!(value),
-        Yaml::Sequence(items) => items.iter().map(to_json).collect(),
-        Yaml::Mapping(entries) => {
-            entries.iter().map(|(key, value)| (key.as_str().unwrap().to_owned(), to_json(value))).collect()
+/// The node that starts with `event`.
+fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> Value {
+    match event {
+        Event::Scalar(text, style, ..) if style == ScalarStyle::Plain => plain(&text),
+        Event::Scalar(text, ..) => Value::String(text.into_owned()),
+        Event::SequenceStart(..) => {
+            let mut items = Vec::new();
+            loop {
+                match events.next().unwrap() {
+                    Event::SequenceEnd => return Value::Array(items),
+                    item => items.push(node(item, events)),
+                }
+            }
+        }
+        Event::MappingStart(..) => {
+            let mut entries = Map::new();
+            loop {
+                match events.next().unwrap() {
+                    Event::MappingEnd => return Value::Object(entries),
+                    Event::Scalar(key, ..) => {
+                        let first = events.next().unwrap();
+                        entries.insert(key.into_owned(), node(first, events));
+                    }
+                    other => panic!("a key is a plain text, not {other:?}"),
+                }
+            }
         }
         other => panic!("no plain YAML: {other:?}"),
+    }
+}
+
+/// A word without quotes: null, a boolean or a number if it reads as one, else text.
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" => Value::Null,
+        word => serde_json::from_str(word).ok().filter(|value: &Value| !value.is_string()).unwrap_or_else(|| word.into()),
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 /// What goes wrong at the write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(super) enum Fault {
     /// It fails, and nothing is written.
     Refused,
     /// It is written, and the answer is an error all the same.
@@ -35,13 +35,13 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 6] =
+    pub(super) const ALL: [Self; 6] =
         [Self::Refused, Self::AnswerLost, Self::Torn, Self::Slow, Self::DiesBefore, Self::DiesAfter];
 }
 
 /// One process's view of the shared objects.
 #[derive(Debug)]
-pub struct FaultyStore {
+pub(super) struct FaultyStore {
     objects: Arc<InMemory>,
     writes: AtomicUsize,
     fault: Option<(usize, Fault)>,
@@ -51,31 +51,31 @@ pub struct FaultyStore {
 
 impl FaultyStore {
     /// A process on `objects` that meets `fault` at its write of that number, counted from 0.
-    pub fn new(objects: &Arc<InMemory>, fault: Option<(usize, Fault)>) -> Arc<Self> {
+    pub(super) fn new(objects: &Arc<InMemory>, fault: Option<(usize, Fault)>) -> Arc<Self> {
         let objects = Arc::clone(objects);
         Arc::new(Self { objects, writes: AtomicUsize::new(0), fault, dead: AtomicBool::new(false), frozen: watch::Sender::new(false) })
     }
 
     /// Writes tried so far.
-    pub fn writes(&self) -> usize {
+    pub(super) fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
     }
 
-    pub fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
     }
 
     /// The process dies: nothing it still tries reaches the store.
-    pub fn die(&self) {
+    pub(super) fn die(&self) {
         self.dead.store(true, Ordering::SeqCst);
     }
 
     /// The process is stopped, as by SIGSTOP, until it is thawed: whatever it tries waits.
-    pub fn freeze(&self) {
+    pub(super) fn freeze(&self) {
         self.frozen.send_replace(true);
     }
 
-    pub fn thaw(&self) {
+    pub(super) fn thaw(&self) {
         self.frozen.send_replace(false);
     }
 

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::store::FaultyStore;
 
-pub const ORGS: [&str; 2] = ["acme", "other"];
+pub(super) const ORGS: [&str; 2] = ["acme", "other"];
 const BEGAN: i64 = 1_700_000_000_000_000;
 const CONFIG: &str = "
 orgs: [{ name: acme }, { name: other }]
@@ -36,7 +36,7 @@ flush: { interval: 300ms }
 ";
 
 /// Runs a play in virtual time, on one thread.
-pub fn run<T>(play: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(play: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(play)
 }
 
@@ -60,7 +60,7 @@ impl Random for SeededRandom {
 }
 
 /// `rows` canonical samples whose ids are made of `key`, one tool for each key modulo 5.
-pub fn batch(key: u64, rows: usize) -> RecordBatch {
+pub(super) fn batch(key: u64, rows: usize) -> RecordBatch {
     let schema = &schemas().unwrap().tool_invocations;
     let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
@@ -87,13 +87,14 @@ pub fn batch(key: u64, rows: usize) -> RecordBatch {
 }
 
 /// A control-plane process.
-pub struct Node {
-    pub store: Arc<FaultyStore>,
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) store: Arc<FaultyStore>,
     plane: Arc<Plane>,
 }
 
 impl Node {
-    pub async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
+    pub(super) async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
         let config = ControlPlane::parse("simulation", CONFIG, &|_| None).unwrap();
         let seed = Arc::as_ptr(&store) as u64;
         let parts = Parts {
@@ -107,25 +108,25 @@ impl Node {
         Ok(Self { store, plane })
     }
 
-    pub async fn start(store: Arc<FaultyStore>) -> Self {
+    pub(super) async fn start(store: Arc<FaultyStore>) -> Self {
         Self::try_start(store).await.unwrap()
     }
 
     /// Drains the node; a dead one just ends.
-    pub async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         let drained = self.plane.drain().await;
         assert!(drained.is_ok() || self.store.is_dead(), "{drained:?}");
         self.store.die();
     }
 
-    pub async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
+    pub(super) async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
         let admission = self.plane.admit(1000)?;
         let key = IdempotencyKey::new(format!("key-{key}").as_bytes()).unwrap();
         self.plane.append(&org.parse().unwrap(), samples, Some(key), admission).await
     }
 
     /// How often samples of an org are counted, in each of the four places.
-    pub async fn count(&self, org: &str) -> BTreeMap<&'static str, i64> {
+    pub(super) async fn count(&self, org: &str) -> BTreeMap<&'static str, i64> {
         let org = org.parse().unwrap();
         let view = self.plane.view(&org).await.unwrap();
         let scrape = |totals: &RunningTotals| render(totals, Granularity::Hour, BEGAN, Format::Text004);
@@ -149,7 +150,7 @@ impl Node {
     }
 
     /// The ids of an org's samples; one that is there twice is a failure.
-    pub async fn ids(&self, org: &str) -> BTreeSet<String> {
+    pub(super) async fn ids(&self, org: &str) -> BTreeSet<String> {
         let view = self.plane.view(&org.parse().unwrap()).await.unwrap();
         let mut batches = self.files(&view.samples).await;
         batches.extend(view.samples.live);
@@ -174,7 +175,7 @@ impl Node {
 }
 
 /// What the clients know: what they sent, and what was acknowledged.
-pub struct World {
+pub(super) struct World {
     random: StdRng,
     next: u64,
     sent: BTreeMap<u64, (usize, usize)>,
@@ -182,16 +183,16 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { random: StdRng::seed_from_u64(seed), next: 0, sent: BTreeMap::new(), acknowledged: BTreeSet::new() }
     }
 
-    pub fn acknowledged(&self) -> usize {
+    pub(super) fn acknowledged(&self) -> usize {
         self.acknowledged.len()
     }
 
     /// Several clients send at once, to both nodes; then some time passes, in which flushes may begin.
-    pub async fn round(&mut self, one: &Node, two: &Node, round: u64) {
+    pub(super) async fn round(&mut self, one: &Node, two: &Node, round: u64) {
         let mut clients = Vec::new();
         for client in 0..6 {
             let key = self.next;
@@ -214,7 +215,7 @@ impl World {
     }
 
     /// Sends again what was not acknowledged.
-    pub async fn retry(&mut self, node: &Node) {
+    pub(super) async fn retry(&mut self, node: &Node) {
         for (key, (org, rows)) in self.sent.clone() {
             if !self.acknowledged.contains(&key) && key % 2 == 0 {
                 node.send(ORGS[org], key, batch(key, rows)).await.unwrap();
@@ -224,7 +225,7 @@ impl World {
     }
 
     /// Compares a node with the books.
-    pub async fn check(&self, node: &Node) {
+    pub(super) async fn check(&self, node: &Node) {
         for (number, org) in ORGS.iter().enumerate() {
             let ids = node.ids(org).await;
             let expected = |keys: &mut dyn Iterator<Item = u64>| -> BTreeSet<String> {
