@@ -27,15 +27,18 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Bodies up to this many bytes are decoded where they are; the way to another thread would cost more.
 const INLINE: usize = 16 << 10;
 
-/// How many times its size a body is at first expected to have, once unpacked: text as it is, Arrow's own compression,
-/// gzip and zstd. A body that has more is decoded once more with as much as is allowed.
+/// How many times its size a body is at first expected to have, once unpacked: text as it is, an Arrow stream with its
+/// dictionaries written out, gzip and zstd.
 const fn expansion(media: Media, encoding: Encoding) -> usize {
     match (encoding, media) {
         (Encoding::Identity, Media::Ndjson | Media::Json) => 1,
-        (Encoding::Identity, Media::ArrowStream) => 4,
+        (Encoding::Identity, Media::ArrowStream) => 2,
         (Encoding::Gzip | Encoding::Zstd, _) => 16,
     }
 }
+
+/// By how much more a body that unpacks to more than that is allowed when it is decoded again.
+const MORE: usize = 4;
 
 /// What is set aside for each unpacked byte: the byte itself, and its share of the columns made of it.
 const COPIES: usize = 2;
@@ -96,8 +99,8 @@ async fn take(api: &Arc<Api>, org: &str, headers: &HeaderMap, body: &mut Incomin
     Ok(Accepted { accepted: ack.accepted, duplicate: ack.duplicate })
 }
 
-/// Decodes with the memory that a body of its kind is expected to need, and if that was too little, with as much as is
-/// allowed.
+/// Decodes with the memory that a body of its kind is expected to need; if that was too little, again with more, up to
+/// what is allowed. Afterwards no more is set aside than the samples take.
 async fn decode_within_bounds(
     api: &Arc<Api>,
     org: &OrgName,
@@ -109,20 +112,21 @@ async fn decode_within_bounds(
     // What even an empty buffer could not hold is too large, rather than asked to come again for ever.
     let room = api.limits.buffer_bytes.as_usize().saturating_sub(body.len()) / COPIES;
     let most = api.limits.decoded_bytes.as_usize().min(room);
-    let expected =
-        body.len().saturating_mul(expansion(media, encoding)).clamp(LEAST_DECODED, most.max(LEAST_DECODED)).min(most);
-    for bound in [expected, most] {
+    let max_rows = usize::try_from(api.limits.batch_rows).unwrap_or(usize::MAX);
+    let mut bound = body.len().saturating_mul(expansion(media, encoding)).max(LEAST_DECODED).min(most);
+    loop {
         admission.grow_to(bound.saturating_mul(COPIES).saturating_add(body.len()))?;
-        let limits = DecodeLimits {
-            max_decoded_bytes: bound,
-            max_rows: usize::try_from(api.limits.batch_rows).unwrap_or(usize::MAX),
-        };
+        let limits = DecodeLimits { max_decoded_bytes: bound, max_rows };
         match decode_somewhere(api, org, body.clone(), media, encoding, limits).await {
-            Err(IngestError::TooLarge(_)) if bound < most => {}
-            decoded => return Ok(decoded?),
+            Err(IngestError::TooLarge(_)) if bound < most => bound = bound.saturating_mul(MORE).min(most),
+            decoded => {
+                let batch = decoded?;
+                drop(body);
+                admission.shrink_to(batch.get_array_memory_size());
+                return Ok(batch);
+            }
         }
     }
-    Err(Problem::internal())
 }
 
 /// Decodes here when that is quick, else on a thread for blocking work.

@@ -28,6 +28,7 @@ use crate::plane::{Parts, Plane, Readiness};
 use crate::query::{LocalEngine, SqlLimits};
 use crate::storage::Store;
 use crate::telemetry::Telemetry;
+use crate::telemetry::logs::is_human;
 use crate::telemetry::metrics::Metrics;
 
 /// How long requests under way may take to finish once it is told to stop.
@@ -35,6 +36,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long the last flush may take.
 const DRAIN: Duration = Duration::from_secs(120);
+
+/// How long a replay may take before its progress is worth a bar.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the replay's progress is looked at, and how often it is logged.
 const PROGRESS_TICK: Duration = Duration::from_millis(100);
@@ -79,7 +83,10 @@ pub(super) async fn run(args: ControlPlaneArgs) -> Result<(), CliError> {
     let settings = args.settings()?;
     let telemetry = Telemetry::start(&settings.telemetry).map_err(|error| CliError::CouldNot(error.to_string()))?;
     let outcome = serve(&settings).await;
-    if let Err(error) = &outcome {
+    if let Err(error) = &outcome
+        && !is_human(settings.telemetry.log.format)
+    {
+        // People are told at the end, on the same terminal.
         tracing::error!(%error, "the control plane failed");
     }
     telemetry.shutdown().await;
@@ -241,19 +248,23 @@ fn sql_limits(settings: &ControlPlane) -> SqlLimits {
 
 /// Shows how far the replay is: a bar on a terminal, a log line now and then elsewhere. Never ends by itself.
 async fn show_replay(plane: &Plane) {
-    let bar = std::io::stderr().is_terminal().then(replay_bar);
+    let (started, terminal) = (Instant::now(), std::io::stderr().is_terminal());
+    let mut bar = None;
     let mut tick = interval(PROGRESS_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut logged = Instant::now();
     loop {
         tick.tick().await;
         let Readiness::Replaying { done, total } = plane.readiness() else { continue };
+        if bar.is_none() && terminal && started.elapsed() >= PATIENCE {
+            bar = Some(replay_bar());
+        }
         match &bar {
             Some(bar) => {
                 bar.set_length(total);
                 bar.set_position(done);
             }
-            None if logged.elapsed() >= PROGRESS_LOG => {
+            None if !terminal && logged.elapsed() >= PROGRESS_LOG => {
                 logged = Instant::now();
                 tracing::info!(done, total, "replaying the write-ahead log");
             }

@@ -40,7 +40,8 @@ struct Check<'a, 'f> {
 
 impl Check<'_, '_> {
     /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that
-    /// is not in the file is reported at the nearest setting above it that is.
+    /// is not in the file is reported at the nearest setting above it that is. One that is known to be faulty already is
+    /// passed over: what was read in its place is not what stands in the file.
     fn fault(&mut self, path: &str, message: impl Into<String>) {
         let (mut node, mut at, mut steps) = (self.root, Position::START, Vec::new());
         for part in path.split('.') {
@@ -54,8 +55,10 @@ impl Check<'_, '_> {
             steps.push(step);
         }
         let found = self.root.path(&steps);
-        let whole = path.split('.').count() == steps.len();
-        self.faults.add(at, if whole { found } else { path.to_owned() }, message);
+        let path = if path.split('.').count() == steps.len() { found } else { path.to_owned() };
+        if !self.faults.has(&path) {
+            self.faults.add(at, path, message);
+        }
     }
 
     fn name(&mut self, name: &str) {
@@ -98,6 +101,7 @@ impl Check<'_, '_> {
                 self.fault(&format!("tokens.{index}.roles"), "no role; add some of ingest, read, payload, operator");
             }
             if let OrgScope::One(name) = &token.org
+                && !self.faults.has("orgs")
                 && !settings.orgs.iter().any(|org| org.name == *name)
             {
                 self.fault(
@@ -206,13 +210,20 @@ telemetry: ${UNSET}
             "f:9:20: flush.interval: `5` is no duration; write a whole number and a unit, like 250us, 5ms, 10s, 5m, 24h \
              or 7d",
             "f:10:1: flush: the key stands twice, first on line 9; remove one",
-            "f:11:19: limits.series: expected u64, found string \"many\"",
+            "f:11:19: limits.series: expected a whole number, found string \"many\"",
             "f:11:41: limits.sql.timeout: 999h is out of range; from 1ms to 1h",
             "f:11:51: limits.sql.row: unknown key; did you mean `rows`?",
             "f:12:12: telemetry: the environment variable UNSET is not set; set it, or write `${UNSET:-default}`",
-            "f:12:12: telemetry: expected a mapping of settings, found string \"${UNSET}\"",
         ];
         assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn one_fault_does_not_cause_another() {
+        only_fault("name: ${UNSET}", "f:1:7: name: the environment variable UNSET is not set");
+        only_fault("orgs: [{name: Default}]", "f:1:15: orgs[0].name: an org name is");
+        let token = format!("tokens: [{{name: a, hash: {HASH}, org: acme, roles: [read]}}]");
+        only_fault(&format!("orgs: [{{name: Acme, tier: pro}}]\n{token}"), "f:1:15: orgs[0].name");
     }
 
     #[test]
@@ -273,6 +284,14 @@ telemetry: ${UNSET}
     fn orgs_are_unique_and_at_least_one() {
         only_fault("orgs: []", "f:1:7: orgs: no org");
         only_fault("orgs: [{name: a}, {name: a}]", "f:1:26: orgs[1].name: the org a stands twice");
+    }
+
+    #[test]
+    fn an_address_is_an_ip_and_a_port() {
+        only_fault(
+            "listen: localhost:7843",
+            "f:1:9: listen: `localhost:7843` is no address; write an IP address and a port",
+        );
     }
 
     #[test]

@@ -19,7 +19,6 @@ use super::tree::{Entry, Node, Step, Value};
 ///
 /// `root` is left as it was read: without its faulty nodes.
 pub(crate) fn decode<T: DeserializeOwned>(root: &mut Node, faults: &mut Collector<'_>) -> Option<T> {
-    let mut pruned: Vec<String> = Vec::new();
     loop {
         let error = match T::deserialize(&*root) {
             Ok(value) => return Some(value),
@@ -28,15 +27,14 @@ pub(crate) fn decode<T: DeserializeOwned>(root: &mut Node, faults: &mut Collecto
         let steps: Vec<Step> = error.steps.iter().rev().copied().collect();
         let (at, path) = (error.at.unwrap_or(root.at), root.path(&steps));
         // A required key that is missing because its value was faulty has been reported already.
-        let known = matches!(&error.kind, Kind::MissingField(field) if pruned.contains(&join(&path, field)));
+        let known = matches!(&error.kind, Kind::MissingField(field) if faults.has(&join(&path, field)));
         if !known {
-            faults.add(at, path.clone(), error.kind.to_string());
+            faults.add(at, path, error.kind.to_string());
         }
         if steps.is_empty() && root.child(0).is_none() {
             return None;
         }
         root.prune(&steps);
-        pruned.push(path);
     }
 }
 
@@ -162,10 +160,6 @@ impl Node {
         }
     }
 
-    fn unexpected_by<'de, V: Visitor<'de>>(&self, visitor: &V) -> Error {
-        de::Error::invalid_type(self.unexpected(), visitor)
-    }
-
     /// The text of a scalar that is not null.
     fn text(&self) -> Option<&str> {
         match &self.value {
@@ -177,12 +171,12 @@ impl Node {
 
 /// Reads a scalar as a number, by the type's own `FromStr`.
 macro_rules! numbers {
-    ($($method:ident $visit:ident $type:ty),* $(,)?) => {$(
+    ($expected:literal: $($method:ident $visit:ident $type:ty),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             let number = self.text().and_then(|text| text.parse::<$type>().ok());
             match number {
                 Some(number) => visitor.$visit(number),
-                None => Err(self.unexpected_by(&visitor)),
+                None => Err(de::Error::invalid_type(self.unexpected(), &$expected)),
             }
             .map_err(|error: Error| error.at(self.at))
         }
@@ -212,12 +206,14 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     numbers! {
+        "a whole number":
         deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16,
         deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64,
         deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16,
         deserialize_i32 visit_i32 i32, deserialize_i64 visit_i64 i64,
-        deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64,
     }
+
+    numbers! { "a number": deserialize_f32 visit_f32 f32, deserialize_f64 visit_f64 f64 }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }

@@ -93,6 +93,13 @@ impl<'a> Collector<'a> {
         });
     }
 
+    /// Whether something is wrong with the setting at `path` or below it.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let within =
+            |found: &str| found.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.faults.iter().any(|fault| within(&fault.path))
+    }
+
     /// `value`, if nothing was wrong.
     pub(crate) fn finish<T>(mut self, value: T) -> Result<T, Faults> {
         if self.faults.is_empty() {

@@ -4,12 +4,15 @@ use super::Environment;
 use super::fault::Collector;
 use super::tree::{Node, Step, Value};
 
-/// Replaces the variables in every scalar of the tree; a fault for each that cannot be.
+/// Replaces the variables in every scalar of the tree. For each that cannot be there is a fault, and the scalar is
+/// taken out of the tree.
 pub(crate) fn interpolate(root: &mut Node, environment: Environment<'_>, faults: &mut Collector<'_>) {
     let mut found = Vec::new();
     walk(root, &mut Vec::new(), environment, &mut found);
-    for (steps, at, message) in found {
+    // The last first, since taking a node out moves those after it.
+    for (steps, at, message) in found.into_iter().rev() {
         faults.add(at, root.path(&steps), message);
+        root.prune(&steps);
     }
 }
 

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check;
 use super::fault::{Collector, Faults};
@@ -21,6 +22,7 @@ pub struct ControlPlane {
     /// The control plane's own name, first part of every ledger's origin.
     pub name: String,
     /// The address to serve HTTP on. Anything but loopback needs `tokens`.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Where everything durable lives.
     pub storage: Storage,
@@ -87,6 +89,14 @@ impl ControlPlane {
             )
         })
     }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        let advice = "write an IP address and a port, like 127.0.0.1:7843 or [::1]:7843";
+        D::Error::custom(format_args!("`{text}` is no address; {advice}"))
+    })
 }
 
 /// A tenant.

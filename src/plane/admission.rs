@@ -73,6 +73,14 @@ impl Admission {
         }
         Ok(())
     }
+
+    /// Gives back what is set aside beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        if bytes < self.bytes {
+            self.budget.admitted.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
+            self.bytes = bytes;
+        }
+    }
 }
 
 impl Drop for Admission {
@@ -101,6 +109,17 @@ mod tests {
         first.grow_to(100).unwrap();
         assert!(matches!(first.grow_to(101), Err(PlaneError::Busy { .. })));
         drop(first);
+        Budget::admit(&budget, 100).unwrap();
+    }
+
+    #[test]
+    fn what_a_request_no_longer_needs_is_there_for_others() {
+        let budget = budget(100);
+        let mut first = Budget::admit(&budget, 90).unwrap();
+        first.shrink_to(40);
+        first.shrink_to(50);
+        let second = Budget::admit(&budget, 60).unwrap();
+        drop((first, second));
         Budget::admit(&budget, 100).unwrap();
     }
 
