@@ -2,6 +2,9 @@
 
 CARGO ?= cargo
 
+# The benches of single parts, a file each; benches/budgets measures the whole program.
+PARTS := $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test bench lint fmt deny
 
@@ -17,8 +20,10 @@ setup: ## install what the tests need (packages, Python readers, data)
 test: setup ## all tests, against the real binary, a real Prometheus and DuckDB
 	$(CARGO) test --locked --lib --bins --test it
 
-bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long)
-	$(CARGO) bench --locked --bench '*'
+bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long); ARGS="ingest scrape" for a part
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r benches/budgets/requirements.txt
+	$(if $(ARGS),,$(CARGO) bench --locked $(PARTS:%=--bench %) -- --warm-up-time 1 --measurement-time 3)
+	$(CARGO) bench --locked --bench budgets -- $(ARGS)
 
 lint: ## formatting, clippy and docs, warnings as errors
 	$(CARGO) fmt --all --check

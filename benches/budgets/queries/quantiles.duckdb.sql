@@ -1,0 +1,8 @@
+-- quantiles.sql for DuckDB: its t-digest, both quantiles out of one.
+SELECT plugin, tool, calls, quantiles[1] AS p50_ms, quantiles[2] AS p99_ms
+FROM (
+    SELECT plugin, tool, count(*) AS calls, approx_quantile(duration_ms, [0.5, 0.99]) AS quantiles
+    FROM tool_invocations
+    GROUP BY plugin, tool
+)
+ORDER BY plugin, tool

@@ -1,0 +1,254 @@
+//! The control plane under measurement: the real program as a child process, with its defaults unless a section says otherwise.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Result;
+use super::process::{self, Memory};
+
+/// How long a start, a drain or a flush may take before it is a failure.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How often a server that starts is asked whether it is ready.
+const START_POLL: Duration = Duration::from_millis(2);
+/// How often a server at work is asked how far it is: seldom enough to cost nothing.
+const WORK_POLL: Duration = Duration::from_millis(250);
+
+/// A folder with a control plane's configuration, log and store; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Home {
+    folder: TempDir,
+}
+
+impl Home {
+    /// A new one, with `yaml` added to the configuration.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn new(yaml: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix("mcpg-budgets-")?;
+        let store = folder.path().join("store");
+        let text = format!("listen: 127.0.0.1:0\nstorage: {{ url: \"file://{}\" }}\n{yaml}\n", store.display());
+        std::fs::write(folder.path().join("control-plane.yaml"), text)?;
+        Ok(Self { folder })
+    }
+
+    /// The folder of the store.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// Starts the program and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time.
+    pub(crate) async fn start(&self) -> Result<Server> {
+        let folder = self.folder.path();
+        let began = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mcpg"))
+            .args(["control-plane", "--config"])
+            .arg(folder.join("control-plane.yaml"))
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::options().create(true).append(true).open(folder.join("log"))?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let url = loop {
+            let line =
+                timeout(PATIENCE, lines.next_line()).await??.ok_or_else(|| self.complaint("it ended at its start"))?;
+            if let Some(url) = line.trim().strip_prefix("listening on ") {
+                break url.to_owned();
+            }
+        };
+        // A client of its own: a kept-alive connection to the process before must not be tried.
+        let http = Client::builder().no_proxy().build()?;
+        let ready = format!("{url}/readyz");
+        while !http.get(&ready).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            if child.try_wait()?.is_some() {
+                return Err(self.complaint("it ended before it was ready").into());
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(self.complaint("it is not ready in time").into());
+            }
+            sleep(START_POLL).await;
+        }
+        Ok(Server { ready_after: began.elapsed(), child, url, http })
+    }
+
+    /// What is wrong, with the last lines of the log.
+    fn complaint(&self, what: &str) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n");
+        format!("the control plane: {what}; its log ends with\n{tail}")
+    }
+}
+
+/// A control plane that runs.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    http: Client,
+    url: String,
+    /// How long it took from the start of the process until it was ready.
+    pub(crate) ready_after: Duration,
+}
+
+impl Server {
+    /// Its base URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client that keeps connections to it alive.
+    pub(crate) fn http(&self) -> &Client {
+        &self.http
+    }
+
+    fn pid(&self) -> Result<u32> {
+        Ok(self.child.id().ok_or("the control plane has ended")?)
+    }
+
+    /// Seconds of processor time it took so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        process::cpu_seconds(self.pid()?)
+    }
+
+    /// The memory it holds.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        process::memory(self.pid()?)
+    }
+
+    /// The sum of all series of one of its own metrics.
+    ///
+    /// # Errors
+    /// When it has no such metric.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.http.get(format!("{}/metrics", self.url)).send().await?.error_for_status()?.text().await?;
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()).flatten()?.parse::<f64>().ok()
+        });
+        let values: Vec<f64> = values.collect();
+        if values.is_empty() { Err(format!("no metric {name}").into()) } else { Ok(values.iter().sum()) }
+    }
+
+    /// Waits until every acknowledged sample is in the tables.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub(crate) async fn flushed(&self) -> Result<()> {
+        let began = Instant::now();
+        while self.metric("mcpg_cp_buffer_rows").await? > 0.0 {
+            if began.elapsed() > PATIENCE {
+                return Err("the samples are not flushed in time".into());
+            }
+            sleep(WORK_POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Runs a query of the org `default`; gives the rows, and the time from sending to the last byte of the answer.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub(crate) async fn sql(&self, query: &str) -> Result<(Vec<Vec<Value>>, Duration)> {
+        let body = serde_json::to_vec(&json!({ "query": query }))?;
+        let request =
+            self.http.post(format!("{}/v1/orgs/default/sql", self.url)).header(CONTENT_TYPE, "application/json");
+        let began = Instant::now();
+        let answer = request.body(body).send().await?;
+        let status = answer.status();
+        let bytes = answer.bytes().await?;
+        let took = began.elapsed();
+        if status != StatusCode::OK {
+            return Err(format!("{query}\n{status}: {}", String::from_utf8_lossy(&bytes)).into());
+        }
+        let mut document: Value = serde_json::from_slice(&bytes)?;
+        let rows = document.get_mut("rows").map(Value::take).ok_or("an answer without rows")?;
+        Ok((serde_json::from_value(rows)?, took))
+    }
+
+    /// The one number that a query answers with.
+    ///
+    /// # Errors
+    /// When it is refused, or answers otherwise.
+    pub(crate) async fn number(&self, query: &str) -> Result<u64> {
+        let (rows, _) = self.sql(query).await?;
+        let cell = rows.first().and_then(|row| row.first()).and_then(Value::as_u64);
+        cell.ok_or_else(|| format!("{query}: no whole number: {rows:?}").into())
+    }
+
+    /// Posts a body of samples until it is taken.
+    ///
+    /// # Errors
+    /// When it is refused for good.
+    pub(crate) async fn post(&self, org: &str, media: &str, key: &str, body: bytes::Bytes) -> Result<()> {
+        let url = format!("{}/v1/orgs/{org}/invocations", self.url);
+        loop {
+            let request = self.http.post(&url).header(CONTENT_TYPE, media).header("Idempotency-Key", key);
+            let answer = request.body(body.clone()).send().await?;
+            match answer.status() {
+                StatusCode::OK => return Ok(()),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    let wait = answer.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok());
+                    sleep(Duration::from_secs(wait.and_then(|seconds| seconds.parse().ok()).unwrap_or(1))).await;
+                }
+                status => return Err(format!("samples were refused: {status}: {}", answer.text().await?).into()),
+            }
+        }
+    }
+
+    /// Ends it at once, as `kill -9` does.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Asks it to stop, and waits until it has flushed everything.
+    ///
+    /// # Errors
+    /// When it does not end well or in time.
+    pub(crate) async fn drain(mut self) -> Result<()> {
+        let asked = Command::new("kill").args(["-TERM", &self.pid()?.to_string()]).status().await?;
+        let ended = timeout(PATIENCE, self.child.wait()).await??;
+        if asked.success() && ended.success() {
+            Ok(())
+        } else {
+            Err(format!("the control plane ended with {ended}").into())
+        }
+    }
+}
+
+/// Bytes of all files in a folder, however deep.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        sum += if kind.is_dir() { folder_bytes(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(sum)
+}
