@@ -192,3 +192,6 @@ impl Encoding {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

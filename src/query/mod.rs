@@ -37,3 +37,14 @@ pub use engine::{Engine, LocalEngine, QueryResult, SqlRequest};
 pub use error::{Position, QueryError};
 pub use limits::SqlLimits;
 pub use view::{OrgView, TableState};
+
+#[cfg(test)]
+#[path = "../../tests/it/cases/mod.rs"]
+mod case;
+#[cfg(test)]
+#[path = "../../tests/it/harness/cases.rs"]
+mod case_files;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The engine as a whole: the cases, and the behaviours that a case cannot tell.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::case_files::cases;
+use super::fixture::{ACME, World, samples, small, view};
+use super::formats::Format;
+use super::watchdog::resident_bytes;
+use super::{Engine, QueryError, SqlLimits, SqlRequest};
+
+async fn run(folder: &str) -> World {
+    let world = World::new(small()).await;
+    let found = cases(folder);
+    assert!(!found.is_empty(), "no cases in {folder}");
+    for (file, document) in found {
+        let case = Case::of(&file, &document);
+        let started = Instant::now();
+        let answer = world.json(&case.sql, case.params.clone()).await;
+        match &answer {
+            Ok(answer) => case.check(Ok(answer)),
+            Err(error) => case.check(Err((error.code(), &error.to_string()))),
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{}: took {:?}", case.name, started.elapsed());
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn good_queries_answer_as_the_cases_say() {
+    run("sql").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_queries_end_as_the_cases_say_and_the_engine_is_alive_within_its_memory() {
+    let world = run("isolation").await;
+    for _ in 0..100 {
+        if world.engine.running() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.engine.running(), 0);
+    assert_eq!(world.json("SELECT count(*) AS n FROM tool_invocations", vec![]).await.unwrap()["rows"], json!([[12]]));
+    assert!(resident_bytes().unwrap() < 2 << 30, "{:?}", resident_bytes());
+}
+
+fn endless() -> SqlRequest {
+    request("SELECT sum(a.value) FROM generate_series(1, 10000000000) a")
+}
+
+fn request(sql: &str) -> SqlRequest {
+    SqlRequest { query: sql.to_owned(), params: Vec::new() }
+}
+
+async fn idle(world: &World) {
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while world.engine.running() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("queries still run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_query_more_than_may_run_is_refused_and_told_when_to_come_again() {
+    let world = World::new(SqlLimits { concurrency: 1, ..small() }).await;
+    let busy = world.engine.query(world.acme.clone(), request("SELECT * FROM generate_series(1, 9000000)"));
+    let busy = busy.await.unwrap();
+    let refused = world.engine.query(world.acme.clone(), request("SELECT 1")).await.unwrap_err();
+    assert_eq!((refused.code(), refused.status()), ("too_many_queries", 429));
+    assert!(refused.retry_after().is_some());
+    drop(busy);
+    idle(&world).await;
+    world.engine.query(world.acme.clone(), request("SELECT 1")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_any_more_stops_its_query() {
+    let world = World::new(small()).await;
+    let answer = world.engine.query(world.acme.clone(), endless()).await.unwrap();
+    assert_eq!(world.engine.running(), 1);
+    drop(answer);
+    idle(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_past_its_time_is_stopped() {
+    let world = World::new(SqlLimits { time: Duration::from_millis(300), ..small() }).await;
+    let answer = world.engine.query(world.acme.clone(), endless()).await.unwrap();
+    let error = answer.stream.try_collect::<Vec<_>>().await.unwrap_err();
+    assert_eq!(error, QueryError::Timeout { limit: Duration::from_millis(300) });
+    idle(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_resident_bound_a_query_is_stopped() {
+    let world = World::new(SqlLimits { resident_bytes: 1, ..small() }).await;
+    let answer = world.engine.query(world.acme.clone(), endless()).await;
+    let error = match answer {
+        Ok(answer) => answer.stream.try_collect::<Vec<_>>().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.code(), "query_memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_as_many_rows_as_allowed_are_answered_and_one_more_is_not() {
+    let world = World::new(SqlLimits { rows: 5, ..small() }).await;
+    let rows = |n: u64| format!("SELECT * FROM generate_series(1, {n})");
+    assert_eq!(world.json(&rows(5), vec![]).await.unwrap()["rows"].as_array().unwrap().len(), 5);
+    assert_eq!(world.json(&rows(6), vec![]).await.unwrap_err(), QueryError::TooManyRows { limit: 5 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_is_the_servers_fault_and_does_not_tell_its_path() {
+    let world = World::new(small()).await;
+    for file in world.acme.samples.files.iter() {
+        world.store.delete(&file.path).await.unwrap();
+    }
+    let error = world.json("SELECT max(duration_ms) FROM tool_invocations", vec![]).await.unwrap_err();
+    assert_eq!((error.code(), error.status()), ("storage_unavailable", 503));
+    assert!(!error.to_string().contains("orgs/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_with_a_file_of_another_org_is_refused() {
+    let mut world = World::new(small()).await;
+    let mut files = world.acme.daily.files.as_ref().clone();
+    files[0].path = "orgs/globex/tool_usage_daily/x.parquet".into();
+    world.acme.daily.files = Arc::new(files);
+    assert_eq!(world.json("SELECT 1", vec![]).await.unwrap_err(), QueryError::Internal);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_times_cannot_match_is_not_opened() {
+    let mut world = World::new(small()).await;
+    let mut files = world.acme.samples.files.as_ref().clone();
+    // 2026-03-04: the day's midnight, and its ninth hour.
+    let midnight = i64::from(files[0].date) * 86_400_000_000;
+    for file in &mut files {
+        file.time_range = Some((midnight + 9 * 3_600_000_000, midnight + 11 * 3_600_000_000));
+        world.store.delete(&file.path).await.unwrap();
+    }
+    world.acme.samples.files = Arc::new(files);
+    for condition in [
+        "date = '2026-03-05'",
+        "date > '2026-03-04'",
+        "started_at >= '2026-03-05T00:00:00Z'",
+        "started_at < '2026-03-04T08:00:00Z'",
+        "started_at BETWEEN '2026-03-04T12:00:00Z' AND '2026-03-04T13:00:00Z'",
+    ] {
+        world.json(&format!("SELECT request_id FROM tool_invocations WHERE {condition}"), vec![]).await.unwrap();
+    }
+    world
+        .json("SELECT request_id FROM tool_invocations WHERE started_at > '2026-03-04T10:00:00Z'", vec![])
+        .await
+        .unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_of_a_rollup_opens_only_files_of_its_day() {
+    let world = World::new(small()).await;
+    for file in world.acme.hourly.files.iter() {
+        world.store.delete(&file.path).await.unwrap();
+    }
+    let answer =
+        |condition: &str| world.json_owned(format!("SELECT sum(calls) AS n FROM tool_usage_hourly WHERE {condition}"));
+    assert_eq!(answer("window_start >= '2026-03-05T00:00:00Z'").await.unwrap()["rows"], json!([[3]]));
+    answer("window_start >= '2026-03-04T00:00:00Z'").await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_line_between_stored_and_live_runs_the_answers_are_the_same() {
+    let world = World::new(small()).await;
+    let all = samples("acme", ACME);
+    let questions = [
+        "SELECT tool, count(*), sum(duration_ms), max(started_at) FROM tool_invocations GROUP BY tool ORDER BY tool",
+        "SELECT request_id FROM tool_invocations WHERE caller = 'user:bob' ORDER BY request_id",
+        "SELECT window_start, tool, workspace, calls, sum_ms, latency FROM tool_usage_hourly ORDER BY 1, 2, 3",
+        "SELECT window_start, tool, workspace, errors, max_ms, latency FROM tool_usage_daily ORDER BY 1, 2, 3",
+    ];
+    let mut answers: Vec<Vec<Value>> = Vec::new();
+    for flushed in [2, 6, 11, 12] {
+        let acme = view(&world.store, "acme", &all, (flushed, flushed)).await;
+        let mut told = Vec::new();
+        for question in questions {
+            let result = world.engine.query(acme.clone(), request(question)).await.unwrap();
+            let (_, body) = super::formats::begin(result, Format::Json).await.unwrap();
+            let bytes = body.try_collect::<Vec<_>>().await.unwrap().concat();
+            told.push(serde_json::from_slice(&bytes).unwrap());
+        }
+        answers.push(told);
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:#?}");
+}
+
+impl World {
+    async fn json_owned(&self, sql: String) -> Result<Value, QueryError> {
+        self.json(&sql, vec![]).await
+    }
+}
