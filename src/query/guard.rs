@@ -85,15 +85,23 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
     check_verb(&tokens)?;
     let mut parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH).with_tokens_with_locations(tokens);
     let mut statement = parser.parse_statement().map_err(|error| QueryError::from_parser(&error))?;
-    while parser.consume_token(&Token::SemiColon) {}
+    let mut ended = false;
+    while parser.consume_token(&Token::SemiColon) {
+        ended = true;
+    }
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
-        return Err(QueryError::NotAllowed {
-            message: format!(
-                "a request holds one statement; a second one, or something that belongs to none, starts at {}",
-                rest.token
-            ),
-            position: position(rest.span.start),
+        let position = position(rest.span.start);
+        return Err(if ended {
+            QueryError::NotAllowed {
+                message: "a request holds one statement, and here starts a second one".into(),
+                position,
+            }
+        } else {
+            QueryError::Invalid {
+                message: format!("expected the end of the statement, found {}", rest.token),
+                position,
+            }
         });
     }
     if !matches!(statement, Statement::Query(_)) {
@@ -557,7 +565,7 @@ mod tests {
 
     #[test]
     fn a_fault_tells_its_place() {
-        let error = check("SELECT *\nFROM tool_invocations WHERE AND", &[]).unwrap_err();
+        let error = check("SELECT *\nFROM tool_invocations WHERE )", &[]).unwrap_err();
         assert_eq!(error.position().map(|p| p.line), Some(2));
         let error = check("SELECT 1,\n  version()", &[]).unwrap_err();
         assert_eq!(error.position().map(|p| (p.line, p.column)), Some((2, 3)));
