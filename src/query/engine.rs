@@ -21,6 +21,7 @@ use super::session::Sessions;
 use super::view::OrgView;
 use super::watchdog::{Ticket, Watchdog, resident_bytes};
 use super::workers::Workers;
+use super::yielding::yielding;
 use super::{QueryError, SqlLimits};
 
 /// Batches that wait for the client before the query pauses.
@@ -237,7 +238,7 @@ impl Query {
             let plan = state.statement_to_plan(checked.statement).await?;
             guard::read_only().verify_plan(&plan)?;
             let plan = state.create_physical_plan(&plan).await?;
-            execute_stream(plan, state.task_ctx())
+            execute_stream(yielding(plan)?, state.task_ctx())
         };
         plan.await.map_err(|error| QueryError::from_datafusion(&error))
     }

@@ -28,8 +28,8 @@ use super::{Position, QueryError, params};
 
 /// Words, symbols and literals of a text.
 const MAX_TOKENS: usize = 12_000;
-/// Operators of a text. Each may deepen the tree by one.
-const MAX_OPERATORS: usize = 2_000;
+/// Operators of a text. Each may deepen the tree by one, and planning takes time that grows with the square of its depth.
+const MAX_OPERATORS: usize = 1_000;
 /// Brackets within brackets.
 const MAX_NESTING: usize = 32;
 /// How deep the parser itself may recurse.

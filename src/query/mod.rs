@@ -32,6 +32,7 @@ mod view;
 mod views;
 mod watchdog;
 mod workers;
+mod yielding;
 
 pub use engine::{Engine, LocalEngine, QueryResult, SqlRequest};
 pub use error::{Position, QueryError};
