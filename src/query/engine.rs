@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::formats::{HEAD_BYTES, HeadRoom};
 use super::guard;
 use super::session::Sessions;
 use super::view::OrgView;
@@ -48,6 +49,8 @@ pub struct QueryResult {
     /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err` and the last item.
     /// Dropped, it stops the query.
     pub stream: BoxStream<'static, Result<RecordBatch, QueryError>>,
+    /// Where the beginning of the answer's body may wait.
+    pub room: HeadRoom,
 }
 
 impl Debug for QueryResult {
@@ -77,6 +80,7 @@ pub struct LocalEngine {
     admission: Arc<Semaphore>,
     watchdog: Watchdog,
     workers: Workers,
+    room: HeadRoom,
 }
 
 /// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the end means a
@@ -98,6 +102,7 @@ impl LocalEngine {
             admission: Arc::new(Semaphore::new(limits.concurrency.max(1))),
             watchdog: Watchdog::start(limits.resident_bytes, resident_bytes).map_err(start)?,
             workers: Workers::start(limits.threads).map_err(start)?,
+            room: HeadRoom::new(HEAD_BYTES.saturating_mul(limits.concurrency.max(1))),
             limits,
         })
     }
@@ -134,7 +139,7 @@ impl Engine for LocalEngine {
             Ok(Err(_)) => return Err(QueryError::Internal),
             Err(_) => return Err(QueryError::Timeout { limit: self.limits.time }),
         };
-        Ok(QueryResult { schema, stream: read(receiver, patience, self.limits.time) })
+        Ok(QueryResult { schema, stream: read(receiver, patience, self.limits.time), room: self.room.clone() })
     }
 
     fn running(&self) -> usize {

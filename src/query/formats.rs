@@ -1,7 +1,8 @@
 //! Answers as bodies: JSON, NDJSON, CSV, an Arrow stream, or Parquet, each made as the rows come.
 //!
 //! A status line cannot be taken back once a body has begun, so [`begin`] makes the first [`HEAD_BYTES`] of it, or all if it is
-//! shorter, before it returns: whatever fails by then still gets its own status. What fails later ends the body with an error, which the
+//! shorter, before it returns: whatever fails by then still gets its own status. Such beginnings wait in memory for their clients, also after
+//! their queries have ended, so all together are bounded ([`HeadRoom`]); where there is no room, a body begins earlier. What fails later ends the body with an error, which the
 //! server must turn into a broken transfer, never into an orderly end. Each format also has an end of its own that a cut-off body
 //! lacks, CSV and NDJSON excepted.
 //!
@@ -14,9 +15,12 @@ mod csv;
 mod json;
 mod parquet;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use ::arrow::datatypes::Schema;
 use ::arrow::record_batch::RecordBatch;
@@ -137,19 +141,45 @@ pub type Body = BoxStream<'static, Result<Bytes, QueryError>>;
 /// must be broken off, so that nobody takes what came for the whole.
 pub async fn begin(result: QueryResult, format: Format) -> Result<(&'static str, Body), QueryError> {
     let encoder = format.encoder(&result.schema)?;
+    let room = result.room.clone();
     let mut body = encode(encoder, result);
     let mut head = Vec::new();
     let mut bytes = 0;
     while bytes < HEAD_BYTES {
-        match body.try_next().await? {
-            Some(chunk) => {
-                bytes += chunk.len();
-                head.push(Ok(chunk));
-            }
-            None => return Ok((format.content_type(), stream::iter(head).boxed())),
+        let Some(chunk) = body.try_next().await? else {
+            return Ok((format.content_type(), told(head)));
+        };
+        bytes += chunk.len();
+        let place = room.take(chunk.len());
+        let room_is_left = place.is_some();
+        head.push((chunk, place));
+        if !room_is_left {
+            break;
         }
     }
-    Ok((format.content_type(), stream::iter(head).chain(body).boxed()))
+    Ok((format.content_type(), told(head).chain(body).boxed()))
+}
+
+/// The head of a body, each chunk giving its place back as it is sent.
+fn told(head: Vec<(Bytes, Option<OwnedSemaphorePermit>)>) -> Body {
+    stream::iter(head).map(|(chunk, _)| Ok(chunk)).boxed()
+}
+
+/// The memory that the beginnings of all bodies together may take while they wait to be sent.
+#[derive(Debug, Clone)]
+pub struct HeadRoom(Arc<Semaphore>);
+
+impl HeadRoom {
+    /// Room for `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// A place for a chunk, in whole KiB, if there is room.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kibibytes = u32::try_from(bytes / 1024 + 1).ok()?;
+        Arc::clone(&self.0).try_acquire_many_owned(kibibytes).ok()
+    }
 }
 
 struct Encoding {

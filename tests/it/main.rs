@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod cases;
 mod cli;
 mod crash;
 mod damage;
@@ -28,5 +29,6 @@ mod privacy;
 mod scrape;
 mod simulation;
 mod sql;
+mod sql_cases;
 mod store_hang;
 mod two_nodes;

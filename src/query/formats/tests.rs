@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
-use super::{Format, HEAD_BYTES, begin};
+use super::{Format, HEAD_BYTES, HeadRoom, begin};
 use crate::query::{QueryError, QueryResult};
 
 fn every_kind() -> RecordBatch {
@@ -39,7 +39,7 @@ fn every_kind() -> RecordBatch {
 fn result(items: Vec<Result<RecordBatch, QueryError>>) -> QueryResult {
     let schema =
         items.iter().find_map(|item| item.as_ref().ok()).map_or_else(|| every_kind().schema(), RecordBatch::schema);
-    QueryResult { schema, stream: stream::iter(items).boxed() }
+    QueryResult { schema, stream: stream::iter(items).boxed(), room: HeadRoom::new(1 << 30) }
 }
 
 async fn body(batch: RecordBatch, format: Format) -> Vec<u8> {
@@ -148,6 +148,21 @@ async fn a_failure_late_in_the_answer_is_the_last_item_of_the_body() {
         assert_eq!(last, &Err(QueryError::Storage));
         assert!(rest.iter().all(Result::is_ok) && rest.len() >= batches - 1);
     }
+}
+
+#[tokio::test]
+async fn without_room_a_body_begins_at_once_and_gives_its_place_back_as_it_is_sent() {
+    let wide = StringViewArray::from(vec!["x".repeat(1 << 20).as_str()]);
+    let batch = RecordBatch::try_from_iter([("wide", Arc::new(wide) as ArrayRef)]).unwrap();
+    let room = HeadRoom::new(3 << 20);
+    let answer = || QueryResult { room: room.clone(), ..result((0..8).map(|_| Ok(batch.clone())).collect()) };
+    let (_, first) = begin(answer(), Format::Csv).await.unwrap();
+    let failing = stream::iter([Ok(batch.clone()), Err(QueryError::Storage)]).boxed();
+    let late = QueryResult { stream: failing, ..answer() };
+    let (_, late) = begin(late, Format::Csv).await.expect("it began before it failed");
+    assert_eq!(late.try_collect::<Vec<_>>().await, Err(QueryError::Storage));
+    assert_eq!(first.try_collect::<Vec<_>>().await.unwrap().concat().len(), "wide\r\n".len() + 8 * ((1 << 20) + 2));
+    assert!(room.take(2 << 20).is_some());
 }
 
 #[test]

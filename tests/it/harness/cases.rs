@@ -61,6 +61,8 @@ fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> V
 fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" => Value::Null,
-        word => serde_json::from_str(word).ok().filter(|value: &Value| !value.is_string()).unwrap_or_else(|| word.into()),
+        word => {
+            serde_json::from_str(word).ok().filter(|value: &Value| !value.is_string()).unwrap_or_else(|| word.into())
+        }
     }
 }
