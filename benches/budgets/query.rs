@@ -319,7 +319,7 @@ fn agree(ours: &[Vec<Value>], theirs: &[Vec<Value>], error: f64) -> Result<(), S
 fn same_cell(own: &Value, other: &Value, error: f64) -> bool {
     match (own, other) {
         (Value::Number(own), Value::Number(other)) => match (own.as_f64(), other.as_f64()) {
-            (Some(own), Some(other)) => (own - other).abs() <= error * other.abs(),
+            (Some(own), Some(other)) => own == other || (own - other).abs() <= error * other.abs(),
             _ => false,
         },
         (Value::String(own), Value::String(other)) if own != other => {
