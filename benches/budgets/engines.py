@@ -1,7 +1,7 @@
 """Times queries in DuckDB or ClickHouse over the live files of a Delta table, which they see as `tool_invocations`.
 
 Reads {"engine", "table", "queries", "runs"} as JSON from standard input; prints {"version", "files", "bytes", "answers": [{"ms", "rows"}]}.
-The files come from the table's log, read by `deltalake`.
+Each query runs once untimed, then `runs` times timed. The files come from the table's log, read by `deltalake`.
 """
 
 import json

@@ -4,8 +4,8 @@
 //! The history is the fleet's last week, told in order, with ids of their own for all samples. Then the server is drained and started again, so
 //! that all of it lies in the tables and nothing in memory. Each query runs once untimed and five times timed, and the median counts: for the
 //! server from sending the request to the last byte of its JSON answer; for the others, which run in a Python process, from the call
-//! until all rows are fetched. While one is timed the others idle. A query counts only if all give the same answer, within 5 % where
-//! quantiles are estimated.
+//! until all rows are fetched. While one is timed the others idle. A query counts only if all give the same answer. Where quantiles are
+//! estimated, the server's answer must be within 1 % of the exact one, which DuckDB computes untimed; the others' estimates are theirs.
 //!
 //! The files are as the flushes left them. For the rollups the number of samples hardly matters; that of windows, series and flushes does.
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mcpg::model::{Clock, SystemClock};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -37,20 +37,41 @@ const BYTES_A_SAMPLE: f64 = 80.0;
 /// For a dashboard query on so many samples.
 const DASHBOARD_MS: f64 = 100.0;
 const DASHBOARD_SAMPLES: u64 = 100_000_000;
-/// By how much two answers may differ where they are estimates.
-const TOLERANCE: f64 = 0.05;
+/// By how much numbers of two answers may differ: sums of doubles depend on their order.
+const ROUNDING: f64 = 1e-9;
+/// By how much an estimated quantile may differ from the exact one.
+const QUANTILE_ERROR: f64 = 0.01;
 
-/// A question that a person would ask of the samples. The other engines get the same text, save where they call a function otherwise.
+/// A question that a person would ask of the samples.
 struct Question {
     asks: &'static str,
     sql: &'static str,
-    duckdb: Option<&'static str>,
-    clickhouse: Option<&'static str>,
+    estimate: Option<Estimate>,
+}
+
+/// How the other engines are asked for estimated quantiles, which have no common name; and how DuckDB is for exact ones.
+struct Estimate {
+    duckdb: &'static str,
+    clickhouse: &'static str,
+    exact: &'static str,
 }
 
 impl Question {
-    const fn same(asks: &'static str, sql: &'static str) -> Self {
-        Self { asks, sql, duckdb: None, clickhouse: None }
+    const fn exact(asks: &'static str, sql: &'static str) -> Self {
+        Self { asks, sql, estimate: None }
+    }
+
+    fn duckdb(&self) -> &'static str {
+        self.estimate.as_ref().map_or(self.sql, |estimate| estimate.duckdb)
+    }
+
+    fn clickhouse(&self) -> &'static str {
+        self.estimate.as_ref().map_or(self.sql, |estimate| estimate.clickhouse)
+    }
+
+    /// What DuckDB is asked for the answer that the server's is held against.
+    fn truth(&self) -> &'static str {
+        self.estimate.as_ref().map_or(self.sql, |estimate| estimate.exact)
     }
 }
 
@@ -58,16 +79,19 @@ const QUESTIONS: [Question; 8] = [
     Question {
         asks: "p50 and p99 of each tool",
         sql: include_str!("queries/quantiles.sql"),
-        duckdb: Some(include_str!("queries/quantiles.duckdb.sql")),
-        clickhouse: Some(include_str!("queries/quantiles.clickhouse.sql")),
+        estimate: Some(Estimate {
+            duckdb: include_str!("queries/quantiles.duckdb.sql"),
+            clickhouse: include_str!("queries/quantiles.clickhouse.sql"),
+            exact: include_str!("queries/quantiles.exact.sql"),
+        }),
     },
-    Question::same("errors of a day", include_str!("queries/errors_of_a_day.sql")),
-    Question::same("top callers", include_str!("queries/top_callers.sql")),
-    Question::same("slowest calls of a plugin", include_str!("queries/slowest_calls.sql")),
-    Question::same("one call by its id", include_str!("queries/one_call.sql")),
-    Question::same("distinct callers and sessions", include_str!("queries/distinct_callers.sql")),
-    Question::same("hourly series of a tool", include_str!("queries/hourly_series.sql")),
-    Question::same("all samples summed up", include_str!("queries/all.sql")),
+    Question::exact("errors of a day", include_str!("queries/errors_of_a_day.sql")),
+    Question::exact("top callers", include_str!("queries/top_callers.sql")),
+    Question::exact("slowest calls of a plugin", include_str!("queries/slowest_calls.sql")),
+    Question::exact("one call by its id", include_str!("queries/one_call.sql")),
+    Question::exact("distinct callers and sessions", include_str!("queries/distinct_callers.sql")),
+    Question::exact("hourly series of a tool", include_str!("queries/hourly_series.sql")),
+    Question::exact("all samples summed up", include_str!("queries/all.sql")),
 ];
 
 const DASHBOARD: [(&str, &str); 3] = [
@@ -105,16 +129,15 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     for question in &QUESTIONS {
         ours.push(ask(&server, &filled(question.sql)).await?);
     }
-    let texts = |own: fn(&Question) -> Option<&'static str>| -> Vec<String> {
-        QUESTIONS.iter().map(|question| filled(own(question).unwrap_or(question.sql))).collect()
-    };
+    let texts = |of: fn(&Question) -> &'static str| QUESTIONS.iter().map(|question| filled(of(question))).collect();
     say("query: DuckDB");
-    let duckdb = ask_engine("duckdb", &table, &texts(|question| question.duckdb)).await?;
+    let duckdb = Task::new("duckdb", &table, texts(Question::duckdb), RUNS).run().await?;
     say("query: ClickHouse");
-    let clickhouse = ask_engine("clickhouse", &table, &texts(|question| question.clickhouse)).await?;
+    let clickhouse = Task::new("clickhouse", &table, texts(Question::clickhouse), RUNS).run().await?;
+    let truth = Task::new("duckdb", &table, texts(Question::truth), 0).run().await?;
 
     let mut findings = vec![stored(&home, &past, &duckdb)?];
-    findings.extend(compared(&past, &ours, &duckdb, &clickhouse)?);
+    findings.extend(compared(&past, &ours, &duckdb, &clickhouse, &truth)?);
     for (asks, text) in DASHBOARD {
         findings.push(dashboard(asks, &ask(&server, &filled(text)).await?, past.samples));
     }
@@ -164,27 +187,45 @@ async fn ask(server: &Server, text: &str) -> Result<Answered> {
     Ok(Answered { ms: times, rows })
 }
 
-async fn ask_engine(engine: &str, table: &Path, queries: &[String]) -> Result<Engine> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join(".venv/bin/python");
-    if !python.exists() {
-        return Err("there is no Python environment .venv: run `make bench`".into());
+/// What another engine is to do.
+#[derive(Debug, Serialize)]
+struct Task<'a> {
+    engine: &'static str,
+    /// The folder of the Delta table.
+    table: &'a Path,
+    queries: Vec<String>,
+    /// Timed runs of each query, after one that is not.
+    runs: usize,
+}
+
+impl<'a> Task<'a> {
+    fn new(engine: &'static str, table: &'a Path, queries: Vec<String>, runs: usize) -> Self {
+        Self { engine, table, queries, runs }
     }
-    let mut child = Command::new(python)
-        .arg(root.join("benches/budgets/engines.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let task = json!({ "engine": engine, "table": table, "queries": queries, "runs": RUNS });
-    // Taken and dropped, so that the script sees the end of its input.
-    child.stdin.take().ok_or("no standard input")?.write_all(&serde_json::to_vec(&task)?).await?;
-    let output = child.wait_with_output().await?;
-    if !output.status.success() {
-        return Err(format!("{engine}: {}", String::from_utf8_lossy(&output.stderr)).into());
+
+    async fn run(&self) -> Result<Engine> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join(".venv/bin/python");
+        if !python.exists() {
+            return Err("there is no Python environment .venv: run `make bench`".into());
+        }
+        let mut child = Command::new(python)
+            .arg(root.join("benches/budgets/engines.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        // Taken and dropped, so that the script sees the end of its input.
+        child.stdin.take().ok_or("no standard input")?.write_all(&serde_json::to_vec(self)?).await?;
+        let output = child.wait_with_output().await?;
+        if !output.status.success() {
+            return Err(format!("{}: {}", self.engine, String::from_utf8_lossy(&output.stderr)).into());
+        }
+        let engine: Engine = serde_json::from_slice(&output.stdout)?;
+        let all = engine.answers.len() == self.queries.len();
+        if all { Ok(engine) } else { Err(format!("{} left a question unanswered", self.engine).into()) }
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn stored(home: &Home, past: &Past, files: &Engine) -> Result<Finding> {
@@ -208,13 +249,23 @@ fn stored(home: &Home, past: &Past, files: &Engine) -> Result<Finding> {
     Ok(finding.budget(Budget::AtMost(BYTES_A_SAMPLE)).note(note).detail(detail))
 }
 
-fn compared(past: &Past, ours: &[Answered], duckdb: &Engine, clickhouse: &Engine) -> Result<Vec<Finding>> {
+fn compared(
+    past: &Past,
+    ours: &[Answered],
+    duckdb: &Engine,
+    clickhouse: &Engine,
+    truth: &Engine,
+) -> Result<Vec<Finding>> {
     let (mut findings, mut to_duckdb, mut to_better) = (Vec::new(), Vec::new(), Vec::new());
-    let answers = ours.iter().zip(&duckdb.answers).zip(&clickhouse.answers);
-    for (question, ((own, duck), click)) in QUESTIONS.iter().zip(answers) {
-        for (engine, other) in [("DuckDB", duck), ("ClickHouse", click)] {
-            agree(&own.rows, &other.rows)
-                .map_err(|how| format!("{}: {engine} answers otherwise: {how}", question.asks))?;
+    let answers = ours.iter().zip(&duckdb.answers).zip(&clickhouse.answers).zip(&truth.answers);
+    for (question, (((own, duck), click), truth)) in QUESTIONS.iter().zip(answers) {
+        let (own_error, other_error) =
+            if question.estimate.is_some() { (QUANTILE_ERROR, f64::INFINITY) } else { (ROUNDING, ROUNDING) };
+        for (engine, other, error) in
+            [("truth", truth, own_error), ("DuckDB", duck, other_error), ("ClickHouse", click, other_error)]
+        {
+            agree(&own.rows, &other.rows, error)
+                .map_err(|how| format!("{}: not the answer of {engine}: {how}", question.asks))?;
         }
         let (own_ms, duck_ms, click_ms) = (own.median(), duck.median(), click.median());
         to_duckdb.push(duck_ms / own_ms);
@@ -222,9 +273,6 @@ fn compared(past: &Past, ours: &[Answered], duckdb: &Engine, clickhouse: &Engine
         let note = format!("DuckDB {} ms, ClickHouse {} ms", readable(duck_ms), readable(click_ms));
         let detail = json!({ "ms": own.ms, "duckdb_ms": duck.ms, "clickhouse_ms": click.ms, "rows": own.rows.len() });
         findings.push(Finding::new("query", format!("SQL: {}", question.asks), own_ms, "ms").note(note).detail(detail));
-    }
-    if to_better.len() != QUESTIONS.len() {
-        return Err("an engine left a question unanswered".into());
     }
     let mean = geometric_mean(&to_better);
     let note = format!(
@@ -254,30 +302,30 @@ fn dashboard(asks: &str, answered: &Answered, samples: u64) -> Finding {
     }
 }
 
-/// Says how two answers differ, if they do: numbers by more than the tolerance, times by more than a second, other cells at all.
-fn agree(ours: &[Vec<Value>], theirs: &[Vec<Value>]) -> Result<(), String> {
+/// Says how two answers differ, if they do: numbers by more than a share `error`, times by a second, other cells at all.
+fn agree(ours: &[Vec<Value>], theirs: &[Vec<Value>], error: f64) -> Result<(), String> {
     if ours.len() != theirs.len() {
-        return Err(format!("{} rows instead of {}", theirs.len(), ours.len()));
+        return Err(format!("{} rows, and there {}", ours.len(), theirs.len()));
     }
-    for (own, other) in ours.iter().zip(theirs) {
-        let same = own.len() == other.len() && own.iter().zip(other).all(|(own, other)| same_cell(own, other));
-        if !same {
-            return Err(format!("{} instead of {}", json!(other), json!(own)));
-        }
+    let same = |own: &[Value], other: &[Value]| {
+        own.len() == other.len() && own.iter().zip(other).all(|(own, other)| same_cell(own, other, error))
+    };
+    match ours.iter().zip(theirs).find(|(own, other)| !same(own, other)) {
+        Some((own, other)) => Err(format!("{}, and there {}", json!(own), json!(other))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn same_cell(own: &Value, other: &Value) -> bool {
-    match (own.as_f64(), other.as_f64()) {
-        (Some(own), Some(other)) => (own - other).abs() <= TOLERANCE * own.abs(),
-        (None, None) => match (own.as_str(), other.as_str()) {
-            (Some(own), Some(other)) => {
-                own == other || to_the_second(own).is_some_and(|time| to_the_second(other) == Some(time))
-            }
-            _ => own == other,
+fn same_cell(own: &Value, other: &Value, error: f64) -> bool {
+    match (own, other) {
+        (Value::Number(own), Value::Number(other)) => match (own.as_f64(), other.as_f64()) {
+            (Some(own), Some(other)) => own == other || (own - other).abs() <= error * other.abs(),
+            _ => false,
         },
-        _ => false,
+        (Value::String(own), Value::String(other)) if own != other => {
+            to_the_second(own).is_some_and(|time| to_the_second(other) == Some(time))
+        }
+        _ => own == other,
     }
 }
 

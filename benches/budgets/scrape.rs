@@ -71,7 +71,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
                     readable(scrapes.rendering)
                 );
                 if let Some(before) = p50_before.insert(format, p50) {
-                    note.push_str(&format!("; p50 is {} of that with the short history", readable(p50 / before)));
+                    note.push_str(&format!("; p50 is {} times that with the short history", readable(p50 / before)));
                 }
                 let what = format!("scrape, {} series, {} samples, {format}, p99", thousands(series), thousands(sent));
                 let detail = json!({ "series": series, "samples": sent, "format": format, "bytes": scrapes.bytes, "ms": scrapes.times });
