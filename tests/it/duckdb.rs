@@ -111,7 +111,7 @@ async fn another_engine_reads_every_column_and_partition() {
     let yesterday = full.clone().started_at(now() - TimeDelta::days(1));
     client.post(ndjson(&[full, yesterday]), None).await;
     let store = server.storage().to_str().unwrap().to_owned();
-    let sql = "SELECT count(*), count(DISTINCT date), bool_and(date = started_at::DATE), bool_and(org = 'default'),
+    let sql = "SELECT count(*), count(DISTINCT date), bool_and(date = make_timestamp(epoch_us(started_at))::DATE), bool_and(org = 'default'),
         min(length(invocation_id)), min(error_code), min(request_id), min(session_id), min(trace_id), min(span_id), min(caller),
         min(decision), min(request_bytes), min(response_bytes), min(duration_ms), bool_and(arrived_at = started_at),
         bool_and(ingested_at >= started_at) FROM t";

@@ -22,7 +22,7 @@ fn encoded(encoding: Option<&str>, body: &[u8]) -> Vec<u8> {
     match encoding {
         None => body.to_vec(),
         Some("gzip") => {
-            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
             encoder.write_all(body).unwrap();
             encoder.finish().unwrap()
         }

@@ -1,6 +1,6 @@
 """SQL by DuckDB over one of our Delta tables, named `t`; the log is read by `deltalake`. Prints the rows as JSON.
 
-usage: delta.py STORE ORG TABLE SQL [PARQUET…]
+usage: delta.py STORE ORG TABLE SQL
 """
 
 import json
@@ -21,9 +21,8 @@ def main() -> None:
     if not files:
         print("[[0]]")
         return
-    connection = duckdb.connect(config={"TimeZone": "UTC"})
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("CREATE VIEW t AS SELECT * FROM read_parquet(?::VARCHAR[], hive_partitioning = true)".replace("?::VARCHAR[]", repr(files)))
+    connection = duckdb.connect()
+    connection.execute(f"CREATE VIEW t AS SELECT * FROM read_parquet({files!r}, hive_partitioning = true)")
     rows = connection.execute(sql).fetchall()
     print(json.dumps(rows, default=str))
 

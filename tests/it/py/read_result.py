@@ -11,7 +11,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# CSV has no types: these columns are not text.
+# What these columns hold, for formats that have no types or few.
 TYPED = {"duration_ms": float, "request_bytes": int}
 
 
@@ -24,12 +24,13 @@ def plain(value):
     return value
 
 
-def moment(name, value):
-    """A JSON or CSV timestamp, without its zone, after checking that it is UTC's."""
-    if name != "started_at" or value is None:
-        return value
-    parsed = datetime.datetime.fromisoformat(value)
-    return plain(parsed)
+def typed(name, value):
+    """A value out of a format that does not say whether 0 is a float, nor that a text is a timestamp."""
+    if value is None:
+        return None
+    if name == "started_at":
+        return plain(datetime.datetime.fromisoformat(value))
+    return TYPED[name](value) if name in TYPED else value
 
 
 def from_table(table):
@@ -40,7 +41,7 @@ def from_table(table):
 def from_csv(path):
     with open(path, newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    convert = lambda name, text: None if text == "" else moment(name, TYPED.get(name, str)(text))
+    convert = lambda name, text: None if text == "" else typed(name, text)
     return header, [[convert(name, text) for name, text in zip(header, line, strict=True)] for line in lines]
 
 
@@ -48,14 +49,14 @@ def from_ndjson(path):
     with open(path, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     columns = list(lines[0]) if lines else []
-    return columns, [[moment(name, line[name]) for name in columns] for line in lines]
+    return columns, [[typed(name, line[name]) for name in columns] for line in lines]
 
 
 def from_json(path):
     with open(path, encoding="utf-8") as file:
         answer = json.load(file)
     columns = [column["name"] for column in answer["columns"]]
-    return columns, [[moment(n, v) for n, v in zip(columns, row, strict=True)] for row in answer["rows"]]
+    return columns, [[typed(n, v) for n, v in zip(columns, row, strict=True)] for row in answer["rows"]]
 
 
 def main() -> None:
