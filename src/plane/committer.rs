@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::org::{Change, Org};
-use super::replica::{self, Link};
-use super::{Ack, Admission, Plane, PlaneError};
+use super::replica;
+use super::{Ack, Admission, Plane, PlaneError, recovery};
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
 use crate::rollup::Digest;
@@ -208,10 +208,10 @@ async fn attempt(plane: &Plane, group: &[Pending], began: Instant) -> Result<Opt
     if !create(plane, seq, &id, pieces, began).await? {
         return Ok(None);
     }
-    // A slot that trimming has freed can be created by a node that slept through it. The object before the newest one
-    // is never trimmed, so its absence tells; who wrote into the past must not acknowledge.
-    if matches!(previous, Link::Is(_)) && !plane.log.exists(seq - 1).await? {
-        return Err(PlaneError::unavailable("this node was left behind by the log's trimming and is catching up"));
+    // A number that trimming has freed can be created by a node that slept through it. The objects before the newest
+    // ones are never trimmed, so a missing one tells; who may have written into the past must not acknowledge.
+    if !plane.log.exists(seq - 1).await? && recovery::is_trimmed(&plane.log, seq).await? {
+        return Err(PlaneError::left_behind());
     }
     plane.metrics.wal.objects.inc();
     plane.metrics.wal.bytes.inc_by(bytes as u64);

@@ -45,6 +45,11 @@ impl PlaneError {
         Self::Busy { reason: reason.into(), retry_after: Duration::from_secs(1) }
     }
 
+    /// The log was trimmed while this node slept; it starts again from the snapshots.
+    pub(crate) fn left_behind() -> Self {
+        Self::unavailable("this node was left behind by the log's trimming and is catching up")
+    }
+
     /// Something is not there that should come back.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into(), retry_after: Duration::from_secs(2) }

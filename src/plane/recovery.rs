@@ -23,10 +23,14 @@ use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY
 use crate::rollup::RunningTotals;
 use crate::storage::StorageError;
 use crate::storage::table::Table;
-use crate::storage::wal::{Log, Slot};
+use crate::storage::wal::{Created, Log, Object, Slot};
 
 /// WAL objects read ahead of the one being applied.
 const READ_AHEAD: usize = 4;
+
+/// How often, and after which pause, a store that fails is asked again to take the log's first object.
+const BEGIN_TRIES: usize = 5;
+const BEGIN_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Brings the plane up to the end of the log.
 pub(super) async fn recover(plane: &Plane) -> Result<(), PlaneError> {
@@ -53,7 +57,41 @@ pub(super) async fn load(plane: &Plane, cursor: &mut Cursor) -> Result<(), Plane
             }
         }
     }
-    replay(plane, cursor).await
+    replay(plane, cursor).await?;
+    begin(plane, cursor).await
+}
+
+/// Sees to it that there is an object before the next one, by which a node can tell that it was left behind: into an
+/// empty log, or after a torn end, it writes an object that holds nothing.
+async fn begin(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
+    let mut tries = 0;
+    while !matches!(cursor.previous, Link::Is(_)) {
+        let seq = cursor.next;
+        let (id, pieces) = Object::encode(seq, plane.writer, plane.now(), None, cursor.floor, &[])?;
+        match plane.log.create(seq, pieces).await {
+            Ok(Created::Won) if is_trimmed(&plane.log, seq).await? => return Err(PlaneError::left_behind()),
+            Ok(Created::Won) => replica::advance(plane, cursor, seq, id, cursor.floor),
+            // Another node's, or one's own whose answer was lost, or a torn one.
+            Ok(Created::Lost) => replica::follow(plane, cursor).await?,
+            Err(e) if tries == BEGIN_TRIES => return Err(e.into()),
+            Err(e) => {
+                tracing::warn!(error = %e, "the store did not take the log's first object; trying again");
+                tries += 1;
+                tokio::time::sleep(BEGIN_PAUSE).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether trimming has passed number `seq`. A process that slept for long can create an object where one was deleted;
+/// no other will ever read it, and it is deleted again.
+pub(super) async fn is_trimmed(log: &Log, seq: u64) -> Result<bool, StorageError> {
+    let trimmed = announced_floor(log, &log.list().await?).await? >= seq;
+    if trimmed {
+        log.delete(seq).await?;
+    }
+    Ok(trimmed)
 }
 
 /// Loads one org from what is stored. Damage does not fail the load: the org is there, and stopped.
@@ -180,7 +218,6 @@ async fn replay(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     *cursor = Cursor {
         next: floor + 1,
         previous: if floor == 0 { Link::Void } else { Link::Unknown },
-        start: floor + 1,
         floor,
         trimmed: floor,
     };

@@ -47,14 +47,13 @@ impl Link {
     }
 }
 
-/// Where this node stands in the log.
+/// Where this node stands in the log. Once recovered it has always applied the object before the next one: so if that
+/// one is gone, trimming has passed this node by.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     /// The number to read or write next.
     pub(super) next: u64,
     pub(super) previous: Link,
-    /// Where this process began; what came before may be trimmed.
-    pub(super) start: u64,
     /// The greatest floor that an object announced: what may be deleted.
     pub(super) floor: u64,
     /// What this process has deleted up to.
@@ -95,7 +94,7 @@ pub(super) async fn follow(plane: &Plane, cursor: &mut Cursor) -> Result<(), Pla
             }
             Slot::Torn => pass_over(cursor),
             // The object before is always kept. Where it is gone, trimming has passed this node by.
-            Slot::Absent if cursor.next > cursor.start && !plane.log.exists(cursor.next - 1).await? => {
+            Slot::Absent if !plane.log.exists(cursor.next - 1).await? => {
                 tracing::warn!(position = cursor.next, "left behind by trimming; starting again from the snapshots");
                 Box::pin(recovery::load(plane, cursor)).await?;
             }

@@ -104,8 +104,9 @@ impl Node {
             metrics: Arc::new(Metrics::new()),
         };
         let plane = Plane::new(&config, parts).unwrap();
-        plane.recover().await?;
-        Ok(Self { store, plane })
+        let recovered = plane.recover().await;
+        // A process may die while it starts; to its clients it is there and answers nothing good.
+        if store.is_dead() { Ok(Self { store, plane }) } else { recovered.map(|()| Self { store, plane }) }
     }
 
     pub(super) async fn start(store: Arc<FaultyStore>) -> Self {
