@@ -13,6 +13,7 @@ use super::{BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Family, LATENCY,
 use crate::rollup::histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};
 use crate::rollup::labels::{Labels, put_delimited, put_label};
 use crate::rollup::totals::Series;
+use crate::rollup::wire::{put_signed, zigzag};
 
 /// Field numbers of `MetricFamily`.
 mod family {
@@ -192,14 +193,14 @@ impl Native {
         self.deltas.clear();
         let mut previous_count = 0;
         let mut expected = None;
-        for (index, count) in latency.buckets() {
+        latency.for_each_bucket(|index, count| {
             // Prometheus names a bucket by the power that it ends at, one above the power that it starts at.
             let index = index + 1;
             let gap = index - expected.unwrap_or(index);
             match self.spans.last_mut() {
                 Some((_, length)) if gap <= FILLED_GAP => {
                     for _ in 0..gap {
-                        encode_varint(zigzag(0 - previous_count), &mut self.deltas);
+                        put_signed(&mut self.deltas, -previous_count);
                         previous_count = 0;
                         *length += 1;
                     }
@@ -209,10 +210,10 @@ impl Native {
                 None => self.spans.push((index.into(), 1)),
             }
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            encode_varint(zigzag(count - previous_count), &mut self.deltas);
+            put_signed(&mut self.deltas, count - previous_count);
             previous_count = count;
             expected = Some(index + 1);
-        }
+        });
     }
 }
 
@@ -226,9 +227,4 @@ fn put_varint_field(out: &mut Vec<u8>, field: u32, value: u64) {
 fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
     encode_key(field, WireType::SixtyFourBit, out);
     out.extend_from_slice(&value.to_le_bytes());
-}
-
-/// A signed number as `sint32` and `sint64` have it.
-fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
 }
