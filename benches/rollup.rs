@@ -1,5 +1,7 @@
 //! What the rollups cost: recording, digests of batches, merging, the binary forms, a scrape.
 
+#![expect(clippy::unwrap_used, reason = "a bench that cannot be set up should stop")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 

@@ -136,7 +136,7 @@ fn contents(totals: &RunningTotals) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn rollups_by_sql_are_those_of_the_samples_in_any_order_and_batching((samples, batches) in shuffled()) {

@@ -55,8 +55,8 @@ enum Kind {
     Histogram = 4,
 }
 
-/// Gaps of so many empty buckets are filled up.
-const FILLED_GAP: i16 = 2;
+/// Gaps of at most so many empty buckets are filled up.
+const FILLED_GAP: i64 = 2;
 
 /// The whole answer.
 pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
@@ -192,28 +192,32 @@ impl Native {
         self.spans.clear();
         self.deltas.clear();
         let mut previous_count = 0;
-        let mut expected = None;
+        // The span being gathered, and the bucket after its last.
+        let (mut offset, mut length, mut end) = (0, 0, 0);
         latency.for_each_bucket(|index, count| {
             // Prometheus names a bucket by the power that it ends at, one above the power that it starts at.
-            let index = index + 1;
-            let gap = index - expected.unwrap_or(index);
-            match self.spans.last_mut() {
-                Some((_, length)) if gap <= FILLED_GAP => {
-                    for _ in 0..gap {
-                        put_signed(&mut self.deltas, -previous_count);
-                        previous_count = 0;
-                        *length += 1;
-                    }
-                    *length += 1;
+            let index = i64::from(index) + 1;
+            let gap = index - end;
+            if length > 0 && gap <= FILLED_GAP {
+                for _ in 0..gap {
+                    put_signed(&mut self.deltas, -previous_count);
+                    previous_count = 0;
                 }
-                Some(_) => self.spans.push((gap.into(), 1)),
-                None => self.spans.push((index.into(), 1)),
+                length += gap as u64 + 1;
+            } else {
+                if length > 0 {
+                    self.spans.push((offset, length));
+                }
+                (offset, length) = (gap, 1);
             }
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            end = index + 1;
+            let count = count as i64;
             put_signed(&mut self.deltas, count - previous_count);
             previous_count = count;
-            expected = Some(index + 1);
         });
+        if length > 0 {
+            self.spans.push((offset, length));
+        }
     }
 }
 
