@@ -29,18 +29,20 @@ fn duration_ms(random: &mut SmallRng) -> f64 {
 /// A canonical batch of calls to `tools` tools, in random order; an eighth of them fails, some are denied.
 fn batch(random: &mut SmallRng, rows: usize, tools: usize) -> RecordBatch {
     let schema = &schemas().unwrap().tool_invocations;
-    let tool_of_row: Vec<usize> = (0..rows).map(|row| if row < tools { row } else { random.random_range(0..tools) }).collect();
+    let tool_of_row: Vec<usize> =
+        (0..rows).map(|row| if row < tools { row } else { random.random_range(0..tools) }).collect();
     let text = |of: &dyn Fn(usize) -> String| -> ArrayRef {
         Arc::new(tool_of_row.iter().map(|&tool| Some(of(tool))).collect::<StringArray>())
     };
     let durations: Vec<f64> = (0..rows).map(|_| duration_ms(random)).collect();
     let outcomes: Vec<usize> = (0..rows).map(|_| random.random_range(0..40)).collect();
-    let word = |n: &usize| ["client_error", "server_error", "timeout", "policy_denied"].get(*n).unwrap_or(&"ok").to_string();
+    let word =
+        |n: &usize| ["client_error", "server_error", "timeout", "policy_denied"].get(*n).unwrap_or(&"ok").to_string();
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
             "invocation_id" => text(&|_| "01933b7e-0000-7000-8000-000000000000".to_owned()),
             "org" => text(&|_| "default".to_owned()),
-            "workspace" => text(&|tool| ["prod", "staging"][tool % 2].to_owned()),
+            "workspace" => text(&|tool| if tool % 2 == 0 { "prod" } else { "staging" }.to_owned()),
             "instance" => text(&|_| "gw-1".to_owned()),
             "plugin" => text(&|tool| format!("plugin-{:03}", tool % 40)),
             "tool" => text(&|tool| format!("list_things_of_{tool:05}")),

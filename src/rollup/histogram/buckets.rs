@@ -195,7 +195,7 @@ impl Buckets {
     /// All counts of the buckets from `from` to before `to`.
     pub(super) fn count_between(&self, from: i16, to: i16) -> u64 {
         in_form!(&self.form,
-        window => window.between(from, to).iter().map(|&n| u64::from(n)).sum(),
+        window => window.count_between(from, to),
         entries => {
             let within = entries.iter().filter(|&&(index, _)| from <= index && index < to);
             within.map(|&(_, n)| u64::from(n)).sum()
@@ -361,11 +361,12 @@ impl<T: Count> Window<T> {
         }
     }
 
-    /// The counts of the buckets from `from` to before `to`.
-    fn between(&self, from: i16, to: i16) -> &[T] {
+    /// All counts of the buckets from `from` to before `to`.
+    fn count_between(&self, from: i16, to: i16) -> u64 {
         let place =
             |index: i16| usize::try_from(i32::from(index) - i32::from(self.first)).unwrap_or(0).min(self.counts.len());
-        self.counts.get(place(from)..place(to)).unwrap_or_default()
+        let between = self.counts.get(place(from)..place(to)).unwrap_or_default();
+        between.iter().map(|&n| n.into()).sum()
     }
 
     /// The bucket of the `rank`-th count, from 1 on. Runs of buckets are added up and passed over whole: the compiler adds
