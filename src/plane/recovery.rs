@@ -195,7 +195,10 @@ async fn replay(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     let floor = announced_floor(&plane.log, &numbers).await?;
     numbers.retain(|number| *number > floor);
     for org in plane.all_orgs() {
-        let damage = { let state = org.read(); state.passed_over.clone().filter(|_| state.saved < floor) };
+        let damage = {
+            let state = org.read();
+            state.passed_over.clone().filter(|_| state.saved < floor)
+        };
         if let Some(reason) = damage {
             org.stop(format!("{reason}; the log no longer holds what came after the snapshot before it"));
         }

@@ -24,7 +24,7 @@
 use super::histogram::{
     FIRST_BUCKET, Histogram, LAST_BUCKET, Moments, SCALE, ZERO_BUCKET, bucket_of, nearest_rank, sum_units,
 };
-use super::wire::{Malformed, Reader, put_signed, put_varint};
+use super::wire::{Malformed, Reader, put_long_varint, put_signed, put_varint};
 
 /// The version written.
 const VERSION: u8 = 1;
@@ -44,12 +44,10 @@ pub enum DecodeError {
 }
 
 /// A histogram's bytes, found to be sound, and read in place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Encoded<'a> {
-    zero: u64,
+    bytes: &'a [u8],
     count: u64,
-    runs: usize,
-    body: Reader<'a>,
     moments: Moments,
 }
 
@@ -59,36 +57,8 @@ impl<'a> Encoded<'a> {
     /// # Errors
     /// When they are of another version or scale, or not what [`encode`] writes.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        match (reader.byte("the version")?, reader.byte("the scale")?) {
-            (VERSION, SCALE) => {}
-            (VERSION, scale) => return Err(DecodeError::Scale(scale)),
-            (version, _) => return Err(DecodeError::Version(version)),
-        }
-        let zero = reader.varint("the zero bucket")?;
-        let runs = reader.count("the runs of buckets")?;
-        let mut buckets = Runs { reader: reader.clone(), runs_left: runs, left_in_run: 0, next: None };
-        let mut count = zero;
-        let mut lowest = (zero > 0).then_some(ZERO_BUCKET);
-        let mut highest = lowest;
-        while let Some((index, n)) = buckets.advance()? {
-            count = count.checked_add(n).ok_or(buckets.reader.fault("more than 2^64 durations"))?;
-            lowest = lowest.or(Some(index));
-            highest = Some(index);
-        }
-        let mut encoded = Self { zero, count, runs, body: reader, moments: Moments::default() };
-        let mut tail = buckets.reader;
-        if let (Some(lowest), Some(highest)) = (lowest, highest) {
-            let moments = Moments {
-                sum: tail.long_varint("the sum")?,
-                min: f64::from_le_bytes(tail.array("the least duration")?),
-                max: f64::from_le_bytes(tail.array("the greatest duration")?),
-            };
-            check_moments(&moments, count, lowest, highest).map_err(|what| tail.fault(what))?;
-            encoded.moments = moments;
-        }
-        tail.end()?;
-        Ok(encoded)
+        let (count, moments) = read(bytes, |_, _| {})?;
+        Ok(Self { bytes, count, moments })
     }
 
     /// How many durations it counted.
@@ -101,30 +71,27 @@ impl<'a> Encoded<'a> {
         let rank = nearest_rank(q, self.count)?;
         Some(self.moments.at_rank(rank, self.count, || {
             let mut seen = 0;
-            self.buckets().find_map(|(index, n)| {
+            let mut found = None;
+            // It was read once without a fault.
+            let again = read(self.bytes, |bucket, n| {
                 seen += n;
-                (seen >= rank).then_some(index)
-            })
+                if seen >= rank {
+                    found = found.or(Some(bucket));
+                }
+            });
+            again.ok().and(found)
         }))
-    }
-
-    /// Every bucket with its count, ascending, the zero bucket first.
-    fn buckets(&self) -> impl Iterator<Item = (i16, u64)> + use<'a> {
-        let mut runs = Runs { reader: self.body.clone(), runs_left: self.runs, left_in_run: 0, next: None };
-        let zero = (self.zero > 0).then_some((ZERO_BUCKET, self.zero));
-        // All of it was read once without a fault, in `parse`.
-        zero.into_iter().chain(std::iter::from_fn(move || runs.advance().ok().flatten()))
     }
 }
 
 impl Histogram {
-    /// Counts all that encoded bytes have counted.
+    /// Counts all that encoded bytes have counted, in one pass over them.
     ///
     /// # Errors
-    /// As [`Encoded::parse`]; the histogram is then as it was.
+    /// As [`Encoded::parse`]. The histogram then holds a part of it and must be thrown away.
     pub fn merge_encoded(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        let encoded = Encoded::parse(bytes)?;
-        self.absorb(encoded.buckets(), &encoded.moments);
+        let (_, moments) = read(bytes, |bucket, n| self.add_bucket(bucket, n))?;
+        self.add_moments(&moments);
         Ok(())
     }
 
@@ -141,39 +108,116 @@ impl Histogram {
 
 /// Appends a histogram's binary form.
 pub fn encode(histogram: &Histogram, out: &mut Vec<u8>) {
+    let mut runs = Runs::default();
+    histogram.for_each_bucket(|index, n| runs.add(index, n));
+    runs.close();
     out.extend([VERSION, SCALE]);
-    put_varint(out, histogram.zero_count().into());
-    let mut runs = 0u128;
-    let mut previous: Option<i16> = None;
-    for (index, _) in histogram.buckets() {
-        runs += u128::from(previous.is_none_or(|previous| previous + 1 != index));
-        previous = Some(index);
-    }
-    put_varint(out, runs);
-    let mut buckets = histogram.buckets().peekable();
-    let mut counts = Vec::new();
-    let mut end: Option<i16> = None;
-    while let Some((first, n)) = buckets.next() {
-        match end {
-            None => put_signed(out, first.into()),
-            Some(end) => put_varint(out, (first - end - 1) as u128),
-        }
-        let mut last = first;
-        put_varint(&mut counts, u128::from(n - 1));
-        while let Some((index, n)) = buckets.next_if(|&(index, _)| index == last + 1) {
-            put_varint(&mut counts, u128::from(n - 1));
-            last = index;
-        }
-        put_varint(out, (last - first) as u128);
-        out.append(&mut counts);
-        end = Some(last + 1);
-    }
+    put_varint(out, histogram.zero_count());
+    put_varint(out, runs.closed);
+    out.append(&mut runs.out);
     if !histogram.is_empty() {
         let moments = histogram.moments();
-        put_varint(out, moments.sum);
+        put_long_varint(out, moments.sum);
         out.extend(moments.min.to_le_bytes());
         out.extend(moments.max.to_le_bytes());
     }
+}
+
+/// Writes runs of buckets.
+#[derive(Default)]
+struct Runs {
+    out: Vec<u8>,
+    closed: u64,
+    /// Where the run before ended, exclusive.
+    before: Option<i16>,
+    /// The run being gathered: its first bucket, and the one after its last.
+    run: Option<(i16, i16)>,
+    /// Its counts.
+    counts: Vec<u8>,
+}
+
+impl Runs {
+    fn add(&mut self, index: i16, n: u64) {
+        match &mut self.run {
+            Some((_, end)) if *end == index => *end += 1,
+            _ => {
+                self.close();
+                self.run = Some((index, index + 1));
+            }
+        }
+        put_varint(&mut self.counts, n - 1);
+    }
+
+    fn close(&mut self) {
+        if let Some((first, end)) = self.run.take() {
+            match self.before {
+                None => put_signed(&mut self.out, first.into()),
+                Some(before) => put_varint(&mut self.out, (first - before - 1) as u64),
+            }
+            put_varint(&mut self.out, (end - first - 1) as u64);
+            self.out.append(&mut self.counts);
+            self.before = Some(end);
+            self.closed += 1;
+        }
+    }
+}
+
+/// Reads and checks an encoded histogram: `f` is called with each bucket and its count, ascending, the zero bucket first.
+/// Gives the count and the moments of all.
+fn read(bytes: &[u8], mut f: impl FnMut(i16, u64)) -> Result<(u64, Moments), DecodeError> {
+    let mut reader = Reader::new(bytes);
+    match (reader.byte("the version")?, reader.byte("the scale")?) {
+        (VERSION, SCALE) => {}
+        (VERSION, scale) => return Err(DecodeError::Scale(scale)),
+        (version, _) => return Err(DecodeError::Version(version)),
+    }
+    let mut count = reader.varint("the zero bucket")?;
+    let mut lowest = None;
+    let mut end = None;
+    if count > 0 {
+        lowest = Some(ZERO_BUCKET);
+        f(ZERO_BUCKET, count);
+    }
+    for _ in 0..reader.count("the runs of buckets")? {
+        let (first, after) = read_run(&mut reader, end)?;
+        for index in first..after {
+            let n = reader.varint("a bucket's count")?.checked_add(1);
+            let counted = n.and_then(|n| Some((n, count.checked_add(n)?)));
+            let Some((n, total)) = counted else {
+                return Err(reader.fault("more than 2^64 durations").into());
+            };
+            count = total;
+            f(index, n);
+        }
+        lowest = lowest.or(Some(first));
+        end = Some(after);
+    }
+    let mut moments = Moments::default();
+    if let Some(lowest) = lowest {
+        moments.sum = reader.long_varint("the sum")?;
+        moments.min = f64::from_le_bytes(reader.array("the least duration")?);
+        moments.max = f64::from_le_bytes(reader.array("the greatest duration")?);
+        let highest = end.map_or(ZERO_BUCKET, |end| end - 1);
+        check_moments(&moments, count, lowest, highest).map_err(|what| reader.fault(what))?;
+    }
+    reader.end()?;
+    Ok((count, moments))
+}
+
+/// Where the next run starts and ends (exclusive), after a run that ended at `before`.
+fn read_run(reader: &mut Reader<'_>, before: Option<i16>) -> Result<(i16, i16), Malformed> {
+    let first = match before {
+        None => Some(reader.signed("the first bucket")?),
+        Some(before) => {
+            let gap = reader.varint("a gap between buckets")?;
+            i64::try_from(gap).ok().and_then(|gap| gap.checked_add(i64::from(before) + 1))
+        }
+    };
+    let more = reader.varint("a run's length")?;
+    let last = i64::try_from(more).ok().zip(first).and_then(|(more, first)| more.checked_add(first));
+    let in_range = |index: i64| i16::try_from(index).ok().filter(|index| (FIRST_BUCKET..=LAST_BUCKET).contains(index));
+    let run = first.and_then(in_range).zip(last.and_then(in_range));
+    run.map(|(first, last)| (first, last + 1)).ok_or_else(|| reader.fault("a bucket out of range"))
 }
 
 /// Whether the moments can be those of `count` durations in the buckets from `lowest` to `highest`; else, what cannot.
@@ -190,53 +234,6 @@ fn check_moments(moments: &Moments, count: u64, lowest: i16, highest: i16) -> Re
         return Err("the sum is not one of so many durations");
     }
     Ok(())
-}
-
-/// Reads the runs of buckets, one bucket at a time.
-#[derive(Debug)]
-struct Runs<'a> {
-    reader: Reader<'a>,
-    runs_left: usize,
-    left_in_run: u64,
-    /// The bucket after the last one read.
-    next: Option<i16>,
-}
-
-impl Runs<'_> {
-    fn advance(&mut self) -> Result<Option<(i16, u64)>, Malformed> {
-        if self.left_in_run == 0 {
-            if self.runs_left == 0 {
-                return Ok(None);
-            }
-            self.start_run()?;
-        }
-        self.left_in_run -= 1;
-        let index = self.next.unwrap_or(FIRST_BUCKET);
-        self.next = Some(index + 1);
-        let n = self.reader.varint("a bucket's count")?.checked_add(1);
-        Ok(Some((index, n.ok_or(self.reader.fault("more than 2^64 durations"))?)))
-    }
-
-    fn start_run(&mut self) -> Result<(), Malformed> {
-        const OUT_OF_RANGE: &str = "a bucket out of range";
-        self.runs_left -= 1;
-        let first = match self.next {
-            None => Some(self.reader.signed("the first bucket")?),
-            Some(end) => {
-                let gap = self.reader.varint("a gap between buckets")?;
-                i64::try_from(gap).ok().and_then(|gap| gap.checked_add(i64::from(end) + 1))
-            }
-        };
-        let first = first.and_then(|first| i16::try_from(first).ok()).ok_or(self.reader.fault(OUT_OF_RANGE))?;
-        let more = self.reader.varint("a run's length")?;
-        let last = i64::try_from(more).ok().and_then(|more| more.checked_add(first.into()));
-        if first < FIRST_BUCKET || last.is_none_or(|last| last > LAST_BUCKET.into()) {
-            return Err(self.reader.fault(OUT_OF_RANGE));
-        }
-        self.left_in_run = more + 1;
-        self.next = Some(first);
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -304,7 +301,7 @@ mod tests {
         let mut histogram = Histogram::new();
         [0.0, 1000.0, 1000.0, 1010.0, 64_000.0].into_iter().for_each(|ms| histogram.record(ms));
         let mut expected = vec![1, 6, 1, 2, 1, 1, 1, 0, 253, 2 /* gap 381 */, 0, 0];
-        put_varint(&mut expected, 67_010 << 16);
+        put_long_varint(&mut expected, 67_010 << 16);
         expected.extend(0f64.to_le_bytes());
         expected.extend(64_000f64.to_le_bytes());
         assert_eq!(encoded(&histogram), expected);

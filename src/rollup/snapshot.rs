@@ -49,20 +49,20 @@ impl RunningTotals {
         let mut scratch = Vec::new();
         put_bytes(&mut out, self.org().as_str().as_bytes());
         let overflowed = self.overflowed();
-        put_varint(&mut out, overflowed.len() as u128);
+        put_varint(&mut out, overflowed.len() as u64);
         overflowed.for_each(|hash| out.extend(hash.to_le_bytes()));
-        put_varint(&mut out, self.series().len() as u128);
+        put_varint(&mut out, self.series().len() as u64);
         for series in self.series() {
             let name = self.name_of(series);
             [name.workspace, name.plugin, name.tool].iter().for_each(|part| put_bytes(&mut out, part.as_bytes()));
-            put_varint(&mut out, series.errors.into());
-            put_varint(&mut out, series.denials.into());
+            put_varint(&mut out, series.errors);
+            put_varint(&mut out, series.denials);
             put_histogram(&mut out, &series.latency, &mut scratch);
         }
         for (tool, granularity) in self.tools().iter().flat_map(|tool| Granularity::ALL.map(|g| (tool, g))) {
             let mut windows: Vec<&Window> = tool.windows.of(granularity).iter().collect();
             windows.sort_by_key(|window| window.start);
-            put_varint(&mut out, windows.len() as u128);
+            put_varint(&mut out, windows.len() as u64);
             for window in windows {
                 put_signed(&mut out, window.start.div_euclid(granularity.width()));
                 put_histogram(&mut out, &window.latency, &mut scratch);

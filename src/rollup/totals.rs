@@ -96,12 +96,12 @@ impl RunningTotals {
             series.errors += cell.errors;
             series.denials += cell.denials;
             let buckets = digest.buckets(cell);
-            series.latency.absorb(buckets.clone(), &cell.moments);
+            series.latency.absorb(buckets, &cell.moments);
             let Some(tool) = self.tools.get_mut(series.tool) else { continue };
             for granularity in Granularity::ALL {
                 let start = granularity.window_start(cell.hour);
                 if let Some(window) = tool.windows.open(granularity, start, now) {
-                    window.absorb(buckets.clone(), &cell.moments);
+                    window.absorb(buckets, &cell.moments);
                 }
             }
         }

@@ -24,7 +24,7 @@ pub enum Malformed {
 }
 
 /// Appends an integer, seven bits a byte, the lowest first.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u128) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value > 0x7f {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -32,14 +32,28 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u128) {
     out.push(value as u8);
 }
 
-/// Appends a signed integer: 0, −1, 1, −2 … as 0, 1, 2, 3 …
+/// The same of an integer of up to 128 bits.
+pub(super) fn put_long_varint(out: &mut Vec<u8>, mut value: u128) {
+    while value > u128::from(u64::MAX) {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    put_varint(out, value as u64);
+}
+
+/// A signed integer as an unsigned one: 0, −1, 1, −2 … as 0, 1, 2, 3 …
+pub(super) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Appends a signed integer.
 pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
-    put_varint(out, (((value << 1) ^ (value >> 63)) as u64).into());
+    put_varint(out, zigzag(value));
 }
 
 /// Appends a length and that many bytes.
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u128);
+    put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
@@ -61,9 +75,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, Malformed> {
-        let byte = *self.bytes.get(self.at).ok_or(Malformed::Truncated { at: self.at, what })?;
-        self.at += 1;
-        Ok(byte)
+        match self.bytes.get(self.at) {
+            Some(&byte) => {
+                self.at += 1;
+                Ok(byte)
+            }
+            None => Err(Malformed::Truncated { at: self.at, what }),
+        }
     }
 
     pub(super) fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
@@ -144,9 +162,9 @@ mod tests {
         #[test]
         fn integers_come_back(value: u128, signed: i64, small: u64) {
             let mut out = Vec::new();
-            put_varint(&mut out, value);
+            put_long_varint(&mut out, value);
             put_signed(&mut out, signed);
-            put_varint(&mut out, small.into());
+            put_varint(&mut out, small);
             put_bytes(&mut out, b"abc");
             let mut reader = Reader::new(&out);
             prop_assert_eq!(reader.long_varint("").unwrap(), value);
@@ -161,7 +179,7 @@ mod tests {
             let mut reader = Reader::new(&bytes);
             if let Ok(value) = reader.long_varint("") {
                 let mut out = Vec::new();
-                put_varint(&mut out, value);
+                put_long_varint(&mut out, value);
                 prop_assert_eq!(&bytes[..out.len()], &out[..]);
             }
         }
@@ -170,7 +188,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_end_is_refused_before_memory_is_taken_for_it() {
         let mut out = Vec::new();
-        put_varint(&mut out, u64::MAX.into());
+        put_varint(&mut out, u64::MAX);
         assert_eq!(Reader::new(&out).bytes("a name"), Err(Malformed::Truncated { at: 10, what: "a name" }));
     }
 }

@@ -13,6 +13,7 @@ use super::{BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Family, LATENCY,
 use crate::rollup::histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};
 use crate::rollup::labels::{Labels, put_delimited, put_label};
 use crate::rollup::totals::Series;
+use crate::rollup::wire::{put_signed, zigzag};
 
 /// Field numbers of `MetricFamily`.
 mod family {
@@ -54,8 +55,8 @@ enum Kind {
     Histogram = 4,
 }
 
-/// Gaps of so many empty buckets are filled up.
-const FILLED_GAP: i16 = 2;
+/// Gaps of at most so many empty buckets are filled up.
+const FILLED_GAP: i64 = 2;
 
 /// The whole answer.
 pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
@@ -191,27 +192,31 @@ impl Native {
         self.spans.clear();
         self.deltas.clear();
         let mut previous_count = 0;
-        let mut expected = None;
-        for (index, count) in latency.buckets() {
+        // The span being gathered, and the bucket after its last.
+        let (mut offset, mut length, mut end) = (0, 0, 0);
+        latency.for_each_bucket(|index, count| {
             // Prometheus names a bucket by the power that it ends at, one above the power that it starts at.
-            let index = index + 1;
-            let gap = index - expected.unwrap_or(index);
-            match self.spans.last_mut() {
-                Some((_, length)) if gap <= FILLED_GAP => {
-                    for _ in 0..gap {
-                        encode_varint(zigzag(0 - previous_count), &mut self.deltas);
-                        previous_count = 0;
-                        *length += 1;
-                    }
-                    *length += 1;
+            let index = i64::from(index) + 1;
+            let gap = index - end;
+            if length > 0 && gap <= FILLED_GAP {
+                for _ in 0..gap {
+                    put_signed(&mut self.deltas, -previous_count);
+                    previous_count = 0;
                 }
-                Some(_) => self.spans.push((gap.into(), 1)),
-                None => self.spans.push((index.into(), 1)),
+                length += gap as u64 + 1;
+            } else {
+                if length > 0 {
+                    self.spans.push((offset, length));
+                }
+                (offset, length) = (gap, 1);
             }
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            encode_varint(zigzag(count - previous_count), &mut self.deltas);
+            end = index + 1;
+            let count = count as i64;
+            put_signed(&mut self.deltas, count - previous_count);
             previous_count = count;
-            expected = Some(index + 1);
+        });
+        if length > 0 {
+            self.spans.push((offset, length));
         }
     }
 }
@@ -226,9 +231,4 @@ fn put_varint_field(out: &mut Vec<u8>, field: u32, value: u64) {
 fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
     encode_key(field, WireType::SixtyFourBit, out);
     out.extend_from_slice(&value.to_le_bytes());
-}
-
-/// A signed number as `sint32` and `sint64` have it.
-fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
 }

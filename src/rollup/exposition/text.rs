@@ -89,14 +89,18 @@ impl Page {
             Dialect::Text004 => format!(",le=\"{bound}\"}} "),
             Dialect::OpenMetrics => format!(",le=\"{bound:?}\"}} "),
         });
+        let mut start = String::new();
         for series in scrape.totals.series() {
+            start.clear();
+            start.push_str(&bucket);
+            start.push_str(&series.labels.text);
             let counts = series.latency.cumulative(BUCKET_EXPONENTS);
             for (end, calls) in ends.iter().zip(counts) {
-                self.line_start(&bucket, &series.labels);
+                self.put(&start);
                 self.put(end);
                 self.integer(calls);
             }
-            self.line_start(&bucket, &series.labels);
+            self.put(&start);
             self.put(",le=\"+Inf\"} ");
             self.integer(series.latency.count());
             self.line_start(&sum, &series.labels);

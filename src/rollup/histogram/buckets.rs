@@ -1,27 +1,24 @@
 //! The counts of a histogram's buckets, in as little memory as they need.
 //!
-//! Three forms, each grown into from the one before and never left again:
-//!
-//! - *sparse*: a sorted list of up to [`SPARSE_MAX`] buckets with their counts, 8 bytes each. Most histograms of a query
+//! - *Sparse*: a sorted list of up to [`SPARSE_MAX`] buckets with their counts, 8 bytes each. Most histograms of a query
 //!   with many groups, and of a rarely called tool, stay so.
-//! - *narrow*: one `u32` for each bucket between the lowest and the highest seen. A tool whose calls take from 5 ms to 5 s
-//!   takes 2.5 KB.
-//! - *wide*: the same with `u64`, once all buckets together have counted more than `u32::MAX`. Checking the total spares a
-//!   check for overflow in every bucket.
+//! - *Dense*: one count for each bucket between the lowest and the highest seen, in 16, 32 or 64 bits. The width is chosen
+//!   by the total of all counts, which no count exceeds: checking the total spares a check for overflow in every bucket. A
+//!   tool whose 60,000 calls take from 5 ms to 5 s takes 1.3 KB.
 //!
-//! The zero bucket is counted apart. The scale has 4,352 others, so no histogram takes more than 34 KiB. The total saturates at `u64::MAX`: what would
-//! exceed it is not counted, and no bucket can overflow.
+//! A form only ever grows into the next. The zero bucket is counted apart. The scale has 4,352 others, so no histogram
+//! takes more than 34 KiB. The total saturates at `u64::MAX`: what would exceed it is not counted.
 
 use std::mem::size_of;
 use std::ops::AddAssign;
 
-use super::scale::ZERO_BUCKET;
+use super::scale::{FIRST_BUCKET, LAST_BUCKET, ZERO_BUCKET};
 
 /// The most buckets that the sparse form holds.
 const SPARSE_MAX: usize = 64;
 
-/// A dense window grows to a multiple of this many buckets, so that it seldom grows.
-const GROWTH: i16 = 16;
+/// A dense window holds a multiple of this many buckets.
+const RUN: usize = 16;
 
 /// Counts by bucket index.
 #[derive(Debug, Clone, Default)]
@@ -35,8 +32,9 @@ pub(super) struct Buckets {
 #[derive(Debug, Clone)]
 enum Form {
     Sparse(Vec<(i16, u32)>),
-    Narrow(Window<u32>),
-    Wide(Window<u64>),
+    Dense16(Window<u16>),
+    Dense32(Window<u32>),
+    Dense64(Window<u64>),
 }
 
 impl Default for Form {
@@ -52,6 +50,42 @@ struct Window<T> {
     counts: Vec<T>,
 }
 
+/// An unsigned integer that counts.
+trait Count: Copy + Default + AddAssign + Into<u64> {
+    /// A count that is known to fit.
+    fn of(n: u64) -> Self;
+}
+
+impl Count for u16 {
+    fn of(n: u64) -> Self {
+        n as Self
+    }
+}
+
+impl Count for u32 {
+    fn of(n: u64) -> Self {
+        n as Self
+    }
+}
+
+impl Count for u64 {
+    fn of(n: u64) -> Self {
+        n
+    }
+}
+
+/// What to do with the window of a dense form, whatever its width, and with the entries of the sparse one.
+macro_rules! in_form {
+    ($form:expr, $window:ident => $dense:expr, $entries:ident => $sparse:expr) => {
+        match $form {
+            Form::Sparse($entries) => $sparse,
+            Form::Dense16($window) => $dense,
+            Form::Dense32($window) => $dense,
+            Form::Dense64($window) => $dense,
+        }
+    };
+}
+
 impl Buckets {
     /// All counts together.
     pub(super) fn total(&self) -> u64 {
@@ -65,21 +99,15 @@ impl Buckets {
 
     /// Memory on the heap, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        match &self.form {
-            Form::Sparse(entries) => entries.capacity() * size_of::<(i16, u32)>(),
-            Form::Narrow(window) => window.counts.capacity() * size_of::<u32>(),
-            Form::Wide(window) => window.counts.capacity() * size_of::<u64>(),
-        }
+        in_form!(&self.form,
+            window => window.heap_bytes(),
+            entries => entries.capacity() * size_of::<(i16, u32)>())
     }
 
-    /// Forgets all counts and keeps the memory of the narrower forms.
+    /// Forgets all counts and keeps the memory.
     pub(super) fn clear(&mut self) {
         (self.zero, self.total) = (0, 0);
-        match &mut self.form {
-            Form::Sparse(entries) => entries.clear(),
-            Form::Narrow(window) => window.counts.clear(),
-            Form::Wide(_) => self.form = Form::default(),
-        }
+        in_form!(&mut self.form, window => window.counts.clear(), entries => entries.clear());
     }
 
     /// Counts `n` more in a bucket.
@@ -94,40 +122,50 @@ impl Buckets {
             self.zero += n;
             return;
         }
-        match &mut self.form {
-            // The total fits a `u32` in the two narrower forms, and with it every count.
-            Form::Sparse(entries) => match entries.binary_search_by_key(&index, |&(at, _)| at) {
-                Ok(found) => {
-                    if let Some((_, count)) = entries.get_mut(found) {
-                        *count += n as u32;
-                    }
+        in_form!(&mut self.form,
+        window => window.add(index, n),
+        entries => match entries.binary_search_by_key(&index, |&(at, _)| at) {
+            Ok(found) => {
+                if let Some((_, count)) = entries.get_mut(found) {
+                    // The total fits 32 bits as long as the form is sparse.
+                    *count += n as u32;
                 }
-                Err(place) if entries.len() < SPARSE_MAX => entries.insert(place, (index, n as u32)),
-                Err(_) => {
-                    let mut window = Window::of(entries);
-                    window.add(index, n as u32);
-                    self.form = Form::Narrow(window);
+            }
+            Err(place) => {
+                entries.insert(place, (index, n as u32));
+                if entries.len() > SPARSE_MAX {
+                    self.form = Form::dense(entries, self.total);
                 }
-            },
-            Form::Narrow(window) => window.add(index, n as u32),
-            Form::Wide(window) => window.add(index, n),
-        }
+            }
+        });
+    }
+
+    /// Counts one more in each of some buckets.
+    pub(super) fn add_each(&mut self, indices: &[i16]) {
+        let n = indices.len() as u64;
+        self.make_room_for(n);
+        let (false, Some(total)) = (matches!(self.form, Form::Sparse(_)), self.total.checked_add(n)) else {
+            indices.iter().for_each(|&index| self.add(index, 1));
+            return;
+        };
+        self.total = total;
+        self.zero += in_form!(&mut self.form, window => window.add_each(indices), _entries => 0);
     }
 
     /// Counts all that `other` has counted.
     pub(super) fn merge(&mut self, other: &Self) {
         if let Some(total) = self.total.checked_add(other.total) {
             self.make_room_for(other.total);
+            if let (Form::Sparse(entries), false) = (&self.form, matches!(other.form, Form::Sparse(_))) {
+                self.form = Form::dense(entries, total);
+            }
             let merged = match (&mut self.form, &other.form) {
-                (Form::Wide(ours), Form::Wide(theirs)) => ours.merge(theirs),
-                (Form::Wide(ours), Form::Narrow(theirs)) => ours.merge(theirs),
-                (Form::Narrow(ours), Form::Narrow(theirs)) => ours.merge(theirs),
-                (Form::Sparse(entries), Form::Narrow(theirs)) => {
-                    let mut window = Window::of(entries);
-                    window.merge(theirs);
-                    self.form = Form::Narrow(window);
-                    true
-                }
+                (Form::Dense16(ours), Form::Dense16(theirs)) => ours.merge(theirs),
+                (Form::Dense32(ours), Form::Dense16(theirs)) => ours.merge(theirs),
+                (Form::Dense32(ours), Form::Dense32(theirs)) => ours.merge(theirs),
+                (Form::Dense64(ours), Form::Dense16(theirs)) => ours.merge(theirs),
+                (Form::Dense64(ours), Form::Dense32(theirs)) => ours.merge(theirs),
+                (Form::Dense64(ours), Form::Dense64(theirs)) => ours.merge(theirs),
                 _ => false,
             };
             if merged {
@@ -137,30 +175,31 @@ impl Buckets {
             }
         }
         self.add(ZERO_BUCKET, other.zero);
-        other.iter().for_each(|(index, n)| self.add(index, n));
+        other.for_each(|index, n| self.add(index, n));
     }
 
     /// The buckets above zero that have counted anything, ascending.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (i16, u64)> {
-        let (sparse, first, narrow, wide): (&[(i16, u32)], i16, &[u32], &[u64]) = match &self.form {
-            Form::Sparse(entries) => (entries, 0, &[], &[]),
-            Form::Narrow(window) => (&[], window.first, &window.counts, &[]),
-            Form::Wide(window) => (&[], window.first, &[], &window.counts),
-        };
-        let counts = narrow.iter().map(|&n| u64::from(n)).chain(wide.iter().copied());
-        let dense = counts.zip(first..).map(|(n, index)| (index, n)).filter(|&(_, n)| n > 0);
-        sparse.iter().map(|&(index, n)| (index, u64::from(n))).chain(dense)
+    pub(super) fn iter(&self) -> Box<dyn Iterator<Item = (i16, u64)> + '_> {
+        in_form!(&self.form,
+            window => Box::new(window.iter()),
+            entries => Box::new(entries.iter().map(|&(index, n)| (index, n.into()))))
+    }
+
+    /// Calls `f` with each bucket above zero that has counted anything, ascending. Faster than [`Buckets::iter`].
+    pub(super) fn for_each(&self, mut f: impl FnMut(i16, u64)) {
+        in_form!(&self.form,
+            window => window.for_each(f),
+            entries => entries.iter().for_each(|&(index, n)| f(index, n.into())));
     }
 
     /// All counts of the buckets from `from` to before `to`.
     pub(super) fn count_between(&self, from: i16, to: i16) -> u64 {
-        match &self.form {
-            Form::Sparse(entries) => {
-                entries.iter().filter(|&&(index, _)| from <= index && index < to).map(|&(_, n)| u64::from(n)).sum()
-            }
-            Form::Narrow(window) => window.between(from, to).iter().map(|&n| u64::from(n)).sum(),
-            Form::Wide(window) => window.between(from, to).iter().sum(),
-        }
+        in_form!(&self.form,
+        window => window.count_between(from, to),
+        entries => {
+            let within = entries.iter().filter(|&&(index, _)| from <= index && index < to);
+            within.map(|&(_, n)| u64::from(n)).sum()
+        })
     }
 
     /// The bucket of the `rank`-th smallest of what was counted, from 1 to the total; none when nothing was.
@@ -169,32 +208,29 @@ impl Buckets {
             return (self.zero > 0).then_some(ZERO_BUCKET);
         }
         let rank = rank.min(self.total) - self.zero;
-        match &self.form {
-            Form::Sparse(entries) => {
-                let mut seen = 0;
-                entries.iter().find_map(|&(index, n)| {
-                    seen += u64::from(n);
-                    (seen >= rank).then_some(index)
-                })
-            }
-            Form::Narrow(window) => window.at_rank(rank),
-            Form::Wide(window) => window.at_rank(rank),
-        }
+        in_form!(&self.form,
+        window => window.at_rank(rank),
+        entries => {
+            let mut seen = 0;
+            entries.iter().find_map(|&(index, n)| {
+                seen += u64::from(n);
+                (seen >= rank).then_some(index)
+            })
+        })
     }
 
-    /// Takes the wide form when the total with `n` more no longer fits the narrower ones.
+    /// Takes a wider form when the total with `n` more no longer fits the counts of this one.
     fn make_room_for(&mut self, n: u64) {
-        if self.total.saturating_add(n) <= u64::from(u32::MAX) {
-            return;
-        }
-        let wide = match &self.form {
-            Form::Sparse(entries) => Window::of(entries),
-            Form::Narrow(window) => {
-                Window { first: window.first, counts: window.counts.iter().map(|&n| n.into()).collect() }
-            }
-            Form::Wide(_) => return,
+        const MAX_16: u64 = u16::MAX as u64;
+        const MAX_32: u64 = u32::MAX as u64;
+        let total = self.total.saturating_add(n);
+        self.form = match &self.form {
+            Form::Sparse(entries) if total > MAX_32 => Form::dense(entries, total),
+            Form::Dense16(window) if total > MAX_32 => Form::Dense64(window.widened()),
+            Form::Dense32(window) if total > MAX_32 => Form::Dense64(window.widened()),
+            Form::Dense16(window) if total > MAX_16 => Form::Dense32(window.widened()),
+            _ => return,
         };
-        self.form = Form::Wide(wide);
     }
 }
 
@@ -204,8 +240,20 @@ impl PartialEq for Buckets {
     }
 }
 
-impl<T: Copy + Default + AddAssign + From<u32> + Into<u64>> Window<T> {
-    /// The dense form of sorted entries.
+impl Form {
+    /// The dense form of sorted entries, as wide as the total asks for.
+    fn dense(entries: &[(i16, u32)], total: u64) -> Self {
+        if total <= u16::MAX.into() {
+            Self::Dense16(Window::of(entries))
+        } else if total <= u32::MAX.into() {
+            Self::Dense32(Window::of(entries))
+        } else {
+            Self::Dense64(Window::of(entries))
+        }
+    }
+}
+
+impl<T: Count> Window<T> {
     fn of(entries: &[(i16, u32)]) -> Self {
         let mut window = Self { first: 0, counts: Vec::new() };
         if let (Some(&(lowest, _)), Some(&(highest, _))) = (entries.first(), entries.last()) {
@@ -215,20 +263,39 @@ impl<T: Copy + Default + AddAssign + From<u32> + Into<u64>> Window<T> {
         window
     }
 
-    fn add(&mut self, index: i16, n: T) {
-        let place = usize::try_from(i32::from(index) - i32::from(self.first)).ok();
-        if let Some(count) = place.and_then(|place| self.counts.get_mut(place)) {
-            *count += n;
-        } else {
+    /// The same counts in more bits.
+    fn widened<U: Count>(&self) -> Window<U> {
+        Window { first: self.first, counts: self.counts.iter().map(|&n| U::of(n.into())).collect() }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<T>()
+    }
+
+    fn add(&mut self, index: i16, n: u64) {
+        if self.get_mut(index).is_none() {
             self.cover(index, index);
-            if let Some(count) = self.counts.get_mut((index - self.first) as usize) {
-                *count += n;
-            }
+        }
+        if let Some(count) = self.get_mut(index) {
+            *count += T::of(n);
         }
     }
 
+    /// Adds one to each of some buckets, and says how many were the zero bucket, which is not among its counts.
+    fn add_each(&mut self, indices: &[i16]) -> u64 {
+        let mut zero = 0;
+        for &index in indices {
+            if index == ZERO_BUCKET {
+                zero += 1;
+            } else {
+                self.add(index, 1);
+            }
+        }
+        zero
+    }
+
     /// Adds every count of `other`; `true`, for it always can.
-    fn merge<U: Copy + Into<T> + Into<u64>>(&mut self, other: &Window<U>) -> bool {
+    fn merge<U: Count + Into<T>>(&mut self, other: &Window<U>) -> bool {
         if !other.counts.is_empty() {
             self.cover(other.first, other.last());
             let ours = self.counts.iter_mut().skip((other.first - self.first) as usize);
@@ -237,46 +304,76 @@ impl<T: Copy + Default + AddAssign + From<u32> + Into<u64>> Window<T> {
         true
     }
 
-    /// Grows so that the buckets from `low` to `high` lie within.
+    /// Grows so that the buckets from `low` to `high` lie within; by a quarter at least, so that it seldom grows.
     fn cover(&mut self, low: i16, high: i16) {
-        let (low, high) =
-            if self.counts.is_empty() { (low, high) } else { (low.min(self.first), high.max(self.last())) };
-        let first = low.div_euclid(GROWTH) * GROWTH;
-        let len = (((high - first) / GROWTH + 1) * GROWTH) as usize;
+        let (mut low, mut high) = (low, high);
         if self.counts.is_empty() {
-            self.first = first;
+            self.first = low;
+        } else {
+            let quarter = (self.counts.len() / 4) as i16;
+            if low < self.first {
+                low = low.min((self.first - quarter).max(FIRST_BUCKET));
+            }
+            if high > self.last() {
+                high = high.max((self.last() + quarter).min(LAST_BUCKET));
+            }
+            (low, high) = (low.min(self.first), high.max(self.last()));
         }
-        if first < self.first {
+        let first = low.div_euclid(RUN as i16) * RUN as i16;
+        let len = ((high - first) as usize / RUN + 1) * RUN;
+        if first < self.first || len > self.counts.len() {
             let mut counts = Vec::with_capacity(len);
             counts.resize((self.first - first) as usize, T::default());
             counts.append(&mut self.counts);
+            counts.resize(len, T::default());
             (self.first, self.counts) = (first, counts);
         }
-        if len > self.counts.len() {
-            self.counts.reserve_exact(len - self.counts.len());
-            self.counts.resize(len, T::default());
-        }
     }
-}
 
-impl<T: Copy + Into<u64>> Window<T> {
+    fn get_mut(&mut self, index: i16) -> Option<&mut T> {
+        let place = usize::try_from(i32::from(index) - i32::from(self.first)).ok()?;
+        self.counts.get_mut(place)
+    }
+
     /// The last bucket, when there is any.
     fn last(&self) -> i16 {
         self.first + self.counts.len() as i16 - 1
     }
 
-    /// The counts of the buckets from `from` to before `to`.
-    fn between(&self, from: i16, to: i16) -> &[T] {
+    fn iter(&self) -> impl Iterator<Item = (i16, u64)> {
+        let counts = self.counts.iter().enumerate().map(|(place, &n)| (self.first + place as i16, n.into()));
+        counts.filter(|&(_, n)| n > 0)
+    }
+
+    /// See [`Buckets::for_each`]. Which buckets of a run are empty is as good as random, and a wrongly guessed branch costs
+    /// more than all else here; so a run's empty buckets are found without branches first.
+    fn for_each(&self, mut f: impl FnMut(i16, u64)) {
+        for (first, run) in self.runs() {
+            let mut filled =
+                run.iter().enumerate().fold(0u32, |filled, (place, &n)| filled | u32::from(n.into() > 0) << place);
+            while filled > 0 {
+                let place = filled.trailing_zeros() as usize;
+                if let Some(&n) = run.get(place) {
+                    f(first + place as i16, n.into());
+                }
+                filled &= filled - 1;
+            }
+        }
+    }
+
+    /// All counts of the buckets from `from` to before `to`.
+    fn count_between(&self, from: i16, to: i16) -> u64 {
         let place =
             |index: i16| usize::try_from(i32::from(index) - i32::from(self.first)).unwrap_or(0).min(self.counts.len());
-        self.counts.get(place(from)..place(to)).unwrap_or_default()
+        let between = self.counts.get(place(from)..place(to)).unwrap_or_default();
+        between.iter().map(|&n| n.into()).sum()
     }
 
     /// The bucket of the `rank`-th count, from 1 on. Runs of buckets are added up and passed over whole: the compiler adds
     /// those in parallel.
     fn at_rank(&self, rank: u64) -> Option<i16> {
         let mut seen = 0;
-        for (first, run) in (self.first..).step_by(GROWTH as usize).zip(self.counts.chunks(GROWTH as usize)) {
+        for (first, run) in self.runs() {
             let in_run: u64 = run.iter().map(|&n| n.into()).sum();
             if seen + in_run >= rank {
                 return (first..).zip(run).find_map(|(index, &n)| {
@@ -287,6 +384,11 @@ impl<T: Copy + Into<u64>> Window<T> {
             seen += in_run;
         }
         None
+    }
+
+    /// The counts in runs, each with its first bucket.
+    fn runs(&self) -> impl Iterator<Item = (i16, &[T])> {
+        (self.first..).step_by(RUN).zip(self.counts.chunks(RUN))
     }
 }
 
@@ -310,10 +412,10 @@ mod tests {
         model.into_iter().collect()
     }
 
-    /// Few buckets or many, small counts or such that need the wide form.
+    /// Few buckets or many, small counts or such that need a wider form.
     fn counts() -> impl Strategy<Value = Vec<(i16, u64)>> {
         let index = prop_oneof![20 => -20..20i16, 20 => -1920..=2431i16, 1 => Just(ZERO_BUCKET)];
-        let n = prop_oneof![9 => 0..5u64, 1 => 0..1u64 << 33];
+        let n = prop_oneof![18 => 0..5u64, 1 => 0..1u64 << 17, 1 => 0..1u64 << 33];
         prop::collection::vec((index, n), 0..200)
     }
 
@@ -332,6 +434,16 @@ mod tests {
             let mut merged = filled(&left);
             merged.merge(&filled(&right));
             prop_assert_eq!(merged, filled(&[left, right].concat()));
+        }
+
+        #[test]
+        fn adding_one_to_each_is_adding_them_one_by_one(
+            before in counts(), each in prop::collection::vec(prop_oneof![Just(ZERO_BUCKET), -1920..=2431i16], 0..200),
+        ) {
+            let mut buckets = filled(&before);
+            buckets.add_each(&each);
+            let one_by_one = each.iter().map(|&index| (index, 1)).collect();
+            prop_assert_eq!(buckets, filled(&[before, one_by_one].concat()));
         }
 
         #[test]

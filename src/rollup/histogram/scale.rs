@@ -136,7 +136,7 @@ pub(crate) fn sanitised(duration_ms: f64) -> f64 {
 /// The bucket of a duration, or [`ZERO_BUCKET`].
 pub(crate) fn bucket_of(duration_ms: f64) -> i16 {
     let seconds = duration_ms.min(CLAMP_MS) / 1000.0;
-    if !(seconds > ZERO_THRESHOLD_SECONDS) {
+    if seconds <= ZERO_THRESHOLD_SECONDS {
         return ZERO_BUCKET;
     }
     let bits = seconds.to_bits();
