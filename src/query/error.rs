@@ -190,7 +190,12 @@ impl QueryError {
             DataFusionError::ArrowError(arrow, _) => Self::from_arrow(arrow),
             DataFusionError::ResourcesExhausted(message) => Self::from_exhaustion(message),
             DataFusionError::External(source) => Self::from_external(source.as_ref()),
-            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
+            // Files are read through the object store: plain I/O is spilling.
+            DataFusionError::IoError(_) => {
+                tracing::warn!(%error, "a query could not spill");
+                Self::out_of_memory()
+            }
+            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) => {
                 tracing::error!(%error, "a query could not read its files");
                 Self::Storage
             }
@@ -243,7 +248,11 @@ impl QueryError {
             | ArrowError::InvalidArgumentError(_)
             | ArrowError::NotYetImplemented(_) => Self::invalid(error.to_string()),
             ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => Self::out_of_memory(),
-            ArrowError::IoError(..) | ArrowError::ParquetError(_) => {
+            ArrowError::IoError(..) => {
+                tracing::warn!(%error, "a query could not spill");
+                Self::out_of_memory()
+            }
+            ArrowError::ParquetError(_) => {
                 tracing::error!(%error, "a query could not read its files");
                 Self::Storage
             }
