@@ -10,7 +10,7 @@
 //! - counts by bucket: bucket `i` holds the durations of more than γ^i and at most γ^(i+1) seconds, γ = 2^(1/64);
 //! - the zero bucket: durations of at most 2^-30 s (0.93 ns), which is Prometheus' `zero_threshold`;
 //! - the clamp: durations above 2^38 s (8,700 years) count as that long, in buckets and sum. The range is then 68 octaves of
-//!   64 buckets, 4,352 in all, and a histogram's memory is bounded by 34 KiB;
+//!   64 buckets, 4,352 in all, and a histogram's memory is bounded by 37 KiB;
 //! - the exact least and greatest duration;
 //! - the sum of durations, each rounded to a multiple of 2^-16 ms (15 ns). Whole multiples are added as 128-bit integers,
 //!   so the sum is exact and the same in whatever order the samples came. As a double it is exact up to 2^37 ms, and then
