@@ -21,7 +21,7 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Samples that the queries of the section `query` run over
-    #[arg(long, value_name = "SAMPLES", default_value_t = 10_000_000)]
+    #[arg(long, value_name = "SAMPLES", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     history: u64,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]

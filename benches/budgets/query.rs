@@ -276,7 +276,7 @@ fn compared(
     }
     let mean = geometric_mean(&to_better);
     let note = format!(
-        "{} of DuckDB {} alone; ClickHouse {}; on {} samples, over HTTP",
+        "{} × DuckDB {} alone; ClickHouse is {}; {} samples, over HTTP",
         readable(geometric_mean(&to_duckdb)),
         duckdb.version,
         clickhouse.version,

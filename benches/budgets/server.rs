@@ -12,8 +12,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Result;
 use super::process::{self, Memory};
+use super::{Error, Result};
 
 /// How long a start, a drain or a flush may take before it is a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -52,6 +52,7 @@ impl Home {
     /// When it ends or is not ready in time.
     pub(crate) async fn start(&self) -> Result<Server> {
         let folder = self.folder.path();
+        let log = folder.join("log");
         let began = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mcpg"))
             .args(["control-plane", "--config"])
@@ -59,14 +60,14 @@ impl Home {
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::options().create(true).append(true).open(folder.join("log"))?)
+            .stderr(std::fs::File::options().create(true).append(true).open(&log)?)
             .kill_on_drop(true)
             .spawn()?;
         let stdout = child.stdout.take().ok_or("no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let url = loop {
             let line =
-                timeout(PATIENCE, lines.next_line()).await??.ok_or_else(|| self.complaint("it ended at its start"))?;
+                timeout(PATIENCE, lines.next_line()).await??.ok_or_else(|| complaint("ended at its start", &log))?;
             if let Some(url) = line.trim().strip_prefix("listening on ") {
                 break url.to_owned();
             }
@@ -76,29 +77,30 @@ impl Home {
         let ready = format!("{url}/readyz");
         while !http.get(&ready).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK) {
             if child.try_wait()?.is_some() {
-                return Err(self.complaint("it ended before it was ready").into());
+                return Err(complaint("ended before it was ready", &log));
             }
             if began.elapsed() > PATIENCE {
-                return Err(self.complaint("it is not ready in time").into());
+                return Err(complaint("is not ready in time", &log));
             }
             sleep(START_POLL).await;
         }
-        Ok(Server { ready_after: began.elapsed(), child, url, http })
+        Ok(Server { ready_after: began.elapsed(), child, log, url, http })
     }
+}
 
-    /// What is wrong, with the last lines of the log.
-    fn complaint(&self, what: &str) -> String {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n");
-        format!("the control plane: {what}; its log ends with\n{tail}")
-    }
+/// What is wrong, with the last lines of the log.
+fn complaint(what: &str, log: &Path) -> Error {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n");
+    format!("the control plane {what}; its log ends with\n{tail}").into()
 }
 
 /// A control plane that runs.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    log: PathBuf,
     http: Client,
     url: String,
     /// How long it took from the start of the process until it was ready.
@@ -117,7 +119,7 @@ impl Server {
     }
 
     fn pid(&self) -> Result<u32> {
-        Ok(self.child.id().ok_or("the control plane has ended")?)
+        self.child.id().ok_or_else(|| complaint("has ended", &self.log))
     }
 
     /// Seconds of processor time it took so far.
@@ -232,10 +234,9 @@ impl Server {
         let asked = Command::new("kill").args(["-TERM", &self.pid()?.to_string()]).status().await?;
         let ended = timeout(PATIENCE, self.child.wait()).await??;
         if asked.success() && ended.success() {
-            Ok(())
-        } else {
-            Err(format!("the control plane ended with {ended}").into())
+            return Ok(());
         }
+        Err(complaint(&format!("ended with {ended}"), &self.log))
     }
 }
 
