@@ -161,7 +161,13 @@ mod tests {
     async fn memory_for_an_announced_body_is_set_aside_at_once() {
         let steps = RefCell::new(Vec::new());
         let mut body = Incoming::new(&announced(10), chunks(&[4, 6]));
-        let held = body.read(10, soon(), |bytes| Ok(steps.borrow_mut().push(bytes))).await.unwrap();
+        let held = body
+            .read(10, soon(), |bytes| {
+                steps.borrow_mut().push(bytes);
+                Ok(())
+            })
+            .await
+            .unwrap();
         assert_eq!(held.len(), 10);
         assert_eq!(steps.take(), [10]);
     }
@@ -170,7 +176,13 @@ mod tests {
     async fn memory_for_a_body_of_unknown_length_is_set_aside_as_it_comes() {
         let steps = RefCell::new(Vec::new());
         let mut body = Incoming::new(&HeaderMap::new(), chunks(&[1, STEP, 3 * STEP]));
-        let held = body.read(8 * STEP, soon(), |bytes| Ok(steps.borrow_mut().push(bytes))).await.unwrap();
+        let held = body
+            .read(8 * STEP, soon(), |bytes| {
+                steps.borrow_mut().push(bytes);
+                Ok(())
+            })
+            .await
+            .unwrap();
         assert_eq!(held.len(), 4 * STEP + 1);
         assert_eq!(steps.take(), [STEP, 2 * STEP, 4 * STEP + 1]);
     }

@@ -43,6 +43,9 @@ const MORE: usize = 4;
 /// What is set aside for each unpacked byte: the byte itself, and its share of the columns made of it.
 const COPIES: usize = 2;
 
+/// So much of a refused body is read all the same, so that its sender comes to read the answer.
+const LEAST_DISCARDED: usize = 8 << 20;
+
 /// The least that a body is allowed to unpack to.
 const LEAST_DECODED: usize = 64 << 10;
 
@@ -66,7 +69,7 @@ pub(super) async fn post(
         Ok(accepted) => Ok(Json(accepted)),
         Err(problem) => {
             api.metrics.ingest.refused(problem.code());
-            body.discard(api.limits.body_bytes.as_usize()).await;
+            body.discard(api.limits.body_bytes.as_usize().max(LEAST_DISCARDED)).await;
             Err(problem)
         }
     }

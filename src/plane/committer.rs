@@ -74,7 +74,12 @@ pub(super) async fn run(plane: Arc<Plane>, mut queue: mpsc::Receiver<Message>) {
         match message {
             Message::Commit(first) => {
                 let (group, settle) = gather(&mut queue, *first, plane.settings.commit_window).await;
-                commit(&plane, group).await;
+                // A task of its own: should a fault of the program end it, its senders learn that their batches are
+                // not known to be stored, and the next group is committed all the same.
+                let plane = Arc::clone(&plane);
+                if let Err(e) = tokio::spawn(async move { commit(&plane, group).await }).await {
+                    tracing::error!(error = %e, "a group commit ended by a fault of the program");
+                }
                 settled(settle);
             }
             Message::Settle(reply) => settled(Some(reply)),
@@ -156,7 +161,6 @@ async fn commit(plane: &Plane, mut group: Vec<Pending>) {
 }
 
 /// Parts a group into what is new, what the log holds already, and what an org has no room to remember.
-#[expect(clippy::type_complexity, reason = "three lists, named where they are taken apart")]
 fn by_key(plane: &Plane, group: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>, Vec<(Pending, PlaneError)>) {
     let (mut fresh, mut duplicates, mut refused) = (Vec::with_capacity(group.len()), Vec::new(), Vec::new());
     for pending in group {
@@ -186,13 +190,16 @@ fn by_key(plane: &Plane, group: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>, Ve
     (fresh, duplicates, refused)
 }
 
+/// What a group changes, org by org.
+type Changes = Vec<(Arc<Org>, Change)>;
+
 /// What a group became in the log.
 struct Written {
     seq: u64,
     written_at: i64,
     id: ObjectId,
     floor: u64,
-    changes: Vec<(Arc<Org>, Change)>,
+    changes: Changes,
 }
 
 /// Tries to make the group the next object of the log. `None`: another node was faster.
@@ -248,7 +255,7 @@ async fn create(
 }
 
 /// The sections of an object, and what applying it will change, org by org. Small batches of one org become one.
-fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Vec<(Arc<Org>, Change)>), PlaneError> {
+fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Changes), PlaneError> {
     let mut small: Vec<Vec<&Pending>> = Vec::new();
     let mut place: HashMap<&OrgName, usize> = HashMap::new();
     let (mut sections, mut changes) = (Vec::new(), Vec::new());

@@ -46,7 +46,7 @@ pub(super) async fn run(plane: Arc<Plane>) {
             let waited = org.read().waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
             longest = longest.max(waited);
             if is_due(&plane, &org.read(), waited)
-                && let Err(e) = flush(&plane, &org).await
+                && let Err(e) = flush_apart(&plane, &org).await
             {
                 plane.metrics.flush.failures.inc();
                 tracing::warn!(org = %org.name, error = %e, "a flush failed and will be tried again");
@@ -57,6 +57,13 @@ pub(super) async fn run(plane: Arc<Plane>) {
             tracing::warn!(error = %e, "the log was not trimmed and will be tried again");
         }
     }
+}
+
+/// A flush in a task of its own: should a fault of the program end it, the next one is tried all the same.
+async fn flush_apart(plane: &Arc<Plane>, org: &Arc<Org>) -> Result<(), PlaneError> {
+    let (plane, org) = (Arc::clone(plane), Arc::clone(org));
+    let task = tokio::spawn(async move { flush(&plane, &org).await });
+    task.await.unwrap_or_else(|e| Err(PlaneError::Internal(e.to_string())))
 }
 
 fn is_due(plane: &Plane, state: &OrgState, waited: Duration) -> bool {

@@ -65,6 +65,9 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches of at least this many rows are encoded by the request that brought them, in parallel; smaller ones are put
 /// together by the committer.
 const ENCODE_ALONE_ROWS: usize = 512;
+/// How often, and after which pause, a flush that fails is tried again while draining.
+const DRAIN_TRIES: u32 = 5;
+const DRAIN_PAUSE: Duration = Duration::from_millis(200);
 /// Batches that may wait for the committer.
 const QUEUE: usize = 16_384;
 
@@ -284,7 +287,15 @@ impl Plane {
             }
         }
         for org in self.all_orgs() {
-            flusher::flush(self, &org).await?;
+            let mut tries = 0;
+            while let Err(e) = flusher::flush(self, &org).await {
+                tries += 1;
+                if tries == DRAIN_TRIES {
+                    return Err(e);
+                }
+                tracing::warn!(org = %org.name, error = %e, "a flush failed while draining and is tried again");
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
         }
         Ok(())
     }

@@ -283,6 +283,7 @@ fn log_store(objects: &Arc<dyn ObjectStore>, folder: &Path) -> Result<LogStoreRe
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use arrow::array::{Date32Array, StringArray, TimestampMicrosecondArray};
@@ -314,10 +315,8 @@ mod tests {
         Table::open(store, &"acme".parse().unwrap(), "t", schema(), "at").await.unwrap()
     }
 
-    fn days(files: &[DataFile]) -> Vec<(i32, u64, Option<(i64, i64)>)> {
-        let mut days: Vec<_> = files.iter().map(|f| (f.date, f.rows, f.time_range)).collect();
-        days.sort_unstable();
-        days
+    fn days(files: &[DataFile]) -> BTreeMap<i32, (u64, Option<(i64, i64)>)> {
+        files.iter().map(|f| (f.date, (f.rows, f.time_range))).collect()
     }
 
     #[tokio::test]
@@ -328,8 +327,8 @@ mod tests {
         table.append(files(&[1, 2, 25]), 0, 7, 0, Uuid::new_v4).await.unwrap();
         let (_, again) = open(&store).await;
         assert_eq!(again.position, 7);
-        let expected = vec![(0, 2, Some((HOUR, 2 * HOUR))), (1, 1, Some((25 * HOUR, 25 * HOUR)))];
-        assert_eq!(days(&again.files), expected);
+        let expected = [(0, (2, Some((HOUR, 2 * HOUR)))), (1, (1, Some((25 * HOUR, 25 * HOUR))))];
+        assert_eq!(days(&again.files), BTreeMap::from(expected));
     }
 
     #[tokio::test]

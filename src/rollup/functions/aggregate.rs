@@ -170,7 +170,8 @@ impl Groups {
             {
                 let before = histogram.heap_bytes();
                 item.add_to(histogram)?;
-                self.heap_bytes += histogram.heap_bytes() - before;
+                // A histogram may also shrink, when its counts find a narrower form.
+                self.heap_bytes = (self.heap_bytes + histogram.heap_bytes()).saturating_sub(before);
             }
             Ok(())
         })

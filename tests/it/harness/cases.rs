@@ -29,7 +29,7 @@ pub(crate) fn cases(folder: &str) -> Vec<(String, Value)> {
 /// The node that starts with `event`.
 fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> Value {
     match event {
-        Event::Scalar(text, style, ..) if style == ScalarStyle::Plain => plain(&text),
+        Event::Scalar(text, ScalarStyle::Plain, ..) => plain(&text),
         Event::Scalar(text, ..) => Value::String(text.into_owned()),
         Event::SequenceStart(..) => {
             let mut items = Vec::new();

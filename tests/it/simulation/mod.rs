@@ -68,7 +68,10 @@ fn a_key_sent_to_both_nodes_at_once_is_stored_once() {
             let (a, b) = tokio::join!(one.send("acme", n, samples.clone()), two.send("acme", n, samples));
             assert_eq!([a.unwrap(), b.unwrap()].iter().filter(|ack| ack.duplicate).count(), 1, "key {n}");
         }
-        assert_eq!(one.count("acme").await, BTreeMap::from([("samples", 60), ("hourly", 60), ("daily", 60), ("totals", 60)]));
+        assert_eq!(
+            one.count("acme").await,
+            BTreeMap::from([("samples", 60), ("hourly", 60), ("daily", 60), ("totals", 60)])
+        );
     });
 }
 

@@ -53,7 +53,13 @@ impl FaultyStore {
     /// A process on `objects` that meets `fault` at its write of that number, counted from 0.
     pub(super) fn new(objects: &Arc<InMemory>, fault: Option<(usize, Fault)>) -> Arc<Self> {
         let objects = Arc::clone(objects);
-        Arc::new(Self { objects, writes: AtomicUsize::new(0), fault, dead: AtomicBool::new(false), frozen: watch::Sender::new(false) })
+        Arc::new(Self {
+            objects,
+            writes: AtomicUsize::new(0),
+            fault,
+            dead: AtomicBool::new(false),
+            frozen: watch::Sender::new(false),
+        })
     }
 
     /// Writes tried so far.

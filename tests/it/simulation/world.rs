@@ -5,7 +5,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, Date32Array, Float64Array, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{
+    ArrayRef, AsArray, Date32Array, Float64Array, StringArray, TimestampMicrosecondArray, new_null_array,
+};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
@@ -132,7 +134,8 @@ impl Node {
         let view = self.plane.view(&org).await.unwrap();
         let scrape = |totals: &RunningTotals| render(totals, Granularity::Hour, BEGAN, Format::Text004);
         let scraped = self.plane.with_totals(&org, scrape).await.unwrap();
-        let counters = std::str::from_utf8(&scraped).unwrap().lines().filter(|l| l.starts_with("mcpg_tool_calls_total{"));
+        let counters =
+            std::str::from_utf8(&scraped).unwrap().lines().filter(|l| l.starts_with("mcpg_tool_calls_total{"));
         let totals: i64 = counters.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum();
         let rows = |batches: &[RecordBatch]| batches.iter().map(|b| b.num_rows() as i64).sum::<i64>();
         let samples = rows(&self.files(&view.samples).await) + rows(&view.samples.live);
