@@ -33,6 +33,7 @@
 
 mod buckets;
 mod scale;
+mod window;
 
 pub(crate) use scale::{FIRST_BUCKET, LAST_BUCKET, PER_OCTAVE, ZERO_BUCKET, bucket_of, sanitised, sum_units};
 pub use scale::{SCALE, ZERO_THRESHOLD_SECONDS};
