@@ -101,7 +101,7 @@ impl LocalEngine {
             sessions: Arc::new(Sessions::new(store, &limits)?),
             admission: Arc::new(Semaphore::new(limits.concurrency.max(1))),
             watchdog: Watchdog::start(limits.resident_bytes, resident_bytes).map_err(start)?,
-            workers: Workers::start(limits.threads).map_err(start)?,
+            workers: Workers::start(limits.threads.max(limits.concurrency)).map_err(start)?,
             room: HeadRoom::new(HEAD_BYTES.saturating_mul(limits.concurrency.max(1))),
             limits,
         })

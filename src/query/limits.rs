@@ -26,7 +26,8 @@ pub struct SqlLimits {
     pub queue_wait: Duration,
     /// Bytes of a query's text.
     pub text_bytes: usize,
-    /// Threads that queries run on, and partitions that a query is cut into.
+    /// Partitions that a query is cut into, and the least number of threads that queries run on: there is one for each query at
+    /// least, so that planning a long one, which cannot be interrupted, does not hold up the others.
     pub threads: usize,
 }
 
