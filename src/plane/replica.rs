@@ -79,7 +79,9 @@ pub(super) async fn catch_up(plane: &Plane) -> Result<(), PlaneError> {
         return Ok(());
     }
     let round = replica.begun.fetch_add(1, Ordering::AcqRel) + 1;
+    let began = tokio::time::Instant::now();
     follow(plane, &mut cursor).await?;
+    plane.metrics.catch_up.seconds.observe(began.elapsed().as_secs_f64());
     replica.ended.store(round, Ordering::Release);
     Ok(())
 }

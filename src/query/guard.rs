@@ -176,7 +176,7 @@ mod tests {
         let nested = |levels: usize| {
             format!("SELECT n FROM {}t{} WHERE n > 0", "(SELECT n + n AS n FROM ".repeat(levels), ")".repeat(levels))
         };
-        assert_eq!(code(&nested(10)), "ok");
+        assert_eq!(code(&nested(9)), "ok");
         assert_eq!(code(&nested(25)), "query_too_large");
     }
 
