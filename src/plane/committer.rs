@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::org::{Change, Org};
-use super::replica;
+use super::replica::{self, Link};
 use super::{Ack, Admission, Plane, PlaneError, recovery};
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
@@ -124,9 +124,12 @@ async fn gather(
 async fn commit(plane: &Plane, mut group: Vec<Pending>) {
     let began = Instant::now();
     let outcome = loop {
-        if let Err(e) = replica::catch_up(plane).await {
-            break Err(e);
-        }
+        // The place is taken before the keys are looked at. Should the log move on meanwhile, and bring one of the keys,
+        // the place is no longer free.
+        let place = match place(plane).await {
+            Ok(place) => place,
+            Err(e) => break Err(e),
+        };
         let (fresh, duplicates, refused) = by_key(plane, group);
         group = fresh;
         duplicates.into_iter().for_each(|pending| pending.answer(Ok(()), true));
@@ -134,7 +137,7 @@ async fn commit(plane: &Plane, mut group: Vec<Pending>) {
         if group.is_empty() {
             return;
         }
-        match attempt(plane, &group, began).await {
+        match attempt(plane, &group, place, began).await {
             Ok(Some(written)) => break apply(plane, written).await,
             Ok(None) => plane.metrics.wal.conflicts.inc(),
             Err(e) => break Err(e),
@@ -202,12 +205,29 @@ struct Written {
     changes: Changes,
 }
 
-/// Tries to make the group the next object of the log. `None`: another node was faster.
-async fn attempt(plane: &Plane, group: &[Pending], began: Instant) -> Result<Option<Written>, PlaneError> {
-    let (seq, previous, floor) = {
-        let cursor = plane.replica.cursor.lock().await;
-        (cursor.next, cursor.previous.clone(), cursor.floor.max(plane.flushed.load(Ordering::Acquire)))
-    };
+/// The end of the log, as far as it has been applied.
+struct Place {
+    seq: u64,
+    previous: Link,
+    floor: u64,
+}
+
+/// Reads the log to its end, and says where that is.
+async fn place(plane: &Plane) -> Result<Place, PlaneError> {
+    replica::catch_up(plane).await?;
+    let cursor = plane.replica.cursor.lock().await;
+    let floor = cursor.floor.max(plane.flushed.load(Ordering::Acquire));
+    Ok(Place { seq: cursor.next, previous: cursor.previous.clone(), floor })
+}
+
+/// Tries to make the group the object at its place in the log. `None`: another node was faster.
+async fn attempt(
+    plane: &Plane,
+    group: &[Pending],
+    place: Place,
+    began: Instant,
+) -> Result<Option<Written>, PlaneError> {
+    let Place { seq, previous, floor } = place;
     let (sections, changes) = put_together(plane, group)?;
     let written_at = plane.now();
     let (id, pieces) = Object::encode(seq, plane.writer, written_at, previous.id(), floor, &sections)?;
