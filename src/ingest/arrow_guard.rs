@@ -179,15 +179,31 @@ fn schema(schema: ipc::Schema<'_>) -> Result<(), IngestError> {
                 | ipc::Type::Date
                 | ipc::Type::Timestamp
         );
-        if nested || !flat {
+        if nested || !flat || !has_known_parameters(&field) {
             let kind = field.type_type().variant_name().unwrap_or("unknown");
-            faults.field(0, shown(name), format!("the Arrow type {kind} is not supported"));
+            faults.field(0, shown(name), format!("the Arrow type {kind} is not supported as it is given here"));
         }
     }
     if text_bytes > MAX_METADATA_BYTES {
         return Err(malformed("the metadata of the schema is over 1 MiB"));
     }
     if faults.is_empty() { Ok(()) } else { Err(faults.into_error()) }
+}
+
+/// Whether the type's parameters, and those of its dictionary's index, are ones that exist: Arrow's reader panics on any
+/// other.
+fn has_known_parameters(field: &ipc::Field<'_>) -> bool {
+    let known_width = |int: ipc::Int<'_>| matches!(int.bitWidth(), 8 | 16 | 32 | 64);
+    let known = match field.type_type() {
+        ipc::Type::Int => field.type_as_int().is_some_and(known_width),
+        ipc::Type::FloatingPoint => {
+            field.type_as_floating_point().is_some_and(|float| float.precision().variant_name().is_some())
+        }
+        ipc::Type::Date => field.type_as_date().is_some_and(|date| date.unit().variant_name().is_some()),
+        ipc::Type::Timestamp => field.type_as_timestamp().is_some_and(|time| time.unit().variant_name().is_some()),
+        _ => true,
+    };
+    known && field.dictionary().is_none_or(|dictionary| dictionary.indexType().is_some_and(known_width))
 }
 
 fn metadata_bytes<'a>(pairs: Option<impl IntoIterator<Item = ipc::KeyValue<'a>>>) -> usize {
