@@ -2,9 +2,9 @@
 //!
 //! A request brings a text, parameters and an [`OrgView`]: one org's tables at one instant. Its way:
 //!
-//! 1. [`guard`] tokenises the text, bounds it, parses it, puts the parameters in, and refuses whatever is not one read-only query over
+//! 1. `guard` tokenises the text, bounds it, parses it, puts the parameters in, and refuses whatever is not one read-only query over
 //!    offered functions, before anything is planned.
-//! 2. [`session`] opens a DataFusion session that holds the three tables of that view and an information schema, and nothing else: no
+//! 2. `session` opens a DataFusion session that holds the three tables of that view and an information schema, and nothing else: no
 //!    other store, no table by path or URL, no settings to read or to change. So isolation does not rest on the guard: a name
 //!    that is not in the view has nothing to resolve to (invariant I4).
 //! 3. [`LocalEngine`] plans and runs it on threads of its own, with deep stacks, so that neither a long query nor a nested one
