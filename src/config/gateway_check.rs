@@ -139,7 +139,7 @@ impl Check<'_, '_> {
 
     fn policy(&mut self, policy: &PolicySource) {
         let PolicySource::Files(patterns) = policy else { return };
-        if patterns.is_empty() {
+        if patterns.is_empty() && !self.faults.has("policy") {
             self.fault("policy.files", "no file; name some, or say `policy: deny_all`");
         }
         for (index, pattern) in patterns.iter().enumerate() {
@@ -316,7 +316,7 @@ mod tests {
         let hash = "0".repeat(64);
         let text =
             format!("plugins: [{{name: a, command: x}}]\nidentity:\n  tokens:\n  - {{hash: '{hash}', caller: ci}}\n");
-        assert!(faults(&text)[0].starts_with("f:4:85: identity.tokens[0].caller: a caller is `user:<name>`"));
+        assert!(faults(&text)[0].starts_with("f:4:88: identity.tokens[0].caller: a caller is `user:<name>`"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub enum PolicySource {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Files {
+    #[serde(default)]
     files: Vec<String>,
 }
 
