@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use opentelemetry::KeyValue;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::timer::{Instrument, TimerVec};
@@ -74,10 +74,6 @@ impl Maker<'_> {
 
     pub(super) fn decimals(&self, name: &'static str, help: &'static str, labels: &[&str]) -> GaugeVec {
         self.registrar().add(GaugeVec::new(self.opts(name, help, false), labels))
-    }
-
-    pub(super) fn decimal(&self, name: &'static str, help: &'static str) -> Gauge {
-        self.registrar().add(Gauge::with_opts(self.opts(name, help, false)))
     }
 
     /// A family of durations in seconds.

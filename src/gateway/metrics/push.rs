@@ -29,28 +29,13 @@ use url::Url;
 
 use super::GatewayMetrics;
 use super::make::Value;
-use crate::config::{OtlpProtocol, Secret};
+use crate::config::{MetricsPush, OtlpProtocol};
 
 /// How long one push may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The name of the meter.
 const METER: &str = "mcpg-gateway";
-
-/// Where the metrics go, and how often.
-#[derive(Debug, Clone)]
-pub struct PushSettings {
-    /// The collector's URL.
-    pub endpoint: Url,
-    /// Headers that are sent along.
-    pub headers: Vec<(String, Secret)>,
-    /// How the collector is spoken to.
-    pub protocol: OtlpProtocol,
-    /// How often they are pushed.
-    pub interval: Duration,
-    /// The gateway's instance, as `service.instance.id`.
-    pub instance: String,
-}
 
 /// A push while it runs.
 #[derive(Debug)]
@@ -59,18 +44,18 @@ pub struct Push {
 }
 
 impl Push {
-    /// Starts to push `metrics`. Within a Tokio runtime, on which they are sent.
+    /// Starts to push the `metrics` of the gateway `instance`. Within a Tokio runtime, on which they are sent.
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(settings: &PushSettings, metrics: &GatewayMetrics) -> Result<Self, ExporterBuildError> {
+    pub fn start(settings: &MetricsPush, instance: &str, metrics: &GatewayMetrics) -> Result<Self, ExporterBuildError> {
         let exporter = OnRuntime { exporter: Arc::new(exporter(settings)?), runtime: Handle::current() };
         let resource = Resource::builder()
             .with_service_name(METER)
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attribute(KeyValue::new("service.instance.id", settings.instance.clone()))
+            .with_attribute(KeyValue::new("service.instance.id", instance.to_owned()))
             .build();
-        let reader = PeriodicReader::builder(exporter).with_interval(settings.interval).build();
+        let reader = PeriodicReader::builder(exporter).with_interval(settings.interval.as_duration()).build();
         let provider = SdkMeterProvider::builder().with_reader(reader).with_resource(resource).build();
         let meter = provider.meter(METER);
         for family in metrics.families.durations.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -127,7 +112,7 @@ fn attributes(metric: &Metric) -> Vec<KeyValue> {
     metric.get_label().iter().map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned())).collect()
 }
 
-fn exporter(settings: &PushSettings) -> Result<MetricExporter, ExporterBuildError> {
+fn exporter(settings: &MetricsPush) -> Result<MetricExporter, ExporterBuildError> {
     let builder = MetricExporter::builder().with_temporality(Temporality::Cumulative);
     match settings.protocol {
         OtlpProtocol::Grpc => {

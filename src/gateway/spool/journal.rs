@@ -84,6 +84,11 @@ impl Batch {
         self.contents.iter().flat_map(Contents::records)
     }
 
+    /// A batch of which nothing can be read.
+    pub(crate) fn unreadable(error: &io::Error) -> Self {
+        Self { contents: None, damage: Some(error.to_string()) }
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.contents.as_ref().map_or(0, Contents::len)
     }

@@ -107,6 +107,12 @@ impl Lane {
         self.journal.is_empty()
     }
 
+    /// Makes durable what was recorded.
+    pub(crate) async fn sync(&self) {
+        let journal = Arc::clone(&self.journal);
+        self.off_the_runtime(move || journal.sync_all()).await;
+    }
+
     async fn off_the_runtime(&self, work: impl FnOnce() + Send + 'static) {
         if spawn_blocking(work).await.is_err() {
             tracing::error!("work on the spool ended by a panic");

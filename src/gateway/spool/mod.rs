@@ -62,8 +62,6 @@ mod keeper;
 mod lane;
 mod recovery;
 mod segment;
-#[cfg(test)]
-mod tests;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -71,14 +69,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use disk::{Disk, LocalDisk};
+pub(crate) use disk::{Disk, LocalDisk, create_folder};
 pub(crate) use journal::{Batch, Sealed};
 pub(crate) use lane::Lane;
 
 use super::metrics::GatewayMetrics;
 use crate::model::{Clock, OrgName, Random};
 use bound::Bound;
-use journal::{Journal, Tuning};
+use journal::Tuning;
 
 /// How long a record may be in the operating system's memory alone.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -201,7 +199,7 @@ impl Spool {
     /// See [`SpoolError`].
     pub(crate) fn open(settings: &SpoolSettings, parts: &SpoolParts) -> Result<Self, SpoolError> {
         let folder = &settings.folder;
-        disk::create_folder(folder).map_err(SpoolError::io("create", folder))?;
+        create_folder(folder).map_err(SpoolError::io("create", folder))?;
         let lock = lock(folder)?;
         let bound = Arc::new(Bound::new(settings.max_bytes));
         parts.metrics.spool_limit_bytes.set(i64::try_from(settings.max_bytes).unwrap_or(i64::MAX));

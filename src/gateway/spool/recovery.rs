@@ -15,7 +15,6 @@ use super::disk::create_folder;
 use super::journal::{Journal, Open, Sealed, Tuning, quarantine_path, segment_path};
 use super::segment::{self, Contents, End, Header};
 use super::{LaneName, SpoolError, SpoolParts};
-use crate::gateway::metrics::Loss;
 use crate::model::{OrgName, micros};
 
 /// Enough of a segment's beginning to hold its header.
