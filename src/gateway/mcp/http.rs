@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -34,7 +35,7 @@ use super::session::Endpoint;
 use super::sessions::{Sessions, WithSessions};
 use crate::config;
 use crate::gateway::message::{Message, Notification};
-use crate::gateway::upstream::Plugin;
+use crate::gateway::upstream::{Listeners, Plugin};
 use crate::model::{CallerName, Clock};
 
 /// How often sessions that nobody uses are looked for.
@@ -107,13 +108,6 @@ impl Doors {
         }
     }
 
-    /// Passes on that a plugin's list changed.
-    pub(crate) async fn list_changed(&self, plugin: &str, notification: &Notification) {
-        for door in &self.doors {
-            door.sessions.list_changed(plugin, notification).await;
-        }
-    }
-
     fn may_open(&self) -> Result<(), Response> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, None, "the gateway is stopping"));
@@ -124,6 +118,15 @@ impl Doors {
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, None, text));
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Listeners for Doors {
+    async fn list_changed(&self, plugin: &str, notification: &Notification) {
+        for door in &self.doors {
+            door.sessions.list_changed(plugin, notification).await;
+        }
     }
 }
 
@@ -156,7 +159,13 @@ pub(crate) fn router(doors: &Arc<Doors>) -> Router {
 async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Request) -> Response {
     match receive(&doors, &door, request).await {
         Ok((inbound, request)) => {
-            inbound.during(door.service.handle(request)).await.map(Body::new)
+            let ending = request.method() == Method::DELETE;
+            let mut response = inbound.during(door.service.handle(request)).await.map(Body::new);
+            if ending && response.status() == StatusCode::ACCEPTED {
+                // The session has ended by now; some clients take 202 for a failure.
+                *response.status_mut() = StatusCode::NO_CONTENT;
+            }
+            response
         }
         Err(refused) => refused,
     }

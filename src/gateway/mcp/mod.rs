@@ -28,4 +28,5 @@ mod streams;
 
 pub(crate) use http::{Doors, router};
 pub(crate) use inbound::Inbound;
-pub(crate) use session::{Endpoint, Session};
+pub(crate) use relay::Relay;
+pub(crate) use session::Session;

@@ -30,4 +30,5 @@ mod sse;
 
 pub(crate) use fault::UpstreamFault;
 pub(crate) use link::{Ask, Link, StreamNumber, Upcalls};
-pub(crate) use plugin::{Lifecycle, Plugin, Step};
+pub(crate) use monitor::Listeners;
+pub(crate) use plugin::{Lifecycle, Plugin, Step, http_client};

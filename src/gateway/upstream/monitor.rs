@@ -26,16 +26,20 @@ const PING: Duration = Duration::from_secs(15);
 /// How long it may take to say so.
 const PONG: Duration = Duration::from_secs(10);
 
-/// Who is told when a plugin's lists change: the plugin's name, and the notification as it came.
-pub(crate) type ListChanged = Arc<dyn Fn(&str, &Notification) + Send + Sync>;
+/// Who is told when a plugin's lists change.
+#[async_trait]
+pub(crate) trait Listeners: Send + Sync + 'static {
+    /// The plugin says so, with this notification.
+    async fn list_changed(&self, plugin: &str, notification: &Notification);
+}
 
 impl Plugin {
     /// Keeps the gateway's own session until `stop`.
-    pub(crate) async fn monitor(self: Arc<Self>, list_changed: ListChanged, stop: CancellationToken) {
+    pub(crate) async fn monitor(self: Arc<Self>, listeners: Weak<impl Listeners>, stop: CancellationToken) {
         self.tell(Step::Started, None);
         let watching = async {
             let mut backoff = Backoff::new(self.restart());
-            let upcalls: Arc<dyn Upcalls> = Arc::new(Watcher { plugin: Arc::downgrade(&self), list_changed });
+            let upcalls: Arc<dyn Upcalls> = Arc::new(Watcher { plugin: Arc::downgrade(&self), listeners });
             let mut failed_before = false;
             loop {
                 if failed_before {
@@ -107,13 +111,13 @@ fn hello() -> Value {
 }
 
 /// Listens to what the plugin tells the gateway.
-struct Watcher {
+struct Watcher<L> {
     plugin: Weak<Plugin>,
-    list_changed: ListChanged,
+    listeners: Weak<L>,
 }
 
 #[async_trait]
-impl Upcalls for Watcher {
+impl<L: Listeners> Upcalls for Watcher<L> {
     async fn asked(&self, method: String, _: Option<Value>, _: Option<StreamNumber>) -> Result<Value, ErrorData> {
         match method.as_str() {
             "ping" => Ok(json!({})),
@@ -133,6 +137,8 @@ impl Upcalls for Watcher {
         if notification.method == "notifications/tools/list_changed" {
             plugin.tell(Step::ToolsChanged, None);
         }
-        (self.list_changed)(plugin.name(), &notification);
+        if let Some(listeners) = self.listeners.upgrade() {
+            listeners.list_changed(plugin.name(), &notification).await;
+        }
     }
 }
