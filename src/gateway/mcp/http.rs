@@ -75,7 +75,9 @@ impl Doors {
             Arc::new(Door { service, sessions, path, clock: Arc::clone(clock) })
         };
         let mut doors = vec![door("/mcp".to_owned(), plugins.to_vec(), true)];
-        doors.extend(plugins.iter().map(|plugin| door(format!("/mcp/{}", plugin.name()), vec![Arc::clone(plugin)], false)));
+        doors.extend(
+            plugins.iter().map(|plugin| door(format!("/mcp/{}", plugin.name()), vec![Arc::clone(plugin)], false)),
+        );
         Arc::new(Self { doors, limits: settings.limits.clone(), draining: AtomicBool::new(false) })
     }
 
@@ -153,7 +155,9 @@ pub(crate) fn router(doors: &Arc<Doors>) -> Router {
         let state = (Arc::clone(doors), Arc::clone(door));
         router = router.route(&door.path, any(enter).with_state(state));
     }
-    router.fallback(|| async { refuse(StatusCode::NOT_FOUND, None, "there is nothing here; MCP is at /mcp and /mcp/<plugin>") })
+    router.fallback(|| async {
+        refuse(StatusCode::NOT_FOUND, None, "there is nothing here; MCP is at /mcp and /mcp/<plugin>")
+    })
 }
 
 async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Request) -> Response {
@@ -179,7 +183,8 @@ async fn receive(doors: &Doors, door: &Door, request: Request) -> Result<(Inboun
     let client = parts.extensions.get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0);
     let (message, body) = if parts.method == Method::POST {
         let body = take_in(body, doors.limits.body_bytes.as_usize()).await?;
-        let message = Message::parse(&body).map_err(|malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error()))?;
+        let message =
+            Message::parse(&body).map_err(|malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error()))?;
         if matches!(&message, Message::Request(request) if request.method == "initialize") {
             doors.may_open()?;
         }

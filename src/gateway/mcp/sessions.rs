@@ -115,11 +115,7 @@ impl Sessions {
 
     /// The answer to `initialize`.
     async fn opened(&self, version: &str) -> Result<Value, ErrorData> {
-        let mut opened = if self.endpoint.namespaced {
-            self.all_opened()
-        } else {
-            self.one_opened().await?
-        };
+        let mut opened = if self.endpoint.namespaced { self.all_opened() } else { self.one_opened().await? };
         if let Some(opened) = opened.as_object_mut() {
             opened.insert("protocolVersion".to_owned(), Value::from(version));
         }

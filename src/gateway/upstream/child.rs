@@ -28,8 +28,21 @@ use crate::gateway::message::Message;
 
 /// Variables of the gateway's environment that a child gets.
 const INHERITED: [&str; 15] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HTTP_PROXY",
-    "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
 ];
 
 /// How long a child may take to end once its input is closed.
@@ -188,7 +201,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_a_line_both_ways_and_chatter_is_passed_over() {
-        let mut child = shell("echo hello; read line; echo \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1,\\\"result\\\":{\\\"line\\\":$line}}\"", 1000);
+        let mut child = shell(
+            "echo hello; read line; echo \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1,\\\"result\\\":{\\\"line\\\":$line}}\"",
+            1000,
+        );
         let ping = ClientRequest::PingRequest(PingRequest::default());
         child.send(ClientJsonRpcMessage::request(ping, RequestId::Number(1))).await.unwrap();
         let Some(Message::Response(Response { outcome: Ok(result), .. })) = next(&mut child).await else { panic!() };
@@ -201,7 +217,9 @@ mod tests {
     async fn a_line_past_the_limit_is_not_taken_in_and_the_next_is_read() {
         let script = "head -c 100000 /dev/zero | tr '\\0' x; echo; echo '{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}'";
         let mut child = shell(script, 0);
-        let Some(Message::Response(Response { id: None, outcome: Err(error) })) = next(&mut child).await else { panic!() };
+        let Some(Message::Response(Response { id: None, outcome: Err(error) })) = next(&mut child).await else {
+            panic!()
+        };
         assert!(envelope::fault(&error).is_some());
         assert!(matches!(next(&mut child).await, Some(Message::Response(Response { id: Some(_), outcome: Ok(_) }))));
         child.close().await.unwrap();
@@ -211,7 +229,10 @@ mod tests {
     async fn a_child_sees_its_own_variables_and_none_of_the_gateways() {
         let mut command = Command::new("/bin/sh");
         // CARGO is set wherever tests run; it stands for a secret of the gateway's environment.
-        command.args(["-c", "echo \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1,\\\"result\\\":[\\\"$OWN\\\",\\\"$CARGO\\\"]}\""]);
+        command.args([
+            "-c",
+            "echo \"{\\\"jsonrpc\\\":\\\"2.0\\\",\\\"id\\\":1,\\\"result\\\":[\\\"$OWN\\\",\\\"$CARGO\\\"]}\"",
+        ]);
         command.env("OWN", "mine");
         let mut child = ChildTransport::start(command, 1000).unwrap();
         child.opening = false;

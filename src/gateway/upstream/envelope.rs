@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn nothing_an_upstream_wrote_is_lost() {
-        let result = json!({"content": [{"type": "text", "text": "a", "x": 1}], "_meta": {"k": [1]}, "unknown": {"y": 2.5}});
+        let result =
+            json!({"content": [{"type": "text", "text": "a", "x": 1}], "_meta": {"k": [1]}, "unknown": {"y": 2.5}});
         let (message, _) = through(&json!({"jsonrpc": "2.0", "id": 7, "result": result}), None);
         let Message::Response(Response { outcome: Ok(relayed), .. }) = message else { panic!("{message:?}") };
         assert_eq!(relayed, result);
@@ -225,7 +226,10 @@ mod tests {
         let raw = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params});
         let (message, origin) = through(&raw, Some(3));
         let Message::Notification(notification) = message else { panic!("{message:?}") };
-        assert_eq!((notification.method.as_str(), notification.params, origin), ("notifications/message", Some(params), Some(3)));
+        assert_eq!(
+            (notification.method.as_str(), notification.params, origin),
+            ("notifications/message", Some(params), Some(3))
+        );
     }
 
     #[test]

@@ -49,8 +49,12 @@ pub(crate) type StreamNumber = u64;
 #[async_trait]
 pub(crate) trait Upcalls: Send + Sync + 'static {
     /// The upstream asks; `stream` is that of the request it asks for the sake of, where that can be told.
-    async fn asked(&self, method: String, params: Option<Value>, stream: Option<StreamNumber>)
-    -> Result<Value, ErrorData>;
+    async fn asked(
+        &self,
+        method: String,
+        params: Option<Value>,
+        stream: Option<StreamNumber>,
+    ) -> Result<Value, ErrorData>;
 
     /// The upstream tells.
     async fn told(&self, notification: Notification, stream: Option<StreamNumber>);
@@ -130,14 +134,7 @@ impl Link {
             let _ended = ended;
             keeper.run(transport, to_send, to_cancel, stopped).await;
         });
-        Ok(Self {
-            outgoing,
-            abandoned,
-            next: AtomicI64::new(HELLO + 1),
-            opened,
-            closed,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { outgoing, abandoned, next: AtomicI64::new(HELLO + 1), opened, closed, _stop: stop.drop_guard() })
     }
 
     /// What the upstream answered to `initialize`.
@@ -316,9 +313,7 @@ impl Keeper {
             Outgoing::Answer { id, outcome } => {
                 self.answering.remove(&id);
                 let message = match outcome {
-                    Ok(result) => {
-                        ClientJsonRpcMessage::response(ClientResult::CustomResult(CustomResult(result)), id)
-                    }
+                    Ok(result) => ClientJsonRpcMessage::response(ClientResult::CustomResult(CustomResult(result)), id),
                     Err(error) => ClientJsonRpcMessage::error(error, Some(id)),
                 };
                 (None, message)

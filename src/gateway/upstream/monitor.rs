@@ -68,7 +68,12 @@ impl Plugin {
                 }
                 failed_before = true;
                 let wait = backoff.failed(Instant::now());
-                tracing::warn!(plugin = self.name(), code = fault.code(), ?wait, "the plugin failed; it is tried again");
+                tracing::warn!(
+                    plugin = self.name(),
+                    code = fault.code(),
+                    ?wait,
+                    "the plugin failed; it is tried again"
+                );
                 sleep(wait).await;
             }
         };

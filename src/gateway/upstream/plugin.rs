@@ -161,7 +161,9 @@ impl Plugin {
     pub(crate) async fn turn(&self, patience: Duration) -> Result<SemaphorePermit<'_>, UpstreamFault> {
         match timeout(patience, self.requests.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
-            _ => Err(UpstreamFault::Busy { limit: usize::try_from(self.settings.max_concurrency).unwrap_or(usize::MAX) }),
+            _ => {
+                Err(UpstreamFault::Busy { limit: usize::try_from(self.settings.max_concurrency).unwrap_or(usize::MAX) })
+            }
         }
     }
 

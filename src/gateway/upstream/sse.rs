@@ -87,7 +87,16 @@ struct Decoder {
 
 impl Decoder {
     fn new(limit: usize) -> Self {
-        Self { limit, buffer: Vec::new(), read: 0, searched: 0, after_cr: false, first_line: true, event: None, size: 0 }
+        Self {
+            limit,
+            buffer: Vec::new(),
+            read: 0,
+            searched: 0,
+            after_cr: false,
+            first_line: true,
+            event: None,
+            size: 0,
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
