@@ -78,6 +78,8 @@ pub(super) struct ChildTransport {
     input: Arc<Mutex<Option<ChildStdin>>>,
     output: FramedRead<ChildStdout, LinesCodec>,
     limit: usize,
+    /// A line was too long: the reader then pauses once, as if the output had ended.
+    paused: bool,
     /// `initialize` is not answered yet.
     opening: bool,
 }
@@ -111,6 +113,7 @@ impl ChildTransport {
             input: Arc::new(Mutex::new(Some(input))),
             output: FramedRead::new(output, lines),
             limit,
+            paused: false,
             opening: true,
         })
     }
@@ -150,13 +153,20 @@ impl Transport<RoleClient> for ChildTransport {
 
     async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
         loop {
-            match self.output.next().await? {
+            let Some(line) = self.output.next().await else {
+                if std::mem::take(&mut self.paused) {
+                    continue;
+                }
+                return None;
+            };
+            match line {
                 Ok(line) => {
                     if let Some(message) = self.seal(&line) {
                         return Some(message);
                     }
                 }
                 Err(LinesCodecError::MaxLineLengthExceeded) => {
+                    self.paused = true;
                     return Some(envelope::seal_unread(self.limit as u64));
                 }
                 // The child's output cannot be read any more, or is no text: it has ended for us.

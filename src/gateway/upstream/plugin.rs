@@ -105,7 +105,7 @@ impl Plugin {
         Ok(Self {
             name,
             reach,
-            sessions: Arc::new(Semaphore::new(permits(settings.max_sessions))),
+            sessions: Arc::new(Semaphore::new(permits(settings.sessions()))),
             requests: Semaphore::new(permits(settings.max_concurrency)),
             backoff: Mutex::new(Backoff::new(&settings.restart)),
             health: watch::Sender::default(),
@@ -170,7 +170,7 @@ impl Plugin {
     /// Opens a session for a client's, with the parameters the client said hello with.
     pub(crate) async fn connect(&self, hello: Value, upcalls: Arc<dyn Upcalls>) -> Result<Link, UpstreamFault> {
         let Ok(permit) = Arc::clone(&self.sessions).try_acquire_owned() else {
-            let limit = usize::try_from(self.settings.max_sessions).unwrap_or(usize::MAX);
+            let limit = usize::try_from(self.settings.sessions()).unwrap_or(usize::MAX);
             return Err(UpstreamFault::Full { limit });
         };
         if self.is_child() && !self.backoff().may_try(Instant::now()) {
