@@ -151,7 +151,7 @@ impl From<IngestError> for Problem {
         if error.errors().is_empty() {
             return problem;
         }
-        let truncated = matches!(&error, IngestError::InvalidSamples { truncated: true, .. });
+        let truncated = matches!(&error, IngestError::Invalid { truncated: true, .. });
         let problem = match serde_json::to_value(error.errors()) {
             Ok(errors) => problem.member("errors", errors),
             Err(_) => problem,

@@ -226,7 +226,7 @@ async fn a_body_that_unpacks_to_far_more_than_expected_is_taken_within_the_limit
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_buffer_is_full_the_client_is_told_when_to_come_again() {
     let served = serving("limits: {buffer_bytes: 64MiB}").await;
-    let everything = served.plane.admit(64 << 20).unwrap();
+    let everything = served.plane.admit(64 << 20).await.unwrap();
     let answer = served.post(INVOCATIONS, &[NDJSON], sample("a")).await;
     answer.is_problem(429, "busy");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);

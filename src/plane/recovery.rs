@@ -23,7 +23,7 @@ use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY
 use crate::rollup::RunningTotals;
 use crate::storage::StorageError;
 use crate::storage::table::Table;
-use crate::storage::wal::{Created, Log, Object, Slot};
+use crate::storage::wal::{Created, Front, Log, Marks, Object, Slot};
 
 /// WAL objects read ahead of the one being applied.
 const READ_AHEAD: usize = 4;
@@ -67,7 +67,15 @@ async fn begin(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     let mut tries = 0;
     while !matches!(cursor.previous, Link::Is(_)) {
         let seq = cursor.next;
-        let (id, pieces) = Object::encode(seq, plane.writer, plane.now(), None, cursor.floor, &[])?;
+        let front = Front {
+            seq,
+            writer: plane.writer,
+            written_at: plane.now(),
+            previous: None,
+            floor: cursor.floor,
+            marks: Marks::default(),
+        };
+        let (id, pieces) = Object::encode(front, &[])?;
         match plane.log.create(seq, pieces).await {
             Ok(Created::Won) if is_trimmed(&plane.log, seq).await? => return Err(PlaneError::left_behind()),
             Ok(Created::Won) => replica::advance(plane, cursor, seq, id, cursor.floor),
@@ -117,7 +125,7 @@ async fn load_parts(plane: &Plane, name: &OrgName) -> Result<(OrgState, Tables),
     (state.samples, state.hourly, state.daily) = (samples_at, hourly_at, daily_at);
     load_totals(plane, name, &mut state).await?;
     state.keys = load_keys(plane, name).await?;
-    state.position = state.stored();
+    (state.position, state.touched) = (state.tables_hold(), state.saved);
     Ok((state, Tables { samples, hourly, daily }))
 }
 
@@ -203,7 +211,8 @@ async fn replay(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
             org.stop(format!("{reason}; the log no longer holds what came after the snapshot before it"));
         }
     }
-    let stored = plane.all_orgs().iter().map(|org| org.read().stored()).max().unwrap_or(0);
+    let stored = plane.all_orgs().iter().map(|org| org.read().newest_stored().max(org.ledger().newest_stored())).max();
+    let stored = stored.unwrap_or(0);
     match numbers.first() {
         None if stored > 0 => {
             let reason = format!("no object is left in it, though tables hold what it held up to position {stored}");

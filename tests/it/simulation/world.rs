@@ -12,7 +12,7 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 use mcpg::config::ControlPlane;
-use mcpg::ingest::IdempotencyKey;
+use mcpg::ingest::{IdempotencyKey, RowKind};
 use mcpg::model::schema::schemas;
 use mcpg::model::{Clock, Random};
 use mcpg::plane::{Ack, Parts, Plane, PlaneError};
@@ -123,8 +123,8 @@ impl Node {
     }
 
     pub(super) async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
-        let admission = self.plane.admit(1000)?;
-        let key = IdempotencyKey::new(format!("key-{key}").as_bytes()).unwrap();
+        let admission = self.plane.admit(1000).await?;
+        let key = IdempotencyKey::new(RowKind::Sample, format!("key-{key}").as_bytes()).unwrap();
         self.plane.append(&org.parse().unwrap(), samples, Some(key), admission).await
     }
 
