@@ -8,12 +8,14 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
 use object_store::memory::InMemory;
 use serde_json::Value;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{Access, Api, panicked};
+use crate::audit::SigningKeys;
 use crate::config::{ControlPlane, TokenHash};
 use crate::model::{Clock, SystemRandom};
 use crate::plane::{Parts, Plane};
@@ -41,6 +43,10 @@ struct Served {
     metrics: Arc<Metrics>,
 }
 
+fn test_keys() -> Arc<SigningKeys> {
+    Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32])))
+}
+
 /// The API under this configuration, before the plane has recovered.
 fn starting(config: &str) -> Served {
     let settings = ControlPlane::parse("test.yaml", config, &|_| None).unwrap();
@@ -48,7 +54,7 @@ fn starting(config: &str) -> Served {
     let store = Store::new(Arc::new(InMemory::new()), "memory://");
     let engine = LocalEngine::new(Arc::clone(store.objects()), SqlLimits::default()).unwrap();
     let parts =
-        Parts { store, clock: Arc::clone(&clock) as _, random: Arc::new(SystemRandom), metrics: Arc::clone(&metrics) };
+        Parts { store, clock: Arc::clone(&clock) as _, random: Arc::new(SystemRandom), metrics: Arc::clone(&metrics), signing: test_keys() };
     let plane = Plane::new(&settings, parts).unwrap();
     let access = Access::new(&settings);
     let api =

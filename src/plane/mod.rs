@@ -28,9 +28,11 @@
 mod admission;
 mod committer;
 mod error;
+mod evidence;
 mod flusher;
 mod keys;
 mod ledger;
+mod ledger_load;
 mod org;
 mod press;
 mod recovery;
@@ -50,6 +52,7 @@ pub use admission::Admission;
 use admission::Budget;
 use committer::{Message, Pending};
 pub use error::PlaneError;
+pub use evidence::LedgerFile;
 use org::Org;
 use replica::Replica;
 
@@ -142,6 +145,7 @@ pub struct Plane {
 /// What the plane takes from the configuration.
 #[derive(Debug, Clone)]
 struct Settings {
+    name: String,
     orgs: Vec<OrgName>,
     commit_window: Duration,
     flush_interval: Duration,
@@ -155,6 +159,7 @@ impl Settings {
     fn of(config: &ControlPlane) -> Self {
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Self {
+            name: config.name.clone(),
             orgs: config.orgs.iter().map(|org| org.name.clone()).collect(),
             commit_window: config.commit.window.as_duration(),
             flush_interval: config.flush.interval.as_duration(),
@@ -205,6 +210,7 @@ impl Plane {
         if self.queue.set(sender).is_ok() {
             tokio::spawn(committer::run(Arc::clone(self), receiver));
             tokio::spawn(flusher::run(Arc::clone(self)));
+            tokio::spawn(press::run(Arc::clone(self)));
         }
         self.readiness.send_replace(Readiness::Ready);
         Ok(())
@@ -295,13 +301,8 @@ impl Plane {
         if self.readiness.send_replace(Readiness::Draining) != Readiness::Ready {
             return Ok(());
         }
-        if let Some(queue) = self.queue.get() {
-            // Whoever is in the queue is answered first. If the committer is gone there is nobody to wait for.
-            let (reply, settled) = oneshot::channel();
-            if queue.send(Message::Settle(reply)).await.is_ok() {
-                let _ = settled.await;
-            }
-        }
+        self.settle().await;
+        press::finish(self).await;
         for org in self.all_orgs() {
             let mut tries = 0;
             while let Err(e) = flusher::flush(self, &org).await {
@@ -316,6 +317,16 @@ impl Plane {
         Ok(())
     }
 
+    /// Waits until whatever is in the committer's queue is answered. If the committer is gone there is nobody to wait for.
+    async fn settle(&self) {
+        let (reply, settled) = oneshot::channel();
+        if let Some(queue) = self.queue.get()
+            && queue.send(Message::Settle(reply)).await.is_ok()
+        {
+            let _ = settled.await;
+        }
+    }
+
     fn serving(&self) -> Result<&mpsc::Sender<Message>, PlaneError> {
         match (self.readiness(), self.queue.get()) {
             (Readiness::Ready, Some(queue)) => Ok(queue),
@@ -325,6 +336,12 @@ impl Plane {
             ))),
             (Readiness::Ready, None) => Err(PlaneError::unavailable("the control plane is starting")),
         }
+    }
+
+    /// Whether the org is configured and sound, and the plane serves.
+    fn sound(&self, name: &OrgName) -> Result<(), PlaneError> {
+        self.serving()?;
+        self.org(name).map(drop)
     }
 
     /// The org of that name, if it is configured and sound.

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 use super::committer::Message;
 use super::ledger::{Duty, Entries, folder, segment_path};
 use super::org::Org;
+use super::recovery::list;
 use super::{Plane, PlaneError, Readiness};
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::audit::{Checkpoint, Signer, TreeEdge};
@@ -41,6 +42,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Orgs whose ledgers are written at once.
 const AT_ONCE: usize = 16;
+/// How often it is tried to leave nothing unsigned when the process stops.
+const FINISH_TRIES: usize = 20;
 /// How many neighbouring segments of a size become one.
 const FAN_IN: usize = 32;
 /// The most entries of a segment that is merged out of others.
@@ -76,26 +79,41 @@ pub(super) async fn run(plane: Arc<Plane>) {
 
 /// Asks for what is due, and writes what the log has decided.
 async fn turn(plane: &Arc<Plane>, period: Duration) {
-    ask(plane, period).await;
+    ask(plane, period);
+    press_all(plane).await;
+}
+
+async fn press_all(plane: &Arc<Plane>) {
     let pressed = futures::stream::iter(plane.all_orgs()).for_each_concurrent(AT_ONCE, |org| async move {
         // A task of its own: should a fault of the program end it, the next turn tries again.
         let (plane, of) = (Arc::clone(plane), Arc::clone(&org));
         let outcome = tokio::spawn(async move { press(&plane, &of).await }).await;
         let outcome = outcome.unwrap_or_else(|e| Err(PlaneError::Internal(e.to_string())));
         if let Err(e) = outcome {
+            plane.metrics.audit.failures.inc();
             tracing::warn!(org = %org.name, error = %e, "the ledger was not written and will be tried again");
         }
     });
     pressed.await;
 }
 
-/// Ends every segment and signs every head, as far as the store lets it.
+/// Ends every segment and signs every head before the process stops, as far as the store lets it. What it cannot do, the
+/// next process does: the log holds all of it.
 pub(super) async fn finish(plane: &Arc<Plane>) {
-    turn(plane, Duration::ZERO).await;
+    for _ in 0..FINISH_TRIES {
+        ask(plane, Duration::ZERO);
+        plane.settle().await;
+        press_all(plane).await;
+        if !is_behind(plane) {
+            return;
+        }
+        sleep(TICK).await;
+    }
+    tracing::warn!("a ledger has entries that no head covers yet; the next start signs them");
 }
 
-/// Whether some ledger has entries that no head covers.
-pub(super) fn is_behind(plane: &Plane) -> bool {
+/// Whether some ledger has entries that are in no segment.
+fn is_behind(plane: &Plane) -> bool {
     plane.all_orgs().iter().any(|org| {
         let ledger = org.ledger();
         !org.is_stopped() && (ledger.is_uncut() || ledger.next_cut().is_some())
@@ -103,7 +121,7 @@ pub(super) fn is_behind(plane: &Plane) -> bool {
 }
 
 /// Puts marks that are due into the log.
-async fn ask(plane: &Arc<Plane>, period: Duration) {
+fn ask(plane: &Arc<Plane>, period: Duration) {
     let mut marks = plane.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for org in plane.all_orgs() {
         if org.is_stopped() {
@@ -238,13 +256,13 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
             PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() }
         };
         let text = std::str::from_utf8(&found).map_err(|_| forked("it is not UTF-8".to_owned()))?;
-        press.signer.observe(text, &checkpoint).map_err(|e| forked(e.to_string()))?;
+        press.signer.observe(text, &checkpoint, press.edge.grown()).map_err(|e| forked(e.to_string()))?;
     } else if due.ours || due.since.elapsed() >= PATIENCE {
         press.tiles.extend(press.edge.take_tiles());
         for (path, bytes) in &press.tiles {
             put(plane, &Path::from(format!("{}/tile/{path}", folder(&org.name))), bytes.clone()).await?;
         }
-        let signed = press.signer.sign(&checkpoint, &press.edge).map_err(|e| PlaneError::Internal(e.to_string()))?;
+        let signed = press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
         put(plane, &newest, signed.clone().into()).await?;
         match plane.store.objects().put_opts(&kept, signed.into(), PutMode::Create.into()).await {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
@@ -255,8 +273,22 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         return Ok(());
     }
     press.edge.take_tiles();
+    press.edge.settle();
     press.tiles.clear();
     press.due = None;
+    if due.ours {
+        drop_outgrown(plane, org, press).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the partial tiles whose full one is on the store and under a head.
+async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
+    for outgrown in press.edge.take_outgrown() {
+        for partial in list(plane, &Path::from(format!("{}/tile/{outgrown}", folder(&org.name)))).await? {
+            delete(plane, &partial.location).await?;
+        }
+    }
     Ok(())
 }
 
@@ -293,7 +325,8 @@ async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                 Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
             }
         };
-        for gone in org.ledger_mut().store(name, size) {
+        let gone = org.ledger_mut().store(name, size);
+        for gone in gone {
             delete(plane, &segment_path(&org.name, gone)).await?;
         }
     }

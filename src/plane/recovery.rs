@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::keys::{KeyWindow, Run};
 use super::org::{Org, OrgState, Tables};
 use super::replica::{self, Cursor, Decoded, Link};
-use super::{Plane, PlaneError, Readiness, flusher};
+use super::{Plane, PlaneError, Readiness, flusher, ledger_load};
 use crate::model::OrgName;
 use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY};
 use crate::rollup::RunningTotals;
@@ -104,14 +104,20 @@ pub(super) async fn is_trimmed(log: &Log, seq: u64) -> Result<bool, StorageError
 
 /// Loads one org from what is stored. Damage does not fail the load: the org is there, and stopped.
 pub(super) async fn load_org(plane: &Plane, name: &OrgName) -> Result<Org, StorageError> {
-    match load_parts(plane, name).await {
-        Ok((state, tables)) => Ok(Org::new(name.clone(), state, Some(tables))),
+    let loaded = async {
+        let (state, tables) = load_parts(plane, name).await?;
+        let (ledger, press) = ledger_load::load(plane, name).await?;
+        Ok::<_, StorageError>(Org::new(name.clone(), state, Some(tables), ledger, press))
+    };
+    match loaded.await {
         Err(e) if e.is_damage() => {
-            let org = Org::new(name.clone(), OrgState::new(name.clone(), plane.settings.max_series), None);
+            let (ledger, press) = ledger_load::empty(plane, name);
+            let state = OrgState::new(name.clone(), plane.settings.max_series);
+            let org = Org::new(name.clone(), state, None, ledger, press);
             org.stop(e.to_string());
             Ok(org)
         }
-        Err(e) => Err(e),
+        loaded => loaded,
     }
 }
 

@@ -11,6 +11,8 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
+use mcpg::audit::SigningKeys;
 use mcpg::config::ControlPlane;
 use mcpg::ingest::{IdempotencyKey, RowKind};
 use mcpg::model::schema::schemas;
@@ -104,6 +106,7 @@ impl Node {
             clock: Arc::new(VirtualClock(Instant::now())),
             random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             metrics: Arc::new(Metrics::new()),
+            signing: Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32]))),
         };
         let plane = Plane::new(&config, parts).unwrap();
         let recovered = plane.recover().await;
