@@ -7,6 +7,7 @@
 //! | [`cli`] | one file a subcommand |
 //! | [`demo`] | the simulated fleet that `mcpg demo` and `mcpg loadgen` run |
 //! | [`api`] | the HTTP API of the control plane: one file a resource |
+//! | [`gateway`] | the MCP gateway; it stands beside `api` |
 //! | [`plane`] | the control plane's state: the WAL applied; group commit, catch-up, flush |
 //! | [`query`] | SQL sessions of one org each, their limits and result formats |
 //! | [`ingest`] | request bodies to canonical record batches; idempotency keys |
@@ -23,6 +24,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod gateway;
 pub mod ingest;
 pub mod model;
 pub mod plane;

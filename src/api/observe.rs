@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Api;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces;
+use crate::telemetry::{traces, w3c};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -70,7 +70,7 @@ fn span(request: &Request, method: &'static str, route: &str, id: &str) -> Span 
         org = field::Empty,
         token = field::Empty,
     );
-    if let Some(caller) = traces::inbound(request.headers()) {
+    if let Some(caller) = w3c::from_headers(request.headers()) {
         span.record("trace_id", caller.trace_id().to_string());
         traces::join(&span, caller);
     }

@@ -86,8 +86,8 @@ async fn turn(plane: &Arc<Plane>, period: Duration) {
 async fn press_all(plane: &Arc<Plane>) {
     let pressed = futures::stream::iter(plane.all_orgs()).for_each_concurrent(AT_ONCE, |org| async move {
         // A task of its own: should a fault of the program end it, the next turn tries again.
-        let (plane, of) = (Arc::clone(plane), Arc::clone(&org));
-        let outcome = tokio::spawn(async move { press(&plane, &of).await }).await;
+        let (of_plane, of) = (Arc::clone(plane), Arc::clone(&org));
+        let outcome = tokio::spawn(async move { press(&of_plane, &of).await }).await;
         let outcome = outcome.unwrap_or_else(|e| Err(PlaneError::Internal(e.to_string())));
         if let Err(e) = outcome {
             plane.metrics.audit.failures.inc();

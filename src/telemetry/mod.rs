@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`metrics`] | the control plane's own metrics, served at `/metrics` |
 //! | [`logs`] | lines on standard error, for people on a terminal and as JSON elsewhere |
-//! | [`traces`] | a span per request, sent over OTLP; W3C trace context of callers |
+//! | [`traces`] | the control plane's spans, one per request |
+//! | [`otlp`] | sending spans to a collector: bounded, counted |
+//! | [`w3c`] | trace context and baggage of callers, in HTTP headers and in MCP messages |
 //!
 //! None of the three ever holds the plaintext of an error message, a payload, a query, or a token (invariant I6).
 //! Telling never fails or slows the work: log lines that cannot be written are dropped, spans are sent by a thread of
@@ -12,8 +14,10 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod otlp;
 mod process;
 pub mod traces;
+pub mod w3c;
 
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;

@@ -1,0 +1,7 @@
+//! The gateway: MCP between agents and the servers they use, with every call identified, decided, dispatched, and told.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`traces`] | stream 2: the spans of each request |
+
+pub mod traces;

@@ -1,0 +1,464 @@
+//! Stream 2: the spans of each request, in OpenTelemetry's terms.
+//!
+//! ```text
+//! SERVER   tools/call list_repos      the request, from its arrival to its answer
+//! ├ INTERNAL identity                 who asks
+//! ├ INTERNAL policy                   what is decided
+//! └ CLIENT   tools/call list_repos    the upstream at work; its id is what the upstream is told
+//! ```
+//!
+//! Names and attributes follow the semantic conventions for MCP, what they lack is named `mcpg.…`. The spans are made with
+//! OpenTelemetry's API, not with `tracing`'s macros: kinds, parents and links are exact, and every request has a trace id and a
+//! span id, also when its trace is not kept or nothing is exported. The sample and the audit entry of a call carry those ids.
+//!
+//! What a caller wrote is never in a span: no argument, no result, no header, no error text, no URI of a resource. Names of
+//! tools and prompts are in it only once the gateway knows them; a method that MCP does not have is `_OTHER`.
+//!
+//! A request whose future is dropped, because its client went away, still ends its spans, as `cancelled`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Version;
+use opentelemetry::trace::{
+    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceId, Tracer, TracerProvider,
+};
+use opentelemetry::{Array, Context, InstrumentationScope, KeyValue, StringValue, Value};
+use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
+
+use crate::config::Otlp;
+use crate::model::{Decision, OrgName, Outcome};
+use crate::telemetry::otlp::{Export, SpanCounts};
+use crate::telemetry::w3c::{Baggage, Inbound, Outbound};
+
+/// The name that the gateway's spans carry as their service.
+const SERVICE: &str = "mcpg-gateway";
+
+/// The longest text of a client, bytes, that becomes an attribute (ids of sessions and of requests).
+const ID_BYTES: usize = 128;
+
+/// The requests of MCP, and the word for what is none.
+const METHODS: [&str; 21] = [
+    "completion/complete",
+    "elicitation/create",
+    "initialize",
+    "logging/setLevel",
+    "notifications/cancelled",
+    "notifications/initialized",
+    "notifications/message",
+    "notifications/progress",
+    "notifications/roots/list_changed",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/templates/list",
+    "resources/unsubscribe",
+    "roots/list",
+    "sampling/createMessage",
+    "tools/call",
+    "tools/list",
+];
+const OTHER_METHOD: &str = "_OTHER";
+
+/// Which gateway emits the spans.
+#[derive(Debug, Clone, Copy)]
+pub struct Emitter<'a> {
+    /// Its org.
+    pub org: &'a OrgName,
+    /// Its workspace.
+    pub workspace: &'a str,
+    /// Its name.
+    pub instance: &'a str,
+}
+
+/// Makes the spans of requests.
+#[derive(Debug)]
+pub struct Traces {
+    tracer: SdkTracer,
+    export: Option<Export>,
+}
+
+impl Traces {
+    /// Starts the export to the configured collector. With the stream off (`None`), or with no endpoint, spans have ids
+    /// all the same, nothing is exported, and a caller's context is passed on as it came. Within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the exporter refuses the settings.
+    pub fn start(otlp: Option<&Otlp>, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
+        let Some((otlp, endpoint)) = otlp.and_then(|otlp| Some((otlp, otlp.endpoint.as_ref()?))) else {
+            let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
+            return Ok(Self { tracer: tracer(&ids_only), export: None });
+        };
+        let resource = Resource::builder()
+            .with_service_name(SERVICE)
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .with_attribute(KeyValue::new("service.instance.id", emitter.instance.to_owned()))
+            .with_attribute(KeyValue::new("mcpg.org", emitter.org.to_string()))
+            .with_attribute(KeyValue::new("mcpg.workspace", emitter.workspace.to_owned()))
+            .build();
+        Ok(Self::through(Export::start(otlp, endpoint, resource)?))
+    }
+
+    fn through(export: Export) -> Self {
+        Self { tracer: tracer(export.provider()), export: Some(export) }
+    }
+
+    /// Opens the span of a request that has just arrived.
+    pub fn request(&self, request: &Request<'_>, inbound: Inbound) -> RequestSpans {
+        let method = known(request.method);
+        let parent =
+            inbound.parent.clone().map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+        let mut builder = self.tracer.span_builder(method).with_kind(SpanKind::Server);
+        if let Some(link) = inbound.link {
+            builder = builder.with_links(vec![Link::with_context(link)]);
+        }
+        let mut span = self.tracer.build_with_context(builder, &parent);
+        if span.is_recording() {
+            request.describe(method, &mut span);
+        }
+        RequestSpans {
+            tracer: self.tracer.clone(),
+            context: Context::new().with_remote_span_context(span.span_context().clone()),
+            span,
+            method,
+            caller_span: inbound.parent,
+            baggage: inbound.baggage,
+            exported: self.export.is_some(),
+            ended: false,
+        }
+    }
+
+    /// What became of the spans, if any are exported.
+    pub fn counts(&self) -> Option<&Arc<SpanCounts>> {
+        self.export.as_ref().map(Export::counts)
+    }
+
+    /// Sends the spans that still wait, for a few seconds at most. Requests that come later have no ids.
+    pub async fn shutdown(&self) {
+        if let Some(export) = &self.export {
+            export.shutdown().await;
+        }
+    }
+}
+
+fn tracer(provider: &SdkTracerProvider) -> SdkTracer {
+    provider.tracer_with_scope(InstrumentationScope::builder(SERVICE).with_version(env!("CARGO_PKG_VERSION")).build())
+}
+
+fn known(method: &str) -> &'static str {
+    METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER_METHOD)
+}
+
+/// A request, as its spans tell of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// The JSON-RPC method.
+    pub method: &'a str,
+    /// The id that the client gave it, as text.
+    pub jsonrpc_id: Option<&'a str>,
+    /// The client's MCP session.
+    pub session_id: Option<&'a str>,
+    /// The version of MCP that was agreed on with the client.
+    pub protocol_version: Option<&'a str>,
+    /// The version of HTTP that brought it.
+    pub http_version: Option<Version>,
+    /// Where the client is.
+    pub client: Option<SocketAddr>,
+    /// The gateway's own ids of the call.
+    pub request_id: Option<&'a str>,
+    /// The id of the call's sample.
+    pub invocation_id: Option<&'a str>,
+}
+
+impl Request<'_> {
+    fn describe(&self, method: &'static str, span: &mut Span) {
+        span.set_attribute(KeyValue::new("mcp.method.name", method));
+        for (name, value) in [
+            ("jsonrpc.request.id", self.jsonrpc_id),
+            ("mcp.session.id", self.session_id),
+            ("mcp.protocol.version", self.protocol_version),
+            ("mcpg.request_id", self.request_id),
+            ("mcpg.invocation_id", self.invocation_id),
+        ] {
+            if let Some(value) = value.filter(|value| value.len() <= ID_BYTES) {
+                span.set_attribute(KeyValue::new(name, value.to_owned()));
+            }
+        }
+        span.set_attribute(KeyValue::new("network.transport", "tcp"));
+        span.set_attribute(KeyValue::new("network.protocol.name", "http"));
+        if let Some(version) = self.http_version.and_then(version_number) {
+            span.set_attribute(KeyValue::new("network.protocol.version", version));
+        }
+        if let Some(client) = self.client {
+            span.set_attribute(KeyValue::new("client.address", client.ip().to_string()));
+            span.set_attribute(KeyValue::new("client.port", i64::from(client.port())));
+        }
+    }
+}
+
+fn version_number(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        _ => None,
+    }
+}
+
+/// What a request is about, once the gateway knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A tool of a plugin.
+    Tool(&'a str),
+    /// A prompt of a plugin.
+    Prompt(&'a str),
+    /// Nothing of few names, like a resource.
+    Unnamed,
+}
+
+impl Target<'_> {
+    fn describe(self, method: &'static str, plugin: &str, span: &mut Span) {
+        span.set_attribute(KeyValue::new("mcpg.plugin", plugin.to_owned()));
+        let (attribute, name) = match self {
+            Self::Tool(name) => ("gen_ai.tool.name", name),
+            Self::Prompt(name) => ("gen_ai.prompt.name", name),
+            Self::Unnamed => return,
+        };
+        span.update_name(format!("{method} {name}"));
+        span.set_attribute(KeyValue::new(attribute, name.to_owned()));
+        if matches!(self, Self::Tool(_)) {
+            span.set_attribute(KeyValue::new("gen_ai.operation.name", "execute_tool"));
+        }
+    }
+}
+
+/// How a request failed, as far as a span may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It was answered by a JSON-RPC error of this code.
+    Rpc(i64),
+    /// The tool says so itself: `isError`.
+    Tool,
+    /// Without an answer: a word of a small set, like `timeout`.
+    Kind(&'static str),
+}
+
+impl Failure {
+    /// The client went away before there was an answer.
+    pub const CANCELLED: Self = Self::Kind("cancelled");
+
+    fn mark(self, span: &mut Span) {
+        let kind: Value = match self {
+            Self::Rpc(code) => {
+                span.set_attribute(KeyValue::new("rpc.response.status_code", code.to_string()));
+                code.to_string().into()
+            }
+            Self::Tool => "tool_error".into(),
+            Self::Kind(kind) => kind.into(),
+        };
+        span.set_attribute(KeyValue::new("error.type", kind));
+        // The description would be the error's text.
+        span.set_status(Status::error(""));
+    }
+}
+
+/// The spans of one request. Its own ends when this is dropped.
+#[derive(Debug)]
+pub struct RequestSpans {
+    tracer: SdkTracer,
+    span: Span,
+    context: Context,
+    method: &'static str,
+    caller_span: Option<SpanContext>,
+    baggage: Option<Baggage>,
+    exported: bool,
+    ended: bool,
+}
+
+impl RequestSpans {
+    /// The trace that the request belongs to: its caller's, or one of its own.
+    pub fn trace_id(&self) -> TraceId {
+        self.span.span_context().trace_id()
+    }
+
+    /// The request's own span.
+    pub fn span_id(&self) -> SpanId {
+        self.span.span_context().span_id()
+    }
+
+    /// It is about something that `plugin` has.
+    pub fn about(&mut self, plugin: &str, target: Target<'_>) {
+        if self.span.is_recording() {
+            target.describe(self.method, plugin, &mut self.span);
+        }
+    }
+
+    /// Finding out who asks begins.
+    pub fn identity(&self) -> IdentitySpan {
+        IdentitySpan(self.child("identity", SpanKind::Internal))
+    }
+
+    /// Deciding begins.
+    pub fn policy(&self) -> PolicySpan {
+        PolicySpan(self.child("policy", SpanKind::Internal))
+    }
+
+    /// The upstream's work begins.
+    pub fn dispatch(&self, plugin: &str, target: Target<'_>, upstream: &Upstream<'_>) -> DispatchSpan {
+        let mut span = self.child(self.method, SpanKind::Client);
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new("mcp.method.name", self.method));
+            target.describe(self.method, plugin, &mut span);
+            upstream.describe(&mut span);
+        }
+        // Who exports no spans is no part of the trace: the upstream would hang under a span that nobody ever sees.
+        let parent = if self.exported { Some(span.span_context()) } else { self.caller_span.as_ref() };
+        let outbound = Outbound::new(parent, self.baggage.clone());
+        DispatchSpan { span, outbound, ended: false }
+    }
+
+    /// The request is answered.
+    pub fn end(mut self, answer: Answer<'_>) {
+        self.ended = true;
+        if !self.span.is_recording() {
+            return;
+        }
+        if let Some(outcome) = answer.outcome {
+            self.span.set_attribute(KeyValue::new("mcpg.outcome", outcome.as_str()));
+        }
+        if let Some(code) = answer.error_code {
+            self.span.set_attribute(KeyValue::new("mcpg.error_code", code.to_owned()));
+        }
+        if let Some(failure) = answer.failure {
+            failure.mark(&mut self.span);
+        }
+    }
+
+    fn child(&self, name: &'static str, kind: SpanKind) -> Span {
+        self.tracer.build_with_context(self.tracer.span_builder(name).with_kind(kind), &self.context)
+    }
+}
+
+impl Drop for RequestSpans {
+    fn drop(&mut self) {
+        if !self.ended && self.span.is_recording() {
+            Failure::CANCELLED.mark(&mut self.span);
+        }
+    }
+}
+
+/// How a request was answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answer<'a> {
+    /// As the call's sample has it.
+    pub outcome: Option<Outcome>,
+    /// As the call's sample has it.
+    pub error_code: Option<&'a str>,
+    /// How it failed.
+    pub failure: Option<Failure>,
+}
+
+/// Finding out who asks. Ends when it is dropped.
+#[derive(Debug)]
+pub struct IdentitySpan(Span);
+
+impl IdentitySpan {
+    /// It is this one.
+    pub fn caller(mut self, name: &str) {
+        if self.0.is_recording() {
+            self.0.set_attribute(KeyValue::new("mcpg.caller", name.to_owned()));
+        }
+    }
+
+    /// Nobody that the gateway knows.
+    pub fn refused(mut self) {
+        Failure::Kind("unauthenticated").mark(&mut self.0);
+    }
+}
+
+/// Deciding. Ends when it is dropped.
+#[derive(Debug)]
+pub struct PolicySpan(Span);
+
+impl PolicySpan {
+    /// This was decided, by these policies.
+    pub fn decided<S: AsRef<str>>(mut self, decision: Decision, policy_ids: &[S], obligations: &[S]) {
+        if !self.0.is_recording() {
+            return;
+        }
+        self.0.set_attribute(KeyValue::new("mcpg.decision", decision.as_str()));
+        for (name, values) in [("mcpg.policy_ids", policy_ids), ("mcpg.obligations", obligations)] {
+            if !values.is_empty() {
+                let values = values.iter().map(|value| StringValue::from(value.as_ref().to_owned())).collect();
+                self.0.set_attribute(KeyValue::new(name, Value::Array(Array::String(values))));
+            }
+        }
+    }
+}
+
+/// An upstream, as a span tells of it.
+#[derive(Debug, Clone, Copy)]
+pub enum Upstream<'a> {
+    /// A server that is reached over HTTP.
+    Http {
+        /// Its host.
+        address: &'a str,
+        /// Its port.
+        port: u16,
+    },
+    /// A process that is reached over its pipes.
+    Stdio,
+}
+
+impl Upstream<'_> {
+    fn describe(&self, span: &mut Span) {
+        match self {
+            Self::Http { address, port } => {
+                span.set_attribute(KeyValue::new("network.transport", "tcp"));
+                span.set_attribute(KeyValue::new("network.protocol.name", "http"));
+                span.set_attribute(KeyValue::new("server.address", (*address).to_owned()));
+                span.set_attribute(KeyValue::new("server.port", i64::from(*port)));
+            }
+            Self::Stdio => span.set_attribute(KeyValue::new("network.transport", "pipe")),
+        }
+    }
+}
+
+/// The upstream at work. Ends when it is dropped.
+#[derive(Debug)]
+pub struct DispatchSpan {
+    span: Span,
+    outbound: Outbound,
+    ended: bool,
+}
+
+impl DispatchSpan {
+    /// What the upstream is to be told of the trace, in the message and in the headers: this span is its parent.
+    pub fn outbound(&self) -> &Outbound {
+        &self.outbound
+    }
+
+    /// The upstream is done.
+    pub fn end(mut self, failure: Option<Failure>) {
+        self.ended = true;
+        if let Some(failure) = failure {
+            failure.mark(&mut self.span);
+        }
+    }
+}
+
+impl Drop for DispatchSpan {
+    fn drop(&mut self) {
+        if !self.ended {
+            Failure::CANCELLED.mark(&mut self.span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Spans over OTLP, the OpenTelemetry protocol, by gRPC or HTTP.
+//!
+//! Spans wait in a bounded queue and are sent in batches by a thread of their own. When the queue is full, or the
+//! collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of: ending a
+//! span takes the same few atomic operations whether the collector is there, slow, or away.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
+};
+use tokio::runtime::Handle;
+use url::Url;
+
+use crate::config::{Otlp, OtlpProtocol};
+
+/// How many spans may wait.
+const QUEUE: usize = 8_192;
+
+/// How many spans are sent at once, and how long one waits for others at most.
+const BATCH: usize = 512;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long one batch of spans may take to send.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the last spans may take to send when the program stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of the spans that were to be sent.
+#[derive(Debug, Default)]
+pub struct SpanCounts {
+    waiting: AtomicUsize,
+    sent: AtomicU64,
+    queue_full: AtomicU64,
+    not_taken: AtomicU64,
+}
+
+impl SpanCounts {
+    /// Spans that the collector took.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Spans dropped because too many waited.
+    pub fn dropped_queue_full(&self) -> u64 {
+        self.queue_full.load(Ordering::Relaxed)
+    }
+
+    /// Spans dropped because the collector was away or did not take them.
+    pub fn dropped_not_taken(&self) -> u64 {
+        self.not_taken.load(Ordering::Relaxed)
+    }
+
+    /// Spans that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// The export of spans while it runs.
+#[derive(Debug)]
+pub struct Export {
+    provider: SdkTracerProvider,
+    counts: Arc<SpanCounts>,
+}
+
+impl Export {
+    /// Starts the export to `endpoint`, of spans that `resource` emits. Within a Tokio runtime, on which spans are sent.
+    ///
+    /// A caller's decision whether its trace is kept is followed; of the traces that start here the configured share is
+    /// kept, whole.
+    ///
+    /// # Errors
+    /// When the exporter refuses the settings.
+    pub fn start(otlp: &Otlp, endpoint: &Url, resource: Resource) -> Result<Self, ExporterBuildError> {
+        let exporter = OnRuntime { exporter: Arc::new(exporter(otlp, endpoint)?), runtime: Handle::current() };
+        Ok(Self::through(exporter, otlp.sample_rate, resource))
+    }
+
+    /// The same through an exporter of one's own.
+    pub(crate) fn through<E: SpanExporter + 'static>(exporter: E, sample_rate: f64, resource: Resource) -> Self {
+        let counts = Arc::new(SpanCounts::default());
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(Bounded::new(exporter, QUEUE, Arc::clone(&counts)))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample_rate))))
+            .with_resource(resource)
+            .build();
+        Self { provider, counts }
+    }
+
+    /// What makes spans.
+    pub fn provider(&self) -> &SdkTracerProvider {
+        &self.provider
+    }
+
+    /// What became of the spans.
+    pub fn counts(&self) -> &Arc<SpanCounts> {
+        &self.counts
+    }
+
+    /// Sends the spans that still wait, for a few seconds at most. Spans that end later are not sent.
+    pub async fn shutdown(&self) {
+        let provider = self.provider.clone();
+        let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).await;
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last spans were not sent"),
+            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
+        }
+    }
+}
+
+fn exporter(otlp: &Otlp, endpoint: &Url) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+    let builder = opentelemetry_otlp::SpanExporter::builder();
+    match otlp.protocol {
+        OtlpProtocol::Grpc => {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &otlp.headers {
+                // Both were checked when the configuration was read.
+                if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.expose().parse::<HeaderValue>()) {
+                    value.set_sensitive(true);
+                    headers.append(name, value);
+                }
+            }
+            let mut builder = builder
+                .with_tonic()
+                .with_endpoint(endpoint.as_str())
+                .with_timeout(SEND_TIMEOUT)
+                .with_metadata(MetadataMap::from_headers(headers));
+            if endpoint.scheme() == "https" {
+                builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+            }
+            builder.build()
+        }
+        OtlpProtocol::Http => {
+            let headers: HashMap<String, String> =
+                otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+            builder
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .with_endpoint(traces_url(endpoint))
+                .with_timeout(SEND_TIMEOUT)
+                .with_headers(headers)
+                .build()
+        }
+    }
+}
+
+/// The URL that spans are posted to: the endpoint, with OTLP's own path where it has none.
+fn traces_url(endpoint: &Url) -> Url {
+    let mut url = endpoint.clone();
+    if matches!(url.path(), "" | "/") {
+        url.set_path("/v1/traces");
+    }
+    url
+}
+
+/// The SDK's batches behind a bound of its own, so that what is dropped is known. A span counts as waiting until its
+/// batch has been tried, so the SDK's queue, which is as long, is never the one that is full.
+#[derive(Debug)]
+struct Bounded {
+    batches: BatchSpanProcessor,
+    limit: usize,
+    counts: Arc<SpanCounts>,
+}
+
+impl Bounded {
+    fn new<E: SpanExporter + 'static>(exporter: E, limit: usize, counts: Arc<SpanCounts>) -> Self {
+        let exporter = Counting { exporter, counts: Arc::clone(&counts), failing: AtomicBool::new(false) };
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(limit)
+            .with_max_export_batch_size(BATCH.min(limit))
+            .with_scheduled_delay(LINGER)
+            .build();
+        Self { batches: BatchSpanProcessor::builder(exporter).with_batch_config(config).build(), limit, counts }
+    }
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.batches.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.counts.waiting.fetch_add(1, Ordering::AcqRel) < self.limit {
+            self.batches.on_end(span);
+        } else {
+            self.counts.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.counts.queue_full.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// Counts what the collector took, and says when it stops and starts to take spans.
+#[derive(Debug)]
+struct Counting<E> {
+    exporter: E,
+    counts: Arc<SpanCounts>,
+    failing: AtomicBool,
+}
+
+impl<E: SpanExporter> SpanExporter for Counting<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let result = self.exporter.export(batch).await;
+        self.counts.waiting.fetch_sub(spans, Ordering::AcqRel);
+        let count = if result.is_ok() { &self.counts.sent } else { &self.counts.not_taken };
+        count.fetch_add(spans as u64, Ordering::Relaxed);
+        match (&result, self.failing.swap(result.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => {
+                tracing::warn!(%error, "the collector does not take spans; they are dropped and counted until it does")
+            }
+            (Ok(()), true) => tracing::info!("the collector takes spans again"),
+            _ => {}
+        }
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Sends on the Tokio runtime what the SDK's own thread, which has none, hands over.
+#[derive(Debug)]
+struct OnRuntime<E> {
+    exporter: Arc<E>,
+    runtime: Handle,
+}
+
+impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exporter = Arc::clone(&self.exporter);
+        let sent = self.runtime.spawn(async move { exporter.export(batch).await }).await;
+        sent.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        // Set once, when the provider is built, before anything is sent: nobody else holds the exporter then.
+        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
+            exporter.set_resource(resource);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A collector that keeps what it is sent.
+
+    use axum::Router;
+    use axum::body::to_bytes;
+    use axum::extract::Request;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use url::Url;
+
+    /// Takes whatever is posted, over gRPC too.
+    pub(crate) struct Sink {
+        url: Url,
+        received: mpsc::UnboundedReceiver<(String, String, Vec<u8>)>,
+    }
+
+    impl Sink {
+        pub(crate) async fn start() -> Self {
+            let (sender, received) = mpsc::unbounded_channel();
+            let keep = move |request: Request| {
+                let sender = sender.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let authorization =
+                        head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+                    let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+                    sender.send((head.uri.path().to_owned(), authorization.unwrap_or_default(), body)).unwrap();
+                    ([("content-type", "application/grpc"), ("grpc-status", "0")], "")
+                }
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+            let router: Router = Router::new().fallback(keep);
+            tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+            Self { url, received }
+        }
+
+        pub(crate) fn url(&self) -> Url {
+            self.url.clone()
+        }
+
+        /// Path, authorization and body of the next request that has arrived.
+        pub(crate) fn received(&mut self) -> (String, String, Vec<u8>) {
+            self.received.try_recv().unwrap()
+        }
+    }
+
+    pub(crate) fn contains(body: &[u8], part: &[u8]) -> bool {
+        body.windows(part.len()).any(|window| window == part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+    use url::Url;
+
+    use super::{Bounded, SpanCounts, traces_url};
+
+    #[test]
+    fn an_endpoint_without_a_path_gets_the_protocols_own() {
+        let url = |text: &str| traces_url(&Url::parse(text).unwrap()).to_string();
+        assert_eq!(url("http://c:4318"), "http://c:4318/v1/traces");
+        assert_eq!(url("http://c:4318/v1/traces"), "http://c:4318/v1/traces");
+        assert_eq!(url("https://c/tenant/traces"), "https://c/tenant/traces");
+    }
+
+    /// A collector that answers when the gate is free, and as it is told to.
+    #[derive(Debug, Clone)]
+    struct Collector {
+        gate: Arc<Mutex<()>>,
+        takes: bool,
+    }
+
+    impl SpanExporter for Collector {
+        async fn export(&self, _batch: Vec<SpanData>) -> OTelSdkResult {
+            drop(self.gate.lock().unwrap());
+            if self.takes { Ok(()) } else { Err(OTelSdkError::InternalFailure("away".to_owned())) }
+        }
+    }
+
+    fn provider(takes: bool, limit: usize) -> (SdkTracerProvider, Arc<SpanCounts>, Arc<Mutex<()>>) {
+        let (gate, counts) = (Arc::new(Mutex::new(())), Arc::new(SpanCounts::default()));
+        let bounded = Bounded::new(Collector { gate: Arc::clone(&gate), takes }, limit, Arc::clone(&counts));
+        (SdkTracerProvider::builder().with_span_processor(bounded).build(), counts, gate)
+    }
+
+    fn end_spans(provider: &SdkTracerProvider, spans: usize) {
+        let tracer = provider.tracer("test");
+        for _ in 0..spans {
+            drop(tracer.start("call"));
+        }
+    }
+
+    #[test]
+    fn while_the_collector_hangs_spans_beyond_the_bound_are_dropped_and_counted() {
+        let (provider, counts, gate) = provider(true, 16);
+        let hangs = gate.lock().unwrap();
+        end_spans(&provider, 50);
+        assert_eq!((counts.waiting(), counts.dropped_queue_full(), counts.sent()), (16, 34, 0));
+        drop(hangs);
+        provider.force_flush().unwrap();
+        assert_eq!((counts.waiting(), counts.dropped_queue_full(), counts.sent()), (0, 34, 16));
+        end_spans(&provider, 16);
+        provider.shutdown().unwrap();
+        assert_eq!((counts.waiting(), counts.dropped_queue_full(), counts.sent()), (0, 34, 32), "room is used again");
+    }
+
+    #[test]
+    fn spans_that_the_collector_does_not_take_are_counted() {
+        let (provider, counts, _gate) = provider(false, 16);
+        end_spans(&provider, 5);
+        assert!(provider.force_flush().is_err());
+        assert_eq!((counts.waiting(), counts.dropped_not_taken(), counts.sent()), (0, 5, 0));
+    }
+}
