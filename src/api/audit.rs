@@ -128,7 +128,11 @@ impl Page {
         }
         if let Some(cursor) = cursor {
             let (oldest_first, after) = decode_cursor(&cursor).ok_or_else(|| {
-                Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "cursor is not one of next_cursor of this ledger")
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_cursor",
+                    "cursor is not one of next_cursor of this ledger",
+                )
             })?;
             if oldest_first != page.oldest_first {
                 let detail = "the cursor is of the other order; send the same order with every page";

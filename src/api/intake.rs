@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use super::body::Incoming;
 use super::{Api, Problem};
 use crate::ingest::{
-    DecodeContext, DecodeLimits, Encoding, IdempotencyKey, IngestError, Media, RandomIds, RowKind, decode, decode_events,
+    DecodeContext, DecodeLimits, Encoding, IdempotencyKey, IngestError, Media, RandomIds, RowKind, decode,
+    decode_events,
 };
 use crate::model::{OrgName, Role};
 use crate::plane::{Admission, PlaneError};

@@ -53,8 +53,13 @@ fn starting(config: &str) -> Served {
     let (metrics, clock) = (Arc::new(Metrics::new()), Arc::new(Noon));
     let store = Store::new(Arc::new(InMemory::new()), "memory://");
     let engine = LocalEngine::new(Arc::clone(store.objects()), SqlLimits::default()).unwrap();
-    let parts =
-        Parts { store, clock: Arc::clone(&clock) as _, random: Arc::new(SystemRandom), metrics: Arc::clone(&metrics), signing: test_keys() };
+    let parts = Parts {
+        store,
+        clock: Arc::clone(&clock) as _,
+        random: Arc::new(SystemRandom),
+        metrics: Arc::clone(&metrics),
+        signing: test_keys(),
+    };
     let plane = Plane::new(&settings, parts).unwrap();
     let access = Access::new(&settings);
     let api =

@@ -71,7 +71,9 @@ mod tests {
         let text = format!("mcpg.local/orgs/acme/audit/1\n7\n{}=\n", "A".repeat(43));
         assert_eq!(checkpoint.to_string(), text);
         assert_eq!(text.parse(), Ok(checkpoint));
-        for bad in [text.replace("7\n", "07\n"), text.replace("7\n", "-7\n"), format!("{text}x\n"), text.replace('A', "")] {
+        for bad in
+            [text.replace("7\n", "07\n"), text.replace("7\n", "-7\n"), format!("{text}x\n"), text.replace('A', "")]
+        {
             assert!(bad.parse::<Checkpoint>().is_err(), "{bad}");
         }
     }

@@ -33,8 +33,20 @@ enum Source {
 }
 
 const TEXTS: [&str; 14] = [
-    "action", "actor", "decision", "detail", "event_id", "instance", "invocation_id", "reason", "request_id", "salt", "span_id",
-    "target", "trace_id", "workspace",
+    "action",
+    "actor",
+    "decision",
+    "detail",
+    "event_id",
+    "instance",
+    "invocation_id",
+    "reason",
+    "request_id",
+    "salt",
+    "span_id",
+    "target",
+    "trace_id",
+    "workspace",
 ];
 /// The texts that every entry has.
 const NEEDED: [&str; 4] = ["action", "actor", "event_id", "salt"];
@@ -216,8 +228,7 @@ fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<bo
     let (days, of_day) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
     let from_march_0000 = days + 719_468;
     let (cycle, day_of_cycle) = (from_march_0000.div_euclid(146_097), from_march_0000.rem_euclid(146_097));
-    let year_of_cycle =
-        (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+    let year_of_cycle = (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
     let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;

@@ -109,7 +109,8 @@ pub fn load(path: &Path) -> Result<Option<SigningKey>, AuditError> {
         Err(e) => return Err(fault(&e)),
     };
     if mode & OTHERS != 0 {
-        let advice = format!("others may read it (mode {:04o}); chmod 600 it, and change the key if others have", mode & 0o7777);
+        let advice =
+            format!("others may read it (mode {:04o}); chmod 600 it, and change the key if others have", mode & 0o7777);
         return Err(fault(&advice));
     }
     let pem = fs::read_to_string(path).map_err(|e| fault(&e))?;

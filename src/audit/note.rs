@@ -198,7 +198,8 @@ impl FromStr for Note {
         if note.chars().any(|c| c.is_control() && c != '\n') {
             return Err(malformed("it has a control character"));
         }
-        let (text, lines) = note.rsplit_once("\n\n").ok_or_else(|| malformed("no empty line parts text and signatures"))?;
+        let (text, lines) =
+            note.rsplit_once("\n\n").ok_or_else(|| malformed("no empty line parts text and signatures"))?;
         let lines = lines.strip_suffix('\n').ok_or_else(|| malformed("it does not end in a newline"))?;
         let signature = |line: &str| {
             let (name, signature) = line.strip_prefix(DASH)?.split_once(' ')?;
@@ -247,7 +248,8 @@ mod tests {
         for bad in ["", "a\n", "a\n\n", "a\n\n\u{2014} x AAAA", "a\n\nx\n", "a\r\n\n\u{2014} x AAAAAA==\n"] {
             assert!(bad.parse::<Note>().is_err(), "{bad:?}");
         }
-        for bad in ["", "a+b", "PeterNeumann+c74f20a4+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW", "a+00000000+AQ=="] {
+        for bad in ["", "a+b", "PeterNeumann+c74f20a4+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW", "a+00000000+AQ=="]
+        {
             assert!(bad.parse::<VKey>().is_err(), "{bad:?}");
         }
     }

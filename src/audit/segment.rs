@@ -39,17 +39,8 @@ const ROW_GROUP_ROWS: usize = 131_072;
 /// Rows of a batch as it is read.
 const BATCH_ROWS: usize = 8_192;
 /// Columns whose values hardly repeat: a dictionary would be built and thrown away.
-const DISTINCT: [&str; 9] = [
-    "event_id",
-    "salt",
-    "prev_hash",
-    "entry_hash",
-    "request_id",
-    "trace_id",
-    "span_id",
-    "invocation_id",
-    "detail",
-];
+const DISTINCT: [&str; 9] =
+    ["event_id", "salt", "prev_hash", "entry_hash", "request_id", "trace_id", "span_id", "invocation_id", "detail"];
 
 /// The entries that a segment holds, which are its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,8 +135,7 @@ impl SegmentWriter {
                 _ => properties,
             };
         }
-        let writer =
-            ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties.build())).map_err(failed)?;
+        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties.build())).map_err(failed)?;
         Ok(Self { writer })
     }
 
@@ -198,7 +188,8 @@ pub fn read(
     for batch in reader {
         let batch = batch.map_err(|e| damaged(e.to_string()))?;
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| damaged(format!("it has no column {name}")));
-        let seqs = column("seq")?.as_primitive_opt::<Int64Type>().ok_or_else(|| damaged("seq is no int64".to_owned()))?;
+        let seqs =
+            column("seq")?.as_primitive_opt::<Int64Type>().ok_or_else(|| damaged("seq is no int64".to_owned()))?;
         for seq in seqs.iter() {
             if seq.and_then(|seq| u64::try_from(seq).ok()) != Some(next) {
                 return Err(damaged(format!("entry {next} is not where it should be")));

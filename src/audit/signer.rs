@@ -54,7 +54,8 @@ impl Signer {
     pub fn observe(&mut self, note: &str, head: &Checkpoint, grown: &[Hash]) -> Result<(), AuditError> {
         let found = self.check(note)?;
         if found != *head {
-            let reason = format!("a signed head of {} entries has the root {}, not {}", found.size, found.root, head.root);
+            let reason =
+                format!("a signed head of {} entries has the root {}, not {}", found.size, found.root, head.root);
             return Err(AuditError::NoExtension(reason));
         }
         self.last = self.grow(head, grown)?;

@@ -114,7 +114,9 @@ impl FromStr for TileId {
             level => TileKind::Hashes(level.parse().ok().filter(|level| *level < 8).ok_or(NoTile)?),
         };
         let (number, width) = match rest.split_once(".p/") {
-            Some((number, width)) => (number, width.parse().ok().filter(|width| (1..256).contains(width)).ok_or(NoTile)?),
+            Some((number, width)) => {
+                (number, width.parse().ok().filter(|width| (1..256).contains(width)).ok_or(NoTile)?)
+            }
             None => (rest, WIDTH as u16),
         };
         let index = number.split('/').try_fold(0_u64, |index, group| {
@@ -415,9 +417,23 @@ mod tests {
 
     #[test]
     fn what_is_no_name_or_a_second_one_for_the_same_tile_is_refused() {
-        for bad in ["", "0", "0/", "0/0", "0/0000", "0/x000/001", "9/000", "00/000", "0/000.p/0", "0/000.p/256", "0/001/002",
-            "entries/../../x", "0/000.p/05", "-1/000", "0/x001/x002"]
-        {
+        for bad in [
+            "",
+            "0",
+            "0/",
+            "0/0",
+            "0/0000",
+            "0/x000/001",
+            "9/000",
+            "00/000",
+            "0/000.p/0",
+            "0/000.p/256",
+            "0/001/002",
+            "entries/../../x",
+            "0/000.p/05",
+            "-1/000",
+            "0/x001/x002",
+        ] {
             assert!(bad.parse::<TileId>().is_err(), "{bad}");
         }
     }

@@ -13,8 +13,8 @@
 use arrow::ipc::{self, CompressionType, Endianness, MessageHeader};
 
 use super::DecodeLimits;
-use super::error::{Faults, IngestError};
 use super::error::RowKind;
+use super::error::{Faults, IngestError};
 use super::rows::{shown, too_many_rows};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
@@ -73,7 +73,10 @@ impl Guard {
             MessageHeader::RecordBatch => {
                 let batch = message.header_as_record_batch().ok_or_else(no_header)?;
                 let rows = u64::try_from(batch.length()).map_err(|_| malformed("a batch has a negative length"))?;
-                self.rows_left = self.rows_left.checked_sub(rows).ok_or_else(|| too_many_rows(RowKind::Sample, self.limits.max_rows))?;
+                self.rows_left = self
+                    .rows_left
+                    .checked_sub(rows)
+                    .ok_or_else(|| too_many_rows(RowKind::Sample, self.limits.max_rows))?;
                 self.columns(&batch, body)
             }
             MessageHeader::DictionaryBatch => {

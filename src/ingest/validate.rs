@@ -171,7 +171,12 @@ impl Judge<'_> {
                 values
             }
             Rule::Occurred => {
-                self.note(name, values.as_primitive::<TimestampMicrosecondType>().iter(), has_year, "not in the years 1 to 9999");
+                self.note(
+                    name,
+                    values.as_primitive::<TimestampMicrosecondType>().iter(),
+                    has_year,
+                    "not in the years 1 to 9999",
+                );
                 values
             }
             Rule::Prose => {

@@ -247,8 +247,7 @@ async fn attempt(
     let Place { seq, previous, floor } = place;
     let (sections, changes) = put_together(plane, group)?;
     let written_at = plane.now();
-    let front =
-        Front { seq, writer: plane.writer, written_at, previous: previous.id(), floor, marks: marks.clone() };
+    let front = Front { seq, writer: plane.writer, written_at, previous: previous.id(), floor, marks: marks.clone() };
     let (id, pieces) = Object::encode(front, &sections)?;
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     if !create(plane, seq, &id, pieces, began).await? {

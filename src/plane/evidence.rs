@@ -89,7 +89,8 @@ impl Plane {
         let ranges = tree::inclusion(seq, head.size);
         let needed = tiles.needed(&ranges).into_iter().chain([bundle]);
         let read = futures::stream::iter(needed).map(|id| async move { Ok((id, self.tile(org, id).await?)) });
-        let read: Vec<(TileId, Bytes)> = read.buffered(AT_ONCE).try_collect::<Vec<_>>().await.map_err(|e: PlaneError| e)?;
+        let read: Vec<(TileId, Bytes)> =
+            read.buffered(AT_ONCE).try_collect::<Vec<_>>().await.map_err(|e: PlaneError| e)?;
         let mut leaf = None;
         for (id, bytes) in read {
             if id == bundle {
@@ -99,9 +100,9 @@ impl Plane {
                 tiles.insert(id, &bytes).map_err(|e| damaged(&e))?;
             }
         }
-        let proof = leaf.zip(tiles.proof(&ranges)).and_then(|(leaf, path)| {
-            InclusionProof::new(&leaf, &path, head.size, &head.root, note)
-        });
+        let proof = leaf
+            .zip(tiles.proof(&ranges))
+            .and_then(|(leaf, path)| InclusionProof::new(&leaf, &path, head.size, &head.root, note));
         let proof = proof.ok_or_else(|| damaged(&"the tiles do not show the entry under the ledger's head"))?;
         Ok(Some(proof))
     }

@@ -16,10 +16,10 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 
+use super::Plane;
 use super::ledger::{LedgerState, Segment, folder, segment_path};
 use super::press::{Press, delete, get};
 use super::recovery::list;
-use super::Plane;
 use crate::audit::segment::{self, SegmentEnd, SegmentName};
 use crate::audit::tile::{TileKind, Tiles};
 use crate::audit::tree::Peaks;
@@ -74,9 +74,10 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
     }
     let position = end.as_ref().map_or(0, |end| end.position);
     let count = segments.len();
-    let found = segments.into_iter().enumerate().map(|(at, (segment, size))| {
-        Segment::found(segment, if at + 1 == count { position } else { 0 }, size)
-    });
+    let found = segments
+        .into_iter()
+        .enumerate()
+        .map(|(at, (segment, size))| Segment::found(segment, if at + 1 == count { position } else { 0 }, size));
     let (chain, schema) = (end.map(|end| end.head).unwrap_or_default(), Arc::clone(&plane.schemas.audit_log));
     let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect());
     Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks))))
@@ -203,7 +204,9 @@ async fn restore_tree(
             Some(bytes) => bytes,
             None => {
                 let full = get(plane, &Path::from(format!("{}/tile/{}", folder(name), id.full()))).await?;
-                full.filter(|bytes| bytes.len() >= id.bytes()).map(|bytes| bytes.slice(..id.bytes())).unwrap_or_default()
+                full.filter(|bytes| bytes.len() >= id.bytes())
+                    .map(|bytes| bytes.slice(..id.bytes()))
+                    .unwrap_or_default()
             }
         };
         if id.kind != TileKind::Entries {
@@ -213,6 +216,7 @@ async fn restore_tree(
     }
     let edge = TreeEdge::restore(head.size, &found).map_err(|e| damaged(&e))?;
     let peaks = tiles.peaks().filter(|peaks| peaks.root() == head.root && edge.root() == head.root);
-    let peaks = peaks.ok_or_else(|| damaged(&"the tiles do not give the root that the ledger's head is signed over"))?;
+    let peaks =
+        peaks.ok_or_else(|| damaged(&"the tiles do not give the root that the ledger's head is signed over"))?;
     Ok((edge, peaks))
 }

@@ -262,7 +262,8 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         for (path, bytes) in &press.tiles {
             put(plane, &Path::from(format!("{}/tile/{path}", folder(&org.name))), bytes.clone()).await?;
         }
-        let signed = press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
+        let signed =
+            press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
         put(plane, &newest, signed.clone().into()).await?;
         match plane.store.objects().put_opts(&kept, signed.into(), PutMode::Create.into()).await {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
@@ -309,9 +310,8 @@ async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                     return adopt(plane, org, name).await;
                 };
                 let part = *part;
-                let copy = move || {
-                    segment::read(path.as_ref(), part, bytes, |batch| writer.write(&batch)).map(|_| writer)
-                };
+                let copy =
+                    move || segment::read(path.as_ref(), part, bytes, |batch| writer.write(&batch)).map(|_| writer);
                 let copied = tokio::task::spawn_blocking(copy).await;
                 writer = copied.map_err(|e| PlaneError::Internal(e.to_string()))??;
             }

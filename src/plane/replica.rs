@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::org::{Change, Org, Rows};
 use super::{Plane, PlaneError, recovery};
+use crate::audit::segment::SegmentName;
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
 use crate::rollup::Digest;
 use crate::storage::StorageError;
-use crate::audit::segment::SegmentName;
 use crate::storage::wal::{Marks, Object, ObjectId, SectionKind, Slot};
 
 /// What the object before the next one must have been.

@@ -289,10 +289,8 @@ impl Metrics {
                     "mcpg_cp_audit_failures_total",
                     "Times that a ledger was not written and will be tried again",
                 ),
-                lag_seconds: r.decimal(
-                    "mcpg_cp_audit_lag_seconds",
-                    "Age of the oldest ledger entry that is in no segment yet",
-                ),
+                lag_seconds: r
+                    .decimal("mcpg_cp_audit_lag_seconds", "Age of the oldest ledger entry that is in no segment yet"),
             },
             scrape: Scrape {
                 seconds: r.histogram(

@@ -18,6 +18,4 @@ mod log;
 mod object;
 
 pub use log::{Created, Log, Slot};
-pub use object::{
-    Front, Header, Marks, Merge, Object, ObjectId, Parsed, Section, SectionHeader, SectionKind,
-};
+pub use object::{Front, Header, Marks, Merge, Object, ObjectId, Parsed, Section, SectionHeader, SectionKind};

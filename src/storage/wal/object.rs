@@ -150,12 +150,7 @@ impl Section {
     ///
     /// # Errors
     /// When Arrow cannot encode the batch.
-    pub fn new(
-        org: OrgName,
-        kind: SectionKind,
-        keys: Vec<String>,
-        batch: &RecordBatch,
-    ) -> Result<Self, StorageError> {
+    pub fn new(org: OrgName, kind: SectionKind, keys: Vec<String>, batch: &RecordBatch) -> Result<Self, StorageError> {
         let body = Object::encode_body(batch)?;
         let hash = blake3::hash(&body).to_hex().to_string();
         Ok(Self { org, kind, rows: batch.num_rows() as u64, keys, body, hash })

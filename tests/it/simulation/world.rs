@@ -128,7 +128,7 @@ impl Node {
     pub(super) async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
         let admission = self.plane.admit(1000).await?;
         let key = IdempotencyKey::new(RowKind::Sample, format!("key-{key}").as_bytes()).unwrap();
-        self.plane.append(&org.parse().unwrap(), samples, Some(key), admission).await
+        self.plane.append(&org.parse().unwrap(), RowKind::Sample, samples, Some(key), admission).await
     }
 
     /// How often samples of an org are counted, in each of the four places.
