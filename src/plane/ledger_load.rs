@@ -96,7 +96,7 @@ async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Opti
                  audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
             )));
         }
-        Err(e) => return Err(StorageError::damaged(&path, e).into()),
+        Err(e) => return Err(StorageError::damaged(&path, e)),
     };
     let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.size));
     match plane.store.objects().head(&kept).await {
@@ -104,10 +104,10 @@ async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Opti
         Err(Error::NotFound { .. }) => {
             match plane.store.objects().put_opts(&kept, bytes.into(), PutMode::Create.into()).await {
                 Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-                Err(e) => return Err(StorageError::failed("create", &kept, e).into()),
+                Err(e) => return Err(StorageError::failed("create", &kept, e)),
             }
         }
-        Err(e) => return Err(StorageError::failed("look for", &kept, e).into()),
+        Err(e) => return Err(StorageError::failed("look for", &kept, e)),
     }
     Ok(Some(head))
 }

@@ -156,7 +156,7 @@ fn merges(runs: &[Vec<SegmentName>]) -> Vec<SegmentName> {
         for most in 0..MERGED_ENTRIES.ilog(FAN_IN as u64) {
             let small = run.chunk_by(|a, b| (class(a) <= most) == (class(b) <= most));
             let due = small.filter(|group| group.len() >= FAN_IN && group.iter().all(|name| class(name) <= most));
-            let due: Vec<_> = due.filter_map(|group| fitting(group)).collect();
+            let due: Vec<_> = due.filter_map(fitting).collect();
             if !due.is_empty() {
                 found.extend(due);
                 break;
