@@ -8,13 +8,18 @@
 //! copying them. [`Sender`] posts bodies as a gateway does: at least once, each under one idempotency key.
 //! [`simulate`] and [`backfill`] put the three together.
 
+mod agents;
 mod catalog;
 mod fleet;
 mod sender;
+mod servers;
 mod template;
+mod tools;
 mod traffic;
 
+pub use agents::{Credentials, call_tools, callers};
 pub use fleet::{Fleet, Gateway};
 pub use sender::{Delivery, Refusal, Sender};
+pub use servers::Servers;
 pub use template::{Body, DemoError, Template};
 pub use traffic::{TrafficError, backfill, simulate};
