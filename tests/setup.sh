@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust, each part at the version it was tried with. Quick when all is there already.
 #   apt      tests/setup/apt.txt: compiler, Prometheus, file-system tools (Debian or Ubuntu; elsewhere it only says what is missing)
-#   python   tests/setup/requirements.txt into .venv: the other engines that read our tables
+#   python   tests/setup/requirements.txt into .venv: the other engines that read our tables, MCP clients and servers, OpenTelemetry
+#   node     tests/setup/package-lock.json into tests/setup/node_modules: the official MCP conformance suite, server and client
 #   data     three million real flight delays, into .venv/share
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -69,15 +70,26 @@ packages() {
 python() {
     local stamp=.venv/.installed
     if [ -x .venv/bin/python ] && cmp -s tests/setup/requirements.txt "$stamp"; then return; fi
-    say "installing the Python readers into .venv"
+    say "installing the Python packages into .venv"
     [ -x .venv/bin/python ] || python3 -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/setup/requirements.txt
-    cp tests/setup/requirements.txt "$stamp"
+    install -m 644 tests/setup/requirements.txt "$stamp"
+}
+
+# No package may run a script while it is installed: Node itself comes as a package that needs none.
+node() {
+    local stamp=tests/setup/node_modules/.installed
+    # The fixture server looks for the SDK in the folders above its own.
+    ln -sfn ../setup/node_modules tests/fixtures/node_modules
+    if cmp -s tests/setup/package-lock.json "$stamp"; then return; fi
+    say "installing the MCP conformance suite, server and client into tests/setup/node_modules"
+    npm ci --prefix tests/setup --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+    [ -x tests/setup/node_modules/.bin/node ] || die "there is no Node for $(uname -sm) among the packages of tests/setup/package.json"
+    install -m 644 tests/setup/package-lock.json "$stamp"
 }
 
 flights() {
     if [ -f "$FLIGHTS" ]; then return; fi
-    present npm || { say "installing npm"; apt_install npm 9.2.0~ds1-1; }
     say "fetching the flight delays ($DATASETS)"
     local dir
     dir=$(mktemp -d)
@@ -94,4 +106,5 @@ flights() {
 rust
 packages
 python
+node
 flights

@@ -20,6 +20,7 @@ mod damage;
 mod duckdb;
 mod flights;
 mod formats;
+mod gateway;
 mod harness;
 mod idempotency;
 mod isolation;

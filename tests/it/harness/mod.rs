@@ -5,25 +5,33 @@ mod cases;
 mod client;
 mod disk;
 mod exposition;
+mod gateway;
 mod ledger;
 mod load;
+mod mcp;
 mod process;
+mod program;
 mod prometheus;
 mod python;
 mod sample;
 mod server;
+mod upstream;
 
 pub(crate) use cases::cases;
 pub(crate) use client::{Answer, Client};
 pub(crate) use disk::Disk;
 pub(crate) use exposition::Exposition;
+pub(crate) use gateway::{Gateway, GatewayConfig};
 pub(crate) use ledger::Ledger;
 pub(crate) use load::Load;
+pub(crate) use mcp::{Mcp, Reply};
 pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
+pub(crate) use program::Program;
 pub(crate) use prometheus::Prometheus;
 pub(crate) use python::python;
 pub(crate) use sample::{Sample, arrow_stream, ndjson, now};
 pub(crate) use server::{Config, Server};
+pub(crate) use upstream::{Upstream, airline_command, fixture_command, node, npm};
 
 use std::time::{Duration, Instant};
 

@@ -2,17 +2,15 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Client, Logs, eventually, free_port, mcpg};
+use super::{Client, Program, free_port, mcpg};
 
 /// How long a start may take before it is a failure: it holds the replay of what the test wrote.
 const START: Duration = Duration::from_secs(90);
-/// How long a drain may take before it is a failure.
-const DRAIN: Duration = Duration::from_secs(60);
 
 /// What a control plane is started with. Its port stays the same over restarts.
 #[derive(Debug)]
@@ -51,7 +49,7 @@ impl Config {
 
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Server {
-        let mut server = Server { logs: Logs::default(), child: None, config: self };
+        let mut server = Server { program: Program::new("the control plane"), config: self };
         server.start().await;
         server
     }
@@ -60,9 +58,8 @@ impl Config {
 /// A control plane that runs, or that was stopped and may be started again on the same folder and port.
 #[derive(Debug)]
 pub(crate) struct Server {
+    program: Program,
     config: Config,
-    child: Option<Child>,
-    logs: Logs,
 }
 
 impl Server {
@@ -83,7 +80,7 @@ impl Server {
 
     /// All it has logged, over all its starts.
     pub(crate) fn logs(&self) -> String {
-        self.logs.text()
+        self.program.logs()
     }
 
     /// A client of the org `default`.
@@ -99,49 +96,28 @@ impl Server {
     pub(crate) async fn start(&mut self) {
         self.spawn();
         let client = self.client();
-        let began = std::time::Instant::now();
-        while client.ready().await.is_none() {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the control plane ended with {status} while starting:\n{}", self.logs.tail());
-            }
-            assert!(began.elapsed() < START, "not ready after {} s:\n{}", START.as_secs(), self.logs.tail());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.program.ready(START, async || client.ready().await.is_some()).await;
     }
 
     /// Starts the process, and does not wait.
     pub(crate) fn spawn(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
         let file = self.config.folder.path().join("control-plane.yaml");
         let (port, storage, extra) = (self.config.port, self.config.storage.display(), &self.config.extra);
         std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {{ url: \"file://{storage}\" }}\n{extra}"))
             .unwrap();
-        let mut child = mcpg()
-            .args(["control-plane", "--config"])
-            .arg(&file)
-            .current_dir(self.config.folder.path())
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        self.logs.follow(child.stdout.take().unwrap());
-        self.logs.follow(child.stderr.take().unwrap());
-        self.child = Some(child);
+        let mut command = mcpg();
+        command.args(["control-plane", "--config"]).arg(&file).current_dir(self.config.folder.path());
+        self.program.spawn(command.env("RUST_BACKTRACE", "1"));
     }
 
     /// Ends it at once, as `kill -9` does.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.program.kill();
     }
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.program.terminate();
     }
 
     /// Asks it to stop by SIGTERM and waits until it has drained.
@@ -152,38 +128,16 @@ impl Server {
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let status =
-            eventually("the control plane to end", DRAIN, async || self.child.as_mut().unwrap().try_wait().unwrap());
-        let status = status.await;
-        self.child = None;
-        status
+        self.program.ended().await
     }
 
     /// Whether the process is alive.
     pub(crate) fn alive(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.program.alive()
     }
 
     /// Bytes of memory resident now.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it does not run").id()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
-        }
-        if std::thread::panicking() {
-            eprintln!("--- the control plane's last lines ---\n{}", self.logs.tail());
-        }
+        self.program.resident_bytes()
     }
 }

@@ -1,0 +1,160 @@
+//! A client of MCP over Streamable HTTP, as plain as a test wants it: it sends what it is told to, and shows what came back.
+//!
+//! It answers no requests of a server's: what needs a whole client is tested with the official ones.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde_json::{Value, json};
+
+/// The version of the protocol that it asks for.
+const VERSION: &str = "2025-11-25";
+
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Mcp {
+    http: reqwest::Client,
+    url: String,
+    headers: HeaderMap,
+    next: AtomicU64,
+    /// What the server said of itself.
+    pub(crate) server: Value,
+}
+
+/// What came back for one request: the answer, and what was said before it on the same stream.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The JSON-RPC message with `result` or `error`.
+    pub(crate) message: Value,
+    /// The messages before it.
+    pub(crate) before: Vec<Value>,
+}
+
+impl Mcp {
+    /// Opens a session; fails unless the server agrees to one.
+    pub(crate) async fn connect(url: &str, headers: HeaderMap) -> Self {
+        Self::try_connect(url, headers).await.unwrap_or_else(|(status, text)| panic!("{url}: {status}: {text}"))
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// The status and body of a refusal.
+    pub(crate) async fn try_connect(url: &str, headers: HeaderMap) -> Result<Self, (StatusCode, String)> {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
+        let next = AtomicU64::new(1);
+        let mut session = Self { http, url: url.to_owned(), headers, next, server: Value::Null };
+        let client = json!({ "name": "mcpg-tests", "version": "1" });
+        let params = json!({ "protocolVersion": VERSION, "capabilities": {}, "clientInfo": client });
+        let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
+        let response = session.post(hello.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
+        let status = response.status();
+        let id = response.headers().get("mcp-session-id").cloned();
+        let body = response.text().await.unwrap();
+        let Some(result) = messages(&body).into_iter().find_map(|message| message.get("result").cloned()) else {
+            return Err((status, body));
+        };
+        session.server = result;
+        if let Some(id) = id {
+            session.headers.insert("mcp-session-id", id);
+        }
+        session.headers.insert("mcp-protocol-version", HeaderValue::from_static(VERSION));
+        session.notify("notifications/initialized", json!({})).await;
+        Ok(session)
+    }
+
+    /// Posts a body as it is, with more headers.
+    ///
+    /// # Errors
+    /// When there is no response: refused, reset, or out of time.
+    pub(crate) async fn post(&self, body: Vec<u8>, headers: &HeaderMap) -> reqwest::Result<reqwest::Response> {
+        let request = self.http.post(&self.url).header(CONTENT_TYPE, "application/json");
+        let request = request.header(ACCEPT, "application/json, text/event-stream").headers(self.headers.clone());
+        request.headers(headers.clone()).body(body).send().await
+    }
+
+    /// Sends a notification.
+    pub(crate) async fn notify(&self, method: &str, params: Value) {
+        let message = json!({ "jsonrpc": "2.0", "method": method, "params": params });
+        let response = self.post(message.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::ACCEPTED, "{method}");
+    }
+
+    /// Sends a request and reads to its answer.
+    pub(crate) async fn request(&self, method: &str, params: Value) -> Reply {
+        self.request_with(method, params, &HeaderMap::new()).await
+    }
+
+    /// Sends a request with more headers and reads to its answer.
+    pub(crate) async fn request_with(&self, method: &str, params: Value, headers: &HeaderMap) -> Reply {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let message = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        let response = self.post(message.to_string().into_bytes(), headers).await.unwrap();
+        let status = response.status();
+        let body = response.text().await.unwrap();
+        let mut before = messages(&body);
+        let at = before.iter().position(|message| message["id"] == id && message.get("method").is_none());
+        let at = at.unwrap_or_else(|| panic!("{method}: {status}: no answer: {body}"));
+        Reply { message: before.remove(at), before }
+    }
+
+    /// Calls a tool.
+    pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Reply {
+        self.request("tools/call", json!({ "name": tool, "arguments": arguments })).await
+    }
+
+    /// The names of all tools.
+    pub(crate) async fn tools(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut cursor = Value::Null;
+        loop {
+            let params = if cursor.is_null() { json!({}) } else { json!({ "cursor": cursor }) };
+            let result = self.request("tools/list", params).await.result();
+            names.extend(
+                result["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap().to_owned()),
+            );
+            cursor = result["nextCursor"].clone();
+            if cursor.is_null() {
+                return names;
+            }
+        }
+    }
+
+    /// Ends the session.
+    pub(crate) async fn close(self) -> StatusCode {
+        self.http.delete(&self.url).headers(self.headers.clone()).send().await.unwrap().status()
+    }
+}
+
+impl Reply {
+    /// The result; fails if it is an error.
+    #[track_caller]
+    pub(crate) fn result(&self) -> Value {
+        self.message.get("result").cloned().unwrap_or_else(|| panic!("an error: {}", self.message))
+    }
+
+    /// The text of a tool's result; fails if there is none.
+    #[track_caller]
+    pub(crate) fn text(&self) -> String {
+        let result = self.result();
+        let text = result["content"][0]["text"].as_str();
+        text.unwrap_or_else(|| panic!("no text: {}", self.message)).to_owned()
+    }
+
+    /// The error; fails if it is a result.
+    #[track_caller]
+    pub(crate) fn error(&self) -> Value {
+        self.message.get("error").cloned().unwrap_or_else(|| panic!("no error: {}", self.message))
+    }
+}
+
+/// The JSON-RPC messages of a body: one of JSON, or those of the events of a stream.
+fn messages(body: &str) -> Vec<Value> {
+    if let Ok(message) = serde_json::from_str(body) {
+        return vec![message];
+    }
+    let data = body.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect()
+}
