@@ -26,10 +26,13 @@ const UNDER_WAY: usize = 256;
 /// How long a session may take to open, and calls under way to end when the demo stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The caller that has no token.
+const ANONYMOUS: &str = "anonymous";
+
 /// A caller, and how often it calls which tool, relative to all others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Habits {
-    /// The name that the gateway knows it by; `anonymous` has no token.
+    /// The name that the gateway knows it by.
     pub(super) caller: &'static str,
     /// Plugin, tool, weight.
     pub(super) tools: &'static [(&'static str, &'static str, u32)],
@@ -75,23 +78,26 @@ pub(super) const CALLERS: [Habits; 5] = [
         ],
     },
     Habits {
-        caller: "anonymous",
+        caller: ANONYMOUS,
         tools: &[("github", "list_repos", 4), ("files", "read_file", 4), ("files", "write_file", 1)],
     },
 ];
 
-/// A caller's token for the gateway; `anonymous` has none.
+/// A caller's token for the gateway.
 #[derive(Clone)]
 pub struct Credentials {
     /// The caller.
     pub caller: &'static str,
     /// Its token.
-    pub token: Option<String>,
+    pub token: String,
 }
 
-/// The callers that need a token.
-pub fn callers() -> impl Iterator<Item = &'static str> {
-    CALLERS.iter().map(|habits| habits.caller).filter(|caller| *caller != "anonymous")
+impl Credentials {
+    /// A token for each caller that has one; the anonymous has none.
+    pub fn for_all(mut new_token: impl FnMut() -> String) -> Vec<Self> {
+        let known = CALLERS.iter().map(|habits| habits.caller).filter(|caller| *caller != ANONYMOUS);
+        known.map(|caller| Self { caller, token: new_token() }).collect()
+    }
 }
 
 /// Calls tools through the gateway at `url`, `rate` a second of all agents together, until `stop`.
