@@ -162,10 +162,8 @@ struct Agent {
 impl Agent {
     fn new(habits: &Habits, url: &str, credentials: &[Credentials]) -> Self {
         let mut transport = StreamableHttpClientTransportConfig::with_uri(url);
-        let token =
-            credentials.iter().find(|known| known.caller == habits.caller).and_then(|known| known.token.clone());
-        if let Some(token) = token {
-            transport = transport.auth_header(token);
+        if let Some(known) = credentials.iter().find(|known| known.caller == habits.caller) {
+            transport = transport.auth_header(known.token.clone());
         }
         Self { transport, name: habits.caller, session: None }
     }
