@@ -35,6 +35,8 @@ pub struct Metrics {
     pub buffer: Buffer,
     /// From the WAL to the tables.
     pub flush: Flush,
+    /// The audit ledgers.
+    pub audit: Audit,
     /// Scrapes of the orgs' metrics.
     pub scrape: Scrape,
     /// SQL.
@@ -123,6 +125,21 @@ pub struct Flush {
     pub files: IntCounter,
     /// Bytes of those files.
     pub bytes: IntCounter,
+}
+
+/// The audit ledgers.
+#[derive(Debug)]
+pub struct Audit {
+    /// Events put into ledgers by this node.
+    pub events: IntCounter,
+    /// Segments this node wrote, merged ones too.
+    pub segments: IntCounter,
+    /// Heads this node signed.
+    pub heads: IntCounter,
+    /// Times that a ledger was not written and is tried again.
+    pub failures: IntCounter,
+    /// Age in seconds of the oldest entry that is in no segment yet.
+    pub lag_seconds: Gauge,
 }
 
 /// Scrapes of the orgs' metrics.
@@ -286,6 +303,17 @@ impl Metrics {
                 rows: r.counter("mcpg_cp_flush_rows_total", "Samples written to the tables"),
                 files: r.counter("mcpg_cp_flush_files_total", "Files written to the tables"),
                 bytes: r.counter("mcpg_cp_flush_bytes_total", "Bytes of the files written to the tables"),
+            },
+            audit: Audit {
+                events: r.counter("mcpg_cp_audit_events_total", "Events put into ledgers"),
+                segments: r.counter("mcpg_cp_audit_segments_total", "Segments of ledgers written by this node"),
+                heads: r.counter("mcpg_cp_audit_heads_total", "Heads of ledgers signed by this node"),
+                failures: r.counter(
+                    "mcpg_cp_audit_failures_total",
+                    "Times that a ledger was not written and will be tried again",
+                ),
+                lag_seconds: r
+                    .decimal("mcpg_cp_audit_lag_seconds", "Age of the oldest ledger entry that is in no segment yet"),
             },
             scrape: Scrape {
                 seconds: r.histogram(
