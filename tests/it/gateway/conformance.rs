@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Upstream, node, npm, run};
+use crate::harness::{GatewayConfig, Upstream, fixture_command, node, npm, run};
 
 /// The scenarios that this version of the suite has for servers.
 const SCENARIOS: usize = 32;
@@ -56,4 +56,30 @@ fn assert_all_passed(verdicts: &Verdicts) {
 async fn the_fixture_server_itself_conforms() {
     let fixture = Upstream::fixture().await;
     assert_all_passed(&suite(&fixture.url()).await);
+}
+
+#[tokio::test]
+async fn the_gateway_conforms_before_an_upstream_over_http() {
+    let fixture = Upstream::fixture().await;
+    let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
+    assert_all_passed(&suite(&gateway.plugin_url("fixture")).await);
+}
+
+#[tokio::test]
+async fn the_gateway_conforms_before_an_upstream_over_stdio() {
+    let gateway = GatewayConfig::new().stdio("fixture", &fixture_command()).start().await;
+    assert_all_passed(&suite(&gateway.plugin_url("fixture")).await);
+}
+
+#[tokio::test]
+async fn the_suite_says_the_same_of_server_everything_with_the_gateway_before_it() {
+    let everything = Upstream::everything().await;
+    let gateway = GatewayConfig::new().http("everything", &everything.url()).start().await;
+    let mut directly = suite(&everything.url()).await;
+    let mut through = suite(&gateway.plugin_url("everything")).await;
+    // The server leaves itself open to DNS rebinding; the gateway does not.
+    let rebinding = "dns-rebinding-protection/localhost-host-rebinding-rejected";
+    assert!(directly.remove(rebinding).is_some());
+    assert_eq!(through.remove(rebinding).as_deref(), Some("SUCCESS"));
+    assert_eq!(through, directly);
 }
