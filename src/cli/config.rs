@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{CliError, output};
-use crate::config::{ControlPlane, Faults, process_environment};
+use crate::config::{ControlPlane, Environment, Faults, Gateway, Kind, process_environment};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Print every fault of a control plane's configuration.
+    /// Print every fault of a configuration, a control plane's or a gateway's.
     Check {
         /// The YAML file.
         file: PathBuf,
@@ -24,17 +24,43 @@ pub(super) enum NoSettings {
     Faulty(Faults),
 }
 
+impl From<NoSettings> for CliError {
+    /// What a program says that was to run with them.
+    fn from(none: NoSettings) -> Self {
+        match none {
+            NoSettings::Unreadable(error) => error,
+            NoSettings::Faulty(faults) => Self::CouldNot(format!("the configuration has faults\n{faults}")),
+        }
+    }
+}
+
 /// Reads a control plane's settings.
 pub(super) fn load(file: &Path) -> Result<ControlPlane, NoSettings> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| NoSettings::Unreadable(CliError::could_not(file.display(), error)))?;
-    ControlPlane::parse(&file.display().to_string(), &text, &process_environment).map_err(NoSettings::Faulty)
+    parse(file, ControlPlane::parse)
+}
+
+/// Reads a gateway's settings.
+pub(super) fn load_gateway(file: &Path) -> Result<Gateway, NoSettings> {
+    parse(file, Gateway::parse)
+}
+
+fn parse<T>(file: &Path, parse: impl Fn(&str, &str, Environment<'_>) -> Result<T, Faults>) -> Result<T, NoSettings> {
+    let text = read(file).map_err(NoSettings::Unreadable)?;
+    parse(&file.display().to_string(), &text, &process_environment).map_err(NoSettings::Faulty)
+}
+
+fn read(file: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(file).map_err(|error| CliError::could_not(file.display(), error))
 }
 
 pub(super) fn run(command: &ConfigCommand) -> Result<(), CliError> {
     let ConfigCommand::Check { file } = command;
-    match load(file) {
-        Ok(_) => output::line(&format!("{}: ok", file.display())),
+    let checked = match Kind::of(&read(file)?) {
+        Kind::ControlPlane => load(file).map(drop),
+        Kind::Gateway => load_gateway(file).map(drop),
+    };
+    match checked {
+        Ok(()) => output::line(&format!("{}: ok", file.display())),
         Err(NoSettings::Unreadable(error)) => Err(error),
         Err(NoSettings::Faulty(faults)) => {
             output::line(&faults.to_string())?;

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::config::{NoSettings, load};
+use super::config::load;
 use super::{CliError, output};
 use crate::api::server::Server;
 use crate::api::{Access, Api};
@@ -61,10 +61,7 @@ impl ControlPlaneArgs {
     fn settings(self) -> Result<ControlPlane, CliError> {
         let mut settings = match &self.config {
             None => ControlPlane::default(),
-            Some(file) => load(file).map_err(|none| match none {
-                NoSettings::Unreadable(error) => error,
-                NoSettings::Faulty(faults) => CliError::CouldNot(format!("the configuration has faults\n{faults}")),
-            })?,
+            Some(file) => load(file)?,
         };
         if let Some(listen) = self.listen {
             settings.listen = listen;

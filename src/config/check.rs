@@ -1,6 +1,6 @@
-//! Rules of the control plane's settings that no single value's type can say.
+//! Rules of the control plane's settings that no single value's type can say, and how such rules are checked.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use super::fault::{Collector, Position};
 use super::settings::{ControlPlane, OrgScope};
 use super::tree::{Node, Value};
-use super::{ByteSize, Period};
+use super::{ByteSize, Endpoint, Otlp, Period, Secret};
 
 const MICROSECOND: Period = Period::new(Duration::from_micros(1));
-const SECOND: Period = Period::new(Duration::from_secs(1));
-const HOUR: Period = Period::new(Duration::from_secs(3_600));
-const KIB: ByteSize = ByteSize::new(1 << 10);
-const MIB: ByteSize = ByteSize::mib(1);
-const MOST_BYTES: ByteSize = ByteSize::mib(1 << 30);
+pub(super) const SECOND: Period = Period::new(Duration::from_secs(1));
+pub(super) const HOUR: Period = Period::new(Duration::from_secs(3_600));
+pub(super) const KIB: ByteSize = ByteSize::new(1 << 10);
+pub(super) const MIB: ByteSize = ByteSize::mib(1);
+pub(super) const MOST_BYTES: ByteSize = ByteSize::mib(1 << 30);
 
 /// Adds a fault for each rule that `settings`, read from `root`, break.
 pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut Collector<'_>) {
@@ -30,19 +30,20 @@ pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut C
         check.fault("audit.key_file", "empty; name the file that holds the ledger's key");
     }
     check.ranges(settings);
-    check.otlp(settings);
+    check.otlp("telemetry.otlp", &settings.telemetry.otlp);
 }
 
-struct Check<'a, 'f> {
-    root: &'a Node,
-    faults: &'a mut Collector<'f>,
+/// Checks what was read from `root`.
+pub(super) struct Check<'a, 'f> {
+    pub(super) root: &'a Node,
+    pub(super) faults: &'a mut Collector<'f>,
 }
 
 impl Check<'_, '_> {
     /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that
     /// is not in the file is reported at the nearest setting above it that is. One that is known to be faulty already is
     /// passed over: what was read in its place is not what stands in the file.
-    fn fault(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: &str, message: impl Into<String>) {
         let (mut node, mut at, mut steps) = (self.root, Position::START, Vec::new());
         for part in path.split('.') {
             let step = match &node.value {
@@ -59,6 +60,17 @@ impl Check<'_, '_> {
         if !self.faults.has(&path) {
             self.faults.add(at, path, message);
         }
+    }
+
+    /// Whether a list stands at the setting `path`, whose steps are keys alone.
+    pub(super) fn is_list(&self, path: &str) -> bool {
+        let mut node = self.root;
+        for part in path.split('.') {
+            let Value::Map(entries) = &node.value else { return false };
+            let Some(entry) = entries.iter().find(|entry| entry.key == part) else { return false };
+            node = &entry.node;
+        }
+        matches!(node.value, Value::List(_))
     }
 
     fn name(&mut self, name: &str) {
@@ -112,7 +124,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn range<T: PartialOrd + Display>(&mut self, path: &str, value: T, range: RangeInclusive<T>) {
+    pub(super) fn range<T: PartialOrd + Display>(&mut self, path: &str, value: T, range: RangeInclusive<T>) {
         if !range.contains(&value) {
             self.fault(path, format!("{value} is out of range; from {} to {}", range.start(), range.end()));
         }
@@ -146,16 +158,26 @@ impl Check<'_, '_> {
         }
     }
 
-    fn otlp(&mut self, settings: &ControlPlane) {
-        let otlp = &settings.telemetry.otlp;
-        self.range("telemetry.otlp.sample_rate", otlp.sample_rate, 0.0..=1.0);
-        if let Some(endpoint) = &otlp.endpoint
-            && (!matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host())
-        {
-            self.fault("telemetry.otlp.endpoint", "neither an http:// nor an https:// URL of a collector");
+    /// A collector that is spoken to over OTLP, at the setting `path`.
+    pub(super) fn otlp(&mut self, path: &str, otlp: &Otlp) {
+        self.range(&format!("{path}.sample_rate"), otlp.sample_rate, 0.0..=1.0);
+        if let Some(endpoint) = &otlp.endpoint {
+            self.url(&format!("{path}.endpoint"), endpoint, "a collector");
         }
-        for (name, value) in &otlp.headers {
-            let path = format!("telemetry.otlp.headers.{name}");
+        self.headers(&format!("{path}.headers"), &otlp.headers);
+    }
+
+    /// The URL of a server that is spoken to over HTTP.
+    pub(super) fn url(&mut self, path: &str, url: &Endpoint, of: &str) {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            self.fault(path, format!("neither an http:// nor an https:// URL of {of}"));
+        }
+    }
+
+    /// Headers that are sent along.
+    pub(super) fn headers(&mut self, path: &str, headers: &BTreeMap<String, Secret>) {
+        for (name, value) in headers {
+            let path = format!("{path}.{name}");
             if name.parse::<http::HeaderName>().is_err() {
                 self.fault(&path, "no name of an HTTP header");
             }

@@ -26,8 +26,13 @@ pub(crate) fn decode<T: DeserializeOwned>(root: &mut Node, faults: &mut Collecto
         };
         let steps: Vec<Step> = error.steps.iter().rev().copied().collect();
         let (at, path) = (error.at.unwrap_or(root.at), root.path(&steps));
-        // A required key that is missing because its value was faulty has been reported already.
-        let known = matches!(&error.kind, Kind::MissingField(field) if faults.has(&join(&path, field)));
+        // A required key that is missing because its value was faulty has been reported already. So has, as far as one
+        // can tell, what is wrong with a whole of which a part was taken out.
+        let known = match &error.kind {
+            Kind::MissingField(field) => faults.has(&join(&path, field)),
+            Kind::Other(_) => faults.has(&path),
+            Kind::UnknownField { .. } | Kind::UnknownVariant { .. } => false,
+        };
         if !known {
             faults.add(at, path, error.kind.to_string());
         }

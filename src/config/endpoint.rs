@@ -6,10 +6,18 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// A collector's URL.
+/// The URL of a server that is spoken to.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Endpoint(Url);
+
+impl Endpoint {
+    /// The control plane of this machine, at its default address.
+    #[expect(clippy::expect_used, reason = "a constant; the tests of the defaults read it")]
+    pub(super) fn local_control_plane() -> Self {
+        Self(Url::parse("http://127.0.0.1:7843").expect("a constant URL is sound"))
+    }
+}
 
 impl Deref for Endpoint {
     type Target = Url;

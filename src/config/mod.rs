@@ -11,7 +11,7 @@
 //!    its setting has, so `name: 007` is the text `007`. A key without a value keeps its default. After a fault the
 //!    offending node is taken out and reading starts again, until it succeeds: that finds all faults, not just the
 //!    first.
-//! 4. Rules that span several keys are checked on the result ([`ControlPlane`]).
+//! 4. Rules that span several keys are checked on the result ([`ControlPlane`], [`Gateway`]).
 //!
 //! Anchors, aliases and tags are refused: a configuration is read by people, top to bottom.
 //!
@@ -28,21 +28,34 @@ mod check;
 mod decode;
 mod endpoint;
 mod fault;
+mod gateway;
+mod gateway_check;
+mod identity;
 mod interpolate;
+mod kind;
+mod plugin;
+mod policy;
 mod quantity;
 mod secret;
 mod settings;
 mod storage;
+mod streams;
 mod telemetry;
 mod token;
 mod tree;
 
 pub use endpoint::Endpoint;
 pub use fault::{Fault, Faults};
+pub use gateway::{ControlPlaneLink, Gateway, GatewayLimits, GatewayTelemetry, Spool};
+pub use identity::{CallerToken, Identity, Jwt, JwtAlgorithm, JwtKind};
+pub use kind::Kind;
+pub use plugin::{Plugin, PluginName, PluginNameError, Restart, Transport};
+pub use policy::PolicySource;
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;
 pub use settings::{Audit, Commit, ControlPlane, Flush, Limits, Org, OrgScope, SqlLimits, Token};
 pub use storage::{Storage, StorageUrl, StorageUrlError};
+pub use streams::{AuditStream, Destination, MetricsPush, MetricsStream, Observability, OnFailure, TraceStream};
 pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry};
 pub use token::{TokenHash, TokenHashError};
 

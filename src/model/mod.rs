@@ -1,11 +1,13 @@
 //! Plain types without I/O that every other module speaks: the vocabulary of the contract.
 
+mod caller;
 mod clock;
 mod org;
 mod outcome;
 mod random;
 pub mod schema;
 
+pub use caller::{CallerKind, CallerName, CallerNameError};
 pub use clock::{Clock, SystemClock, micros};
 pub use org::{Entitlement, OrgName, OrgNameError, Role, Tier};
 pub use outcome::{Decision, Outcome};

@@ -1,0 +1,322 @@
+//! The gateway's settings, each with a default that suits one machine and lets nobody in.
+//!
+//! `deploy/gateway.yaml` shows every key; tests keep the two in step. What must be said are the plugins, and a way for
+//! callers to be known (`identity`); what is allowed is said by `policy`, and unsaid it is nothing.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::{Collector, Faults};
+use super::interpolate::interpolate;
+use super::settings::address;
+use super::{
+    ByteSize, Endpoint, Environment, Identity, Log, Observability, Period, Plugin, PolicySource, Secret, decode,
+    gateway_check, tree,
+};
+use crate::model::OrgName;
+
+/// Everything that a gateway can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// The address to serve MCP on.
+    #[serde(deserialize_with = "address")]
+    pub listen: SocketAddr,
+    /// The host names that clients may reach it by, with or without a port. Others are refused, so that no web page
+    /// can reach it through a name of its own (DNS rebinding).
+    pub allowed_hosts: Vec<String>,
+    /// The origins whose web pages may call it. A request without an `Origin` header comes from no web page.
+    pub allowed_origins: Vec<String>,
+    /// The org that its calls belong to.
+    pub org: OrgName,
+    /// The workspace that its calls belong to.
+    pub workspace: String,
+    /// Its own name among the workspace's gateways.
+    pub instance: String,
+    /// Where samples and audit events go.
+    pub control_plane: ControlPlaneLink,
+    /// The MCP servers behind it.
+    pub plugins: Vec<Plugin>,
+    /// Who may call, and under which name.
+    pub identity: Identity,
+    /// What callers may do.
+    pub policy: PolicySource,
+    /// The three streams.
+    pub observability: Observability,
+    /// What a client may ask for, and what memory may be used.
+    pub limits: GatewayLimits,
+    /// What the program tells of itself, beside the three streams.
+    pub telemetry: GatewayTelemetry,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            allowed_hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into(),
+            allowed_origins: Vec::new(),
+            org: OrgName::default(),
+            workspace: "default".to_owned(),
+            instance: host_name(),
+            control_plane: ControlPlaneLink::default(),
+            plugins: Vec::new(),
+            identity: Identity::default(),
+            policy: PolicySource::default(),
+            observability: Observability::default(),
+            limits: GatewayLimits::default(),
+            telemetry: GatewayTelemetry::default(),
+        }
+    }
+}
+
+/// This machine's name, by which its gateway is known where no other name is given.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "gateway".to_owned() } else { name.to_owned() }
+}
+
+impl Gateway {
+    /// Reads the settings from `text`, the content of `file`.
+    ///
+    /// # Errors
+    /// Every fault of the file at once.
+    pub fn parse(file: &str, text: &str, environment: Environment<'_>) -> Result<Self, Faults> {
+        let mut faults = Collector::new(file);
+        let mut settings = Self::default();
+        if let Some(mut root) = tree::parse(text, &mut faults) {
+            interpolate(&mut root, environment, &mut faults);
+            if let Some(read) = decode::decode::<Self>(&mut root, &mut faults) {
+                gateway_check::gateway(&read, &root, &mut faults);
+                settings = read;
+            }
+        }
+        faults.finish(settings)
+    }
+
+    /// What is allowed by these settings and still deserves a second look, for the log at the start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.identity.anonymous && !self.listen.ip().is_loopback() {
+            warnings.push(format!("{} is reachable from other machines and takes anonymous callers", self.listen));
+        }
+        match &self.policy {
+            PolicySource::DenyAll => warnings.push("no policy: every call is denied; see `policy`".to_owned()),
+            PolicySource::AllowAll => warnings.push("policy: allow_all: every caller may call every tool".to_owned()),
+            PolicySource::Files(_) => {}
+        }
+        warnings
+    }
+}
+
+/// Where samples and audit events go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlPlaneLink {
+    /// The control plane's URL.
+    pub url: Endpoint,
+    /// The token it knows the gateway by, with the role `ingest`.
+    pub token: Option<Secret>,
+    /// What waits on disk to be sent.
+    pub spool: Spool,
+}
+
+impl Default for ControlPlaneLink {
+    fn default() -> Self {
+        Self { url: Endpoint::local_control_plane(), token: None, spool: Spool::default() }
+    }
+}
+
+/// What waits on disk to be sent to the control plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spool {
+    /// Its folder; one gateway's alone.
+    pub path: PathBuf,
+    /// How large it may become. Past it the oldest samples are lost, and counted; audit events never are.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { path: PathBuf::from("./mcpg-data/spool"), max_bytes: ByteSize::mib(1024) }
+    }
+}
+
+/// What a client may ask for, and what memory may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayLimits {
+    /// The largest request body.
+    pub body_bytes: ByteSize,
+    /// How many sessions are kept; past it a new one is refused.
+    pub sessions: u64,
+    /// After how long without a request a session is ended.
+    pub session_idle: Period,
+    /// How many calls may be under way at once, over all plugins; past it a call is refused.
+    pub calls: u64,
+    /// How long calls under way may take to finish once the gateway is told to stop.
+    pub drain: Period,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: ByteSize::mib(4),
+            sessions: 20_000,
+            session_idle: Period::new(Duration::from_secs(1_800)),
+            calls: 1_024,
+            drain: Period::new(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// What the program tells of itself, beside the three streams.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayTelemetry {
+    /// Logs, on standard error.
+    pub log: Log,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::Gateway;
+    use crate::config::{JwtKind, OnFailure, PolicySource, Transport};
+
+    const REFERENCE: &str = include_str!("../../deploy/gateway.yaml");
+
+    fn parse(text: &str) -> Gateway {
+        Gateway::parse("gw.yaml", text, &|_| None).unwrap()
+    }
+
+    #[test]
+    fn the_reference_file_shows_the_defaults_of_all_that_has_one() {
+        let mut reference = parse(REFERENCE);
+        assert_eq!(reference.plugins.len(), 2);
+        assert_eq!(reference.identity.tokens.len(), 1);
+        assert_eq!(reference.identity.jwt.len(), 1);
+        assert!(matches!(reference.policy, PolicySource::Files(_)));
+        let defaults = Gateway::default();
+        for plugin in &reference.plugins {
+            let bare = parse(&format!(
+                "plugins: [{{name: {}, url: 'http://h/'}}]\nidentity: {{anonymous: true}}",
+                plugin.name
+            ));
+            let mut shown = plugin.clone();
+            shown.transport = bare.plugins[0].transport.clone();
+            assert_eq!(shown, bare.plugins[0]);
+        }
+        let mut jwt = reference.identity.jwt[0].clone();
+        let bare = parse(
+            "plugins: [{name: a, url: 'http://h/'}]\nidentity: {jwt: {issuer: i, audience: a, jwks_url: 'https://h'}}",
+        );
+        (jwt.issuer, jwt.audience) = ("i".into(), "a".into());
+        jwt.jwks_url = bare.identity.jwt[0].jwks_url.clone();
+        assert_eq!(jwt, bare.identity.jwt[0]);
+        let streams = &mut reference.observability;
+        let push = streams.metrics.push.take().unwrap();
+        assert_eq!(push.interval.to_string(), "30s");
+        assert!(streams.metrics.control_plane.take().is_some() && streams.audit.control_plane.take().is_some());
+        reference.plugins.clear();
+        reference.identity = defaults.identity.clone();
+        reference.policy = PolicySource::default();
+        assert_eq!(reference, defaults);
+    }
+
+    /// The paths of all keys, list items as `[]`.
+    fn keys(value: &Value, path: &str, out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let path = format!("{path}.{key}");
+                    keys(value, &path, out);
+                    out.push(path);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{path}[]"), out)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_reference_file_shows_every_key() {
+        let mut expected = Vec::new();
+        keys(&serde_json::to_value(parse(REFERENCE)).unwrap(), "", &mut expected);
+        for path in [".plugins[].folder", ".plugins[].command", ".identity.jwt[].leeway", ".observability.audit.file"] {
+            assert!(expected.contains(&path.to_owned()), "{path} is not in {expected:?}");
+        }
+        let missing = |path: &String| {
+            let key = path.rsplit('.').next().unwrap();
+            !REFERENCE.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with(&format!("{key}:")))
+        };
+        let absent: Vec<_> = expected.into_iter().filter(missing).collect();
+        assert!(absent.is_empty(), "not in the reference: {absent:?}");
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_taken() {
+        let text = r#"
+listen: 127.0.0.1:8080
+org: default
+workspace: prod
+instance: gw-1
+control_plane: { url: "http://127.0.0.1:7843", token: "${MCPG_TOKEN:-}", spool: { path: ./spool, max_bytes: 1073741824 } }
+plugins:
+  - { name: github, url: "http://127.0.0.1:3001/mcp" }
+  - { name: files, command: npx, args: ["-y", "server-files"], env: {} }
+identity:
+  anonymous: true
+  tokens: [ { hash: "5fe1b8dff1ee53d2f4d3a7c06e8bbd4bd1d1fe76b3e7a1d3b9f6ed6b2bcd0a4e", caller: "service:ci" } ]
+  jwt: { issuer: "https://id.example", audience: "mcpg", jwks_url: "https://id.example/jwks" }
+policy: { files: [policies/*.cedar] }
+observability:
+  metrics: { enabled: true, listen: "127.0.0.1:9090" }
+  otlp:
+    endpoint: https://otel-collector.example.com:4317
+    headers: { authorization: "Bearer ${OTEL_TOKEN:-}" }
+    sample_rate: 0.1
+  audit: { enabled: true, on_failure: open }
+"#;
+        let settings = parse(text);
+        assert!(settings.control_plane.token.is_none());
+        assert!(matches!(&settings.plugins[1].transport, Transport::Child { args, .. } if args.len() == 2));
+        assert_eq!(settings.identity.tokens[0].caller.as_str(), "service:ci");
+        assert_eq!(settings.identity.jwt[0].kind, JwtKind::User);
+        assert_eq!(settings.policy, PolicySource::Files(vec!["policies/*.cedar".to_owned()]));
+        assert!((settings.observability.otlp.sample_rate - 0.1).abs() < f64::EPSILON);
+        assert_eq!(settings.observability.audit.on_failure, OnFailure::Open);
+    }
+
+    #[test]
+    fn a_stream_that_is_switched_off_exports_no_spans() {
+        let text = "plugins: [{name: a, url: 'http://h/'}]\nidentity: {anonymous: true}\n\
+                    observability: {otlp: {endpoint: 'http://h:4317', enabled: ENABLED}}";
+        let endpoint = |enabled| parse(&text.replace("ENABLED", enabled)).observability.otlp.otlp().endpoint;
+        assert!(endpoint("true").is_some());
+        assert!(endpoint("false").is_none());
+    }
+
+    #[test]
+    fn several_issuers_stand_in_a_list() {
+        let text = "plugins: [{name: a, url: 'http://h/'}]\nidentity:\n  jwt:\n  \
+                    - {issuer: a, audience: x, jwks_url: 'https://a/'}\n  \
+                    - {issuer: b, audience: x, jwks_url: 'https://b/', kind: service, caller_prefix: 'b/'}\n";
+        assert_eq!(parse(text).identity.jwt[1].kind, JwtKind::Service);
+    }
+
+    #[test]
+    fn secrets_of_the_file_are_in_no_debug_output() {
+        let text = "control_plane: {token: canary-1}\nplugins:\n\
+                    - {name: a, url: 'http://h/', headers: {authorization: canary-2}}\n\
+                    - {name: b, command: b, args: [canary-3], env: {KEY: canary-4}}\nidentity: {anonymous: true}\n\
+                    observability: {otlp: {headers: {authorization: canary-5}}, audit: {control_plane: {url: 'http://h/', token: canary-6}}}";
+        let settings = parse(text);
+        assert!(!format!("{settings:?}{}", serde_json::to_string(&settings).unwrap()).contains("canary"));
+    }
+}
