@@ -30,7 +30,7 @@ async fn suite(url: &str) -> Verdicts {
 
 /// The verdicts that one scenario wrote into its folder, `server-<scenario>-<time>`.
 fn verdicts(folder: &Path) -> Vec<(String, String)> {
-    let name = folder.file_name().unwrap().to_str().unwrap().trim_start_matches("server-").to_owned();
+    let name = folder.file_name().unwrap().to_str().unwrap().strip_prefix("server-").unwrap();
     let scenario = &name[..name.len() - "-2026-01-01T00-00-00-000Z".len()];
     let checks: Vec<Value> = serde_json::from_slice(&std::fs::read(folder.join("checks.json")).unwrap()).unwrap();
     let judged = checks.iter().filter(|check| check["status"] != "INFO");
@@ -75,11 +75,11 @@ async fn the_gateway_conforms_before_an_upstream_over_stdio() {
 async fn the_suite_says_the_same_of_server_everything_with_the_gateway_before_it() {
     let everything = Upstream::everything().await;
     let gateway = GatewayConfig::new().http("everything", &everything.url()).start().await;
-    let mut directly = suite(&everything.url()).await;
-    let mut through = suite(&gateway.plugin_url("everything")).await;
-    // The server leaves itself open to DNS rebinding; the gateway does not.
+    let directly = suite(&everything.url()).await;
+    let through = suite(&gateway.plugin_url("everything")).await;
+    let differ: Vec<_> = directly.iter().filter(|(check, verdict)| through.get(*check) != Some(verdict)).collect();
+    // The server leaves itself open to DNS rebinding. The gateway does not.
     let rebinding = "dns-rebinding-protection/localhost-host-rebinding-rejected";
-    assert!(directly.remove(rebinding).is_some());
-    assert_eq!(through.remove(rebinding).as_deref(), Some("SUCCESS"));
-    assert_eq!(through, directly);
+    assert_eq!(differ.iter().map(|(check, _)| check.as_str()).collect::<Vec<_>>(), [rebinding], "{through:#?}");
+    assert_eq!(through[rebinding], "SUCCESS");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use crate::harness::{GatewayConfig, Upstream, eventually, fixture_command};
+use crate::harness::{Events, GatewayConfig, Upstream, eventually, fixture_command};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -14,9 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn a_tool_that_appears_is_announced_and_listed() {
     let gateway = GatewayConfig::new().stdio("fixture", &fixture_command()).start().await;
     let client = gateway.client().await;
-    let mut events = client.events().await;
-    client.call("fixture__grow", json!({})).await.result();
-    events.next("notifications/tools/list_changed").await;
+    let grown = client.call("fixture__grow", json!({})).await;
+    // It was said in the middle of a call, so it comes with that call.
+    assert!(grown.before.iter().any(|message| message["method"] == "notifications/tools/list_changed"), "{grown:?}");
     assert!(client.tools().await.contains(&"fixture__grown".to_owned()));
     assert_eq!(client.call("fixture__grown", json!({})).await.text(), "grown");
 }
@@ -29,8 +29,12 @@ async fn an_updated_resource_is_told_to_those_who_subscribed() {
     let (subscribed, other) = (gateway.client().await, gateway.client().await);
     let mut events = subscribed.events().await;
     subscribed.request("resources/subscribe", uri.clone()).await.result();
-    assert_eq!(subscribed.call("fixture__touch", uri.clone()).await.text(), "true");
-    assert_eq!(events.next("notifications/resources/updated").await["params"]["uri"], "test://watched-resource");
+    // What a server says before its client listens is lost, and when the gateway has begun to listen nobody is told: so again.
+    let updated = eventually("the update", PATIENCE, async || {
+        assert_eq!(subscribed.call("fixture__touch", uri.clone()).await.text(), "true");
+        tokio::time::timeout(Duration::from_millis(500), events.next("notifications/resources/updated")).await.ok()
+    });
+    assert_eq!(updated.await["params"]["uri"], "test://watched-resource");
     assert_eq!(other.call("fixture__touch", uri).await.text(), "false", "a subscription is of one session alone");
 }
 
@@ -41,14 +45,14 @@ async fn a_cancelled_call_is_cancelled_at_the_server() {
     let client = gateway.client().await;
     let hang =
         json!({ "jsonrpc": "2.0", "id": "hangs", "method": "tools/call", "params": { "name": "fixture__hang" } });
-    let response = client.post(hang.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
+    let mut hangs = Events::of(client.post(hang.to_string().into_bytes(), &HeaderMap::new()).await.unwrap());
+    hangs.next("notifications/message").await;
     client.notify("notifications/cancelled", json!({ "requestId": "hangs", "reason": "had enough" })).await;
     let other = gateway.client().await;
     eventually("the server to see the cancellation", PATIENCE, async || {
         (other.call("fixture__cancellations", json!({})).await.text() == "1").then_some(())
     })
     .await;
-    drop(response);
 }
 
 #[tokio::test]

@@ -18,8 +18,7 @@ async fn ten_thousand_sessions_stay_within_the_gateways_memory() {
     let first = gateway.client().await;
     first.call("fixture__echo", json!({ "message": "hi" })).await.result();
     let before = gateway.resident_bytes();
-    let url = gateway.url();
-    let opened = futures::stream::iter(0..SESSIONS).map(|_| Mcp::connect(&url, HeaderMap::new()));
+    let opened = futures::stream::iter(0..SESSIONS).map(|_| first.another());
     let sessions: Vec<Mcp> = opened.buffer_unordered(32).collect().await;
     let grown = gateway.resident_bytes().saturating_sub(before);
     let each = grown / SESSIONS as u64;

@@ -43,24 +43,34 @@ impl Mcp {
     /// # Errors
     /// The status and body of a refusal.
     pub(crate) async fn try_connect(url: &str, headers: HeaderMap) -> Result<Self, (StatusCode, String)> {
-        let mut session = Self { headers, ..Self::without_session(url) };
+        Self { headers, ..Self::without_session(url) }.open().await
+    }
+
+    /// Opens one more session, over the same connections.
+    pub(crate) async fn another(&self) -> Self {
+        let (http, url, next) = (self.http.clone(), self.url.clone(), AtomicU64::new(1));
+        let session = Self { http, url, headers: HeaderMap::new(), next, server: Value::Null };
+        session.open().await.unwrap_or_else(|(status, text)| panic!("{status}: {text}"))
+    }
+
+    async fn open(mut self) -> Result<Self, (StatusCode, String)> {
         let client = json!({ "name": "mcpg-tests", "version": "1" });
         let params = json!({ "protocolVersion": VERSION, "capabilities": {}, "clientInfo": client });
         let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
-        let response = session.post(hello.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
+        let response = self.post(hello.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
         let status = response.status();
         let id = response.headers().get("mcp-session-id").cloned();
         let body = response.text().await.unwrap();
         let Some(result) = messages(&body).into_iter().find_map(|message| message.get("result").cloned()) else {
             return Err((status, body));
         };
-        session.server = result;
+        self.server = result;
         if let Some(id) = id {
-            session.headers.insert("mcp-session-id", id);
+            self.headers.insert("mcp-session-id", id);
         }
-        session.headers.insert("mcp-protocol-version", HeaderValue::from_static(VERSION));
-        session.notify("notifications/initialized", json!({})).await;
-        Ok(session)
+        self.headers.insert("mcp-protocol-version", HeaderValue::from_static(VERSION));
+        self.notify("notifications/initialized", json!({})).await;
+        Ok(self)
     }
 
     /// Posts a body as it is, with more headers.
@@ -142,7 +152,7 @@ impl Mcp {
         let request = self.http.get(&self.url).header(ACCEPT, "text/event-stream");
         let response = request.headers(self.headers.clone()).headers(headers.clone()).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        Events { response, text: String::new(), seen: Vec::new() }
+        Events::of(response)
     }
 
     /// Ends the session.
@@ -183,6 +193,11 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    /// Of a response whose body is such a stream.
+    pub(crate) fn of(response: reqwest::Response) -> Self {
+        Self { response, text: String::new(), seen: Vec::new() }
+    }
+
     /// The next message of a method.
     pub(crate) async fn next(&mut self, method: &str) -> Value {
         self.find(|message| message["method"] == method).await
