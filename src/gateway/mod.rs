@@ -2,6 +2,8 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`identity`] | who calls |
 //! | [`traces`] | stream 2: the spans of each request |
 
+pub mod identity;
 pub mod traces;
