@@ -7,6 +7,7 @@
 mod config;
 mod control_plane;
 mod demo;
+mod gateway;
 pub mod loadgen;
 mod output;
 mod sql;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the control plane; without a configuration it keeps its data in ./mcpg-data.
     ControlPlane(control_plane::ControlPlaneArgs),
+    /// Run the MCP gateway in front of the MCP servers of its configuration.
+    Gateway(gateway::GatewayArgs),
     /// Run an SQL query on a control plane.
     Sql(sql::SqlArgs),
     /// Send realistic samples to a control plane at a chosen rate.
@@ -107,6 +110,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Demo(args) => block_on(demo::run(args))?,
         Command::ControlPlane(args) => block_on(control_plane::run(args))?,
+        Command::Gateway(args) => block_on(gateway::run(args))?,
         Command::Sql(args) => block_on(sql::run(args))?,
         Command::Loadgen(args) => {
             return block_on(async { loadgen::run(args).await.map_err(|error| CliError::CouldNot(error.to_string())) });

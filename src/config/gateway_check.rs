@@ -77,6 +77,7 @@ impl Check<'_, '_> {
             self.range(&at("timeout"), plugin.timeout, MILLISECOND..=DAY);
             self.range(&at("max_result_bytes"), plugin.max_result_bytes, KIB..=MOST_BYTES);
             self.range(&at("max_concurrency"), plugin.max_concurrency, 1..=1_000_000);
+            self.range(&at("max_sessions"), plugin.sessions(), 1..=1_000_000);
             self.range(&at("restart.first_wait"), plugin.restart.first_wait, MILLISECOND..=HOUR);
             self.range(&at("restart.longest_wait"), plugin.restart.longest_wait, plugin.restart.first_wait..=DAY);
         }

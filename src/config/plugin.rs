@@ -12,6 +12,10 @@ use super::{ByteSize, Endpoint, Period, Secret};
 /// The longest plugin's name. With a tool's name behind it, it should still fit where clients allow 64 characters.
 const MAX_NAME: usize = 48;
 
+/// How many sessions a server that is reached over HTTP may have, and how many processes a `command`, unless it is said.
+const HTTP_SESSIONS: u64 = 20_000;
+const PROCESSES: u64 = 64;
+
 /// An MCP server that the gateway puts its callers through to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
@@ -26,8 +30,21 @@ pub struct Plugin {
     pub max_result_bytes: ByteSize,
     /// How many requests to it may be under way at once; more wait for their turn within their timeout.
     pub max_concurrency: u64,
+    /// How many sessions it may have at once: one for each client's session that uses it, and so, for a `command`, how
+    /// many processes. Past it, whoever would need another is refused. See [`Plugin::sessions`].
+    pub max_sessions: Option<u64>,
     /// How it is started again after it ended or was lost.
     pub restart: Restart,
+}
+
+impl Plugin {
+    /// How many sessions it may have at once.
+    pub fn sessions(&self) -> u64 {
+        self.max_sessions.unwrap_or(match self.transport {
+            Transport::Http { .. } => HTTP_SESSIONS,
+            Transport::Child { .. } => PROCESSES,
+        })
+    }
 }
 
 /// How a plugin is reached.
@@ -146,6 +163,8 @@ struct Written {
     max_result_bytes: ByteSize,
     #[serde(default = "default_max_concurrency")]
     max_concurrency: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_sessions: Option<u64>,
     #[serde(default)]
     restart: Restart,
 }
@@ -190,6 +209,7 @@ impl TryFrom<Written> for Plugin {
             timeout: written.timeout,
             max_result_bytes: written.max_result_bytes,
             max_concurrency: written.max_concurrency,
+            max_sessions: written.max_sessions,
             restart: written.restart,
         })
     }
@@ -208,6 +228,7 @@ impl From<Plugin> for Written {
             timeout: plugin.timeout,
             max_result_bytes: plugin.max_result_bytes,
             max_concurrency: plugin.max_concurrency,
+            max_sessions: plugin.max_sessions,
             restart: plugin.restart,
         };
         match plugin.transport {

@@ -2,12 +2,13 @@
 //!
 //! A JSON line has `timestamp`, `level`, `message`, the event's own fields beside them, and the request's span as
 //! `span`. The program's own lines are written from the configured level on, those of the libraries in it from `warn`
-//! on.
+//! on, and those of the MCP library never: it logs whole messages, with arguments, results and error texts (invariant
+//! I6). What of it matters, the gateway says itself.
 
 use std::io::IsTerminal;
 
 use tracing::Subscriber;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{FilterExt, ParseError, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
@@ -15,6 +16,9 @@ use crate::config::{Log, LogFormat, LogLevel};
 
 /// The environment variable that overrides the configured level: `debug`, or `info,mcpg::plane=debug`.
 pub const VARIABLE: &str = "MCPG_LOG";
+
+/// The libraries whose lines hold payloads.
+const TALKATIVE: [&str; 1] = ["rmcp"];
 
 /// Whether lines are written for people under this setting.
 pub fn is_human(format: LogFormat) -> bool {
@@ -33,7 +37,8 @@ pub(super) fn layer<S>(log: &Log, filter: Option<&str>) -> Result<Box<dyn Layer<
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let filter = EnvFilter::try_new(directives(log.level, filter))?;
+    let discreet = filter_fn(|line| !TALKATIVE.iter().any(|library| line.target().starts_with(library)));
+    let filter = EnvFilter::try_new(directives(log.level, filter))?.and(discreet);
     // A closed standard error must not turn a log line into a panic.
     let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     Ok(if is_human(log.format) {

@@ -1,0 +1,79 @@
+//! `mcpg gateway`: serves MCP until it is told to stop, then finishes what is under way, and ends.
+//!
+//! On SIGTERM or SIGINT no new session and no new call is taken, calls under way are finished within `limits.drain`,
+//! what waits to be sent is made safe on disk, and the plugins are ended. A second signal ends it at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::config::load_gateway;
+use super::control_plane::Signals;
+use super::{CliError, output};
+use crate::config;
+use crate::gateway::{Gateway, Parts};
+use crate::model::{SystemClock, SystemRandom};
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::is_human;
+
+#[derive(Debug, Args)]
+pub(super) struct GatewayArgs {
+    /// The configuration, YAML; deploy/gateway.yaml shows every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The address to serve MCP on, instead of the configured one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+impl GatewayArgs {
+    fn settings(self) -> Result<config::Gateway, CliError> {
+        let mut settings = load_gateway(&self.config)?;
+        if let Some(listen) = self.listen {
+            settings.listen = listen;
+        }
+        Ok(settings)
+    }
+}
+
+pub(super) async fn run(args: GatewayArgs) -> Result<(), CliError> {
+    let settings = args.settings()?;
+    let own = config::Telemetry { log: settings.telemetry.log.clone(), ..config::Telemetry::default() };
+    let telemetry = Telemetry::start(&own).map_err(|error| CliError::CouldNot(error.to_string()))?;
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let outcome = serve(&settings).await;
+    if let Err(error) = &outcome
+        && !is_human(settings.telemetry.log.format)
+    {
+        // People are told at the end, on the same terminal.
+        tracing::error!(%error, "the gateway failed");
+    }
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn serve(settings: &config::Gateway) -> Result<(), CliError> {
+    let mut signals = Signals::new()?;
+    let parts = Parts { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom) };
+    let gateway = Gateway::start(settings, parts).await.map_err(|error| CliError::CouldNot(error.to_string()))?;
+    let url = gateway.url();
+    tracing::info!(%url, version = env!("CARGO_PKG_VERSION"), "listening on {url}");
+    // Nobody reading standard output is no reason not to serve.
+    let _ = output::line(&format!("listening on {url}"));
+    signals.next().await;
+    tracing::info!("stopping: finishing calls; a second signal ends at once");
+    tokio::select! {
+        finished = gateway.drain() => {
+            if !finished {
+                tracing::warn!("calls that did not end in time were cut off");
+            }
+            tracing::info!("stopped");
+            Ok(())
+        }
+        () = signals.next() => Err(CliError::CouldNot("ended by a second signal before all was finished".to_owned())),
+    }
+}
