@@ -27,7 +27,6 @@ async fn ten_thousand_sessions_stay_within_the_gateways_memory() {
     for session in [&first, sessions.last().unwrap()] {
         assert_eq!(session.call("fixture__echo", json!({ "message": "hi" })).await.text(), r#"{"message":"hi"}"#);
     }
-    futures::stream::iter(sessions).for_each_concurrent(32, |session| async { drop(session.close().await) }).await;
 }
 
 #[tokio::test]
