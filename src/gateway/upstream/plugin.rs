@@ -25,6 +25,7 @@ use super::http::Wire;
 use super::link::{Link, LinkParts, Upcalls};
 use crate::config;
 use crate::gateway::error::GatewayError;
+use crate::gateway::traces::Upstream;
 
 /// How long a handshake may take at least: a child may have to be fetched before it runs.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -117,6 +118,17 @@ impl Plugin {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As spans tell of it.
+    pub(crate) fn described(&self) -> Upstream<'_> {
+        match &self.settings.transport {
+            config::Transport::Http { url, .. } => Upstream::Http {
+                address: url.host_str().unwrap_or_default(),
+                port: url.port_or_known_default().unwrap_or_default(),
+            },
+            config::Transport::Child { .. } => Upstream::Stdio,
+        }
     }
 
     /// How long a request may take, unless policy says less.
