@@ -194,7 +194,8 @@ impl Calls {
             obligations.redact_arguments(arguments);
         }
         let patience = obligations.timeout().map_or(plugin.timeout(), |own| own.min(plugin.timeout()));
-        let limit = obligations.max_result_bytes().map_or(plugin.max_result_bytes(), |own| own.min(plugin.max_result_bytes()));
+        let limit =
+            obligations.max_result_bytes().map_or(plugin.max_result_bytes(), |own| own.min(plugin.max_result_bytes()));
         let fault = |fault: UpstreamFault| Ending::fault(&fault, plugin.name());
         let waiting = Instant::now();
         let _turn = plugin.turn(patience).await.map_err(fault)?;

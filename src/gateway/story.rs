@@ -121,9 +121,9 @@ impl Telling {
             ..AuditEvent::new(self.id(), self.now(), inbound.caller.name().as_str(), action(subject, verdict.decision))
         };
         match self.on_failure {
-            OnFailure::Closed => self.emitters.audit(event).await,
+            OnFailure::Closed => self.emitters.audit(&event).await,
             OnFailure::Open => {
-                self.emitters.audit_soon(event);
+                self.emitters.audit_soon(&event);
                 Ok(())
             }
         }
@@ -132,7 +132,7 @@ impl Telling {
     /// A step that no caller took.
     pub(crate) fn step(&self, action: &'static str, target: Option<&str>, detail: Option<&Map<String, Value>>) {
         let event = AuditEvent { target, detail, ..AuditEvent::new(self.id(), self.now(), GATEWAY, action) };
-        self.emitters.audit_soon(event);
+        self.emitters.audit_soon(&event);
     }
 }
 

@@ -11,8 +11,8 @@
 //! No answer repeats anything of the request.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -204,8 +204,8 @@ async fn receive(
     let (parts, body) = request.into_parts();
     let (message, body) = if parts.method == Method::POST {
         let body = take_in(body, doors.limits.body_bytes.as_usize()).await?;
-        let message = Message::parse(&body)
-            .map_err(|malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error()))?;
+        let message =
+            Message::parse(&body).map_err(|malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error()))?;
         (Some(message), body)
     } else {
         (None, Bytes::new())

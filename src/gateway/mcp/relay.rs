@@ -218,7 +218,8 @@ impl Relay {
 fn having(work: &Work<'_>, capability: &str) -> Vec<usize> {
     let pointer = format!("/capabilities/{capability}");
     let plugins = work.session.endpoint.plugins.iter().enumerate();
-    let has = plugins.filter(|(_, plugin)| plugin.health().opened.is_none_or(|opened| opened.pointer(&pointer).is_some()));
+    let has =
+        plugins.filter(|(_, plugin)| plugin.health().opened.is_none_or(|opened| opened.pointer(&pointer).is_some()));
     has.map(|(index, _)| index).collect()
 }
 

@@ -14,9 +14,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use rmcp::ServerHandler;
-use rmcp::model::{
-    ClientJsonRpcMessage, ErrorData, ProtocolVersion, ServerConfig, ServerJsonRpcMessage,
-};
+use rmcp::model::{ClientJsonRpcMessage, ErrorData, ProtocolVersion, ServerConfig, ServerJsonRpcMessage};
 use rmcp::service::RoleServer;
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
@@ -110,6 +108,7 @@ impl Sessions {
     async fn end(&self, id: &SessionId) {
         let session = self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(session) = session {
+            self.relay.calls().telling.metrics.sessions.open.dec();
             session.close().await;
         }
     }
@@ -205,6 +204,9 @@ impl SessionManager for Sessions {
             hello,
         );
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&id), session);
+        let counts = &self.relay.calls().telling.metrics.sessions;
+        counts.opened.inc();
+        counts.open.inc();
         Ok((id, Silent))
     }
 
