@@ -6,7 +6,7 @@
 //! | [`call`] | one request's way: policy, dispatch, what may be told of the result |
 //! | [`story`] | what is told of a call, the same in all three streams |
 //! | [`identity`] | who calls |
-//! | [`policy`] | what a caller may do |
+//! | [`policy`] | what a caller may do, and under which obligations |
 //! | [`upstream`] | the MCP servers behind it, as a client of theirs |
 //! | [`metrics`] | stream 1, the near half: the gateway's own Prometheus metrics |
 //! | [`traces`] | stream 2: the spans of each request |
