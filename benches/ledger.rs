@@ -49,7 +49,7 @@ fn events(from: u64, count: u64) -> RecordBatch {
                 "span_id" => text(&|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
                 "request_id" => text(&|n| format!("req-{n:010}")),
                 "actor" => text(&|n| format!("user:person{:03}@acme", n % 500)),
-                "action" => text(&|n| ["tool.permit", "tool.deny"][usize::from(n % 20 == 0)].to_owned()),
+                "action" => text(&|n| if n % 20 == 0 { "tool.deny" } else { "tool.permit" }.to_owned()),
                 "target" => text(&|n| format!("github/list_things_{}", n % 300)),
                 "detail" => text(&|n| format!("{{\"tool\":\"list_things\",\"size\":{n}}}")),
                 _ => text(&|n| format!("{}-{}", field.name(), n % 5)),

@@ -156,7 +156,7 @@ async fn our_proofs_are_accepted_by_implementations_that_are_not_ours() {
     let ledger = given.ledger();
     let arguments = [
         ledger.to_str().unwrap(),
-        &given.vkey,
+        given.vkey.as_str(),
         "--proof",
         proof_file.to_str().unwrap(),
         "--entry",

@@ -9,6 +9,3 @@ mod pages;
 mod random;
 mod spoil;
 mod tamper;
-
-pub(crate) use given::{Given, Verdict, events, post, verify};
-pub(crate) use spoil::Segments;

@@ -44,7 +44,7 @@ impl<'a> Segments<'a> {
 
     /// Writes entries as the segment `name`.
     pub(crate) fn write(&self, name: SegmentName, batch: &RecordBatch) {
-        let metadata = [("mcpg.v", "mcpg.audit/1"), ("mcpg.origin", &self.origin)];
+        let metadata = [("mcpg.v", "mcpg.audit/1"), ("mcpg.origin", self.origin.as_str())];
         self.write_as(name, batch, &metadata, WriterProperties::builder().build());
     }
 

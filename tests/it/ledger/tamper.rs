@@ -1,7 +1,8 @@
 //! Invariant I5: no byte of an entry, its order, or the ledger's length can change without `verify` saying so, and where.
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
+use arrow::datatypes::Int64Type;
 use mcpg::audit::segment::SegmentName;
 use mcpg::model::schema::schemas;
 
@@ -146,8 +147,6 @@ async fn rehashed(given: &Given, seq: u64) {
 }
 
 fn head_before(batch: &RecordBatch, row: usize) -> mcpg::audit::ChainHead {
-    use arrow::array::AsArray;
-    use arrow::datatypes::Int64Type;
     let seq = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>().value(row);
     let prev = batch.column_by_name("prev_hash").unwrap().as_string::<i32>().value(row).parse().unwrap();
     mcpg::audit::ChainHead { size: seq as u64, last: prev }
@@ -181,7 +180,8 @@ async fn heads_forged(given: &Given) {
     let newest = heads[heads.len() - 1].parse().unwrap();
     copy.write("checkpoint", &sign(&other.key_file, &origin, newest, mcpg::audit::Hash([7; 32])));
     expect(copy.verify().await.not_sound(), "wrong_key", None, "checkpoint", "a head of another key");
-    let copy = Copied { vkey: other.vkey.clone(), ..given.copy() };
+    let mut copy = given.copy();
+    copy.vkey.clone_from(&other.vkey);
     expect(copy.verify().await.not_sound(), "wrong_key", None, "checkpoint", "the ledger of another deployment");
 
     // Rolled back, while a newer head was kept.
