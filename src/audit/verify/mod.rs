@@ -13,9 +13,9 @@
 //! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the names of
 //! its segments and 40 bytes a kept head.
 //!
-//! What is looked at claims nothing beyond: a partial tile that a later one has replaced, Parquet's own statistics and indexes,
-//! the key `mcpg.position` of a segment's metadata, and an empty list in the place of none may differ unnoticed, since nobody
-//! takes anything from them that is about an entry.
+//! Not looked at, since nobody takes anything about an entry from them: partial tiles that a later one has replaced, Parquet's own
+//! statistics and indexes, the key `mcpg.position` of a segment's metadata, signatures by keys that were not given. An empty list
+//! counts as none.
 
 mod bundle;
 mod chain;

@@ -132,13 +132,14 @@ impl Reading<'_> {
                 next = name.last + 1;
                 continue;
             }
-            // It has been merged since it was listed, or it was never there.
+            // It has been merged since it was listed, or removed with its age, or it was never there.
             let found = Coverage::find(self.source, next)?;
-            if found.wide.contains(&name) || found == self.coverage {
+            if found.wide.contains(&name) {
                 return Err(missing(name).into());
             }
             if !found.wide.iter().any(|wide| wide.holds(name)) {
-                return Err(missing(name).into());
+                let why = "it went away while the ledger was read; try again";
+                return Err(super::SourceError::new(rows::path(name), why).into());
             }
             self.coverage.wide = found.wide;
         }
@@ -178,7 +179,7 @@ pub(super) fn guarded<T>(name: SegmentName, decode: impl FnOnce() -> Result<T, F
 }
 
 fn missing(name: SegmentName) -> Fault {
-    let why = "it is not there, nor is one that covers it".to_owned();
+    let why = "it is listed, and there is no such file".to_owned();
     Fault { kind: Kind::Missing, seq: Some(name.first), file: rows::path(name), why }
 }
 
