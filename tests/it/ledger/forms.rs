@@ -43,8 +43,8 @@ fn zoned(batch: &RecordBatch, zone: Option<&str>) -> RecordBatch {
 }
 
 fn without(batch: &RecordBatch, name: &str) -> RecordBatch {
-    let columns = batch
-        .schema()
+    let schema = batch.schema();
+    let columns = schema
         .fields()
         .iter()
         .zip(batch.columns())
@@ -131,7 +131,8 @@ async fn what_a_segment_says_is_not() {
     let changes: [(&str, Change); 4] = [
         ("a column more", |batch| {
             let more: ArrayRef = Arc::new(StringArray::from(vec!["x"; batch.num_rows()]));
-            let columns = batch.schema().fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned());
+            let schema = batch.schema();
+            let columns = schema.fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned());
             let columns = columns.chain([("approved_by".to_owned(), more)]);
             RecordBatch::try_from_iter(columns.collect::<Vec<_>>()).unwrap()
         }),

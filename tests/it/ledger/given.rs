@@ -18,10 +18,12 @@ pub(crate) const ORG: &str = "default";
 /// Events `from` up to and without `to`, in NDJSON; every column of the ledger has a value in some of them and none in others.
 pub(crate) fn events(from: u64, to: u64) -> Vec<u8> {
     let event = |n: u64| {
+        let (action, decision) =
+            [("tool.permit", "permit"), ("tool.deny", "deny"), ("plugin.started", "")][(n % 3) as usize];
         let mut event = json!({
             "event_id": Uuid::from_u128(u128::from(n) | 7 << 76 | 2 << 62).to_string(),
             "actor": format!("user:{}@acme", ["alice", "bob", "carol"][(n % 3) as usize]),
-            "action": ["tool.permit", "tool.deny", "plugin.started"][(n % 3) as usize],
+            "action": action,
             "target": "github/list_repos",
             "instance": format!("gw-{}", n % 2),
             "emitter_seq": n / 2,
@@ -29,7 +31,7 @@ pub(crate) fn events(from: u64, to: u64) -> Vec<u8> {
         if n % 3 < 2 {
             let more = json!({
                 "occurred_at": format!("2026-01-02T03:04:{:02}.{:06}Z", n % 60, n % 1_000_000),
-                "decision": ["permit", "deny"][(n % 3) as usize],
+                "decision": decision,
                 "policy_ids": [format!("policy-{}", n % 7), "base \"quoted\" \\ \u{e9}\u{1f600}"],
                 "obligations": ["redact"],
                 "reason": "because\nof a rule",

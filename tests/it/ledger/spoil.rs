@@ -127,7 +127,8 @@ pub(crate) fn rows(batch: &RecordBatch, order: impl IntoIterator<Item = usize>) 
 
 /// The batch with another column in the place of `name`.
 pub(crate) fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> RecordBatch {
-    let columns = batch.schema().fields().iter().zip(batch.columns()).map(|(field, old)| {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, old)| {
         (field.name().clone(), if field.name() == name { Arc::clone(&column) } else { Arc::clone(old) }, true)
     });
     RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
