@@ -12,6 +12,7 @@
 mod audit;
 mod encode;
 mod figures;
+mod gateway;
 mod ingest;
 mod load;
 mod machine;
@@ -68,6 +69,7 @@ fn run(options: &Options) -> Result<bool> {
             Section::Scrape => runtime.block_on(scrape::measure(options)),
             Section::Query => runtime.block_on(query::measure(options)),
             Section::Audit => runtime.block_on(audit::measure(options)),
+            Section::Gateway => runtime.block_on(gateway::measure(options)),
             Section::Replay => runtime.block_on(replay::measure(options)),
         };
         report.take(section.name(), found);

@@ -43,6 +43,8 @@ pub(crate) enum Section {
     Query,
     /// The audit ledger: events in, bytes, verifying, proofs, many orgs
     Audit,
+    /// What the gateway adds to a call, carries and holds, with all streams on and with all off
+    Gateway,
     /// Restart after kill -9, with a million samples not flushed
     Replay,
 }
@@ -88,6 +90,7 @@ impl Section {
             Self::Scrape => "scrape",
             Self::Query => "query",
             Self::Audit => "audit",
+            Self::Gateway => "gateway",
             Self::Replay => "replay",
         }
     }
