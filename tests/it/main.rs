@@ -25,7 +25,6 @@ mod gateway;
 mod harness;
 mod idempotency;
 mod isolation;
-mod ledger;
 mod malformed;
 mod power_cut;
 mod privacy;

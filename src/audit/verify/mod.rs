@@ -30,8 +30,6 @@ mod rows;
 mod run;
 mod source;
 mod spool;
-#[cfg(test)]
-mod tests;
 mod tiles;
 
 use std::fmt;
