@@ -17,6 +17,7 @@ mod cases;
 mod cli;
 mod crash;
 mod damage;
+mod demo;
 mod duckdb;
 mod flights;
 mod formats;

@@ -3,3 +3,4 @@
 //! Each test starts a gateway and its upstreams on free ports. `harness::GatewayConfig` starts the one, `harness::Upstream` the others.
 
 mod conformance;
+mod traces;
