@@ -3,7 +3,7 @@
 -- Durations are summed as multiples of 2^-16 ms, the longest as 2^38 s: sums of such are exact in a double up to 2^37 ms,
 -- and so the same in whatever order and batches the samples came.
 SELECT
-    date_trunc('day', started_at) AS window_start,
+    date_bin(INTERVAL '1 day', started_at) AS window_start,
     org,
     workspace,
     plugin,
@@ -15,6 +15,6 @@ SELECT
     min(duration_ms) AS min_ms,
     max(duration_ms) AS max_ms,
     latency_hist(duration_ms) AS latency,
-    CAST(date_trunc('day', started_at) AS DATE) AS date
+    CAST(date_bin(INTERVAL '1 day', started_at) AS DATE) AS date
 FROM samples
-GROUP BY date_trunc('day', started_at), org, workspace, plugin, tool
+GROUP BY date_bin(INTERVAL '1 day', started_at), org, workspace, plugin, tool

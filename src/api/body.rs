@@ -39,6 +39,11 @@ impl Incoming {
         Self { body, announced, read: 0 }
     }
 
+    /// Its length in bytes, if the client has said so.
+    pub(super) fn announced(&self) -> Option<usize> {
+        self.announced
+    }
+
     /// Reads it whole: at most `limit` bytes, until `deadline`. `reserve` is called with the bytes that are to be held
     /// in all, before they are.
     ///

@@ -3,6 +3,9 @@
 //! | route | role | file |
 //! |---|---|---|
 //! | `POST /v1/orgs/{org}/invocations` | `ingest` | `invocations` |
+//! | `POST /v1/orgs/{org}/audit` | `ingest` | `audit` |
+//! | `GET /v1/orgs/{org}/audit` | `read` | `audit` |
+//! | `GET /v1/orgs/{org}/audit/…` | `read` | `ledger` |
 //! | `GET /v1/orgs/{org}/metrics` | `read` | `metrics` |
 //! | `POST /v1/orgs/{org}/sql` | `read` | `sql` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | none | `health` |
@@ -14,10 +17,13 @@
 //!
 //! Nothing here holds state: what a request changes, the plane has made durable before the answer is sent.
 
+mod audit;
 mod auth;
 mod body;
 mod health;
+mod intake;
 mod invocations;
+mod ledger;
 mod metrics;
 mod observe;
 mod openapi;
@@ -89,9 +95,17 @@ impl Api {
 }
 
 /// Every path, and what is done there.
-fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 7] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 15] {
     [
         ("/v1/orgs/{org}/invocations", post(invocations::post)),
+        ("/v1/orgs/{org}/audit", get(audit::get).post(audit::post)),
+        ("/v1/orgs/{org}/audit/checkpoint", get(ledger::checkpoint)),
+        ("/v1/orgs/{org}/audit/checkpoints/{size}", get(ledger::kept_checkpoint)),
+        ("/v1/orgs/{org}/audit/tile/{*tile}", get(ledger::tile)),
+        ("/v1/orgs/{org}/audit/segments/{name}", get(ledger::segment)),
+        ("/v1/orgs/{org}/audit/files", get(ledger::files)),
+        ("/v1/orgs/{org}/audit/vkey", get(ledger::vkey)),
+        ("/v1/orgs/{org}/audit/{seq}/proof", get(ledger::proof)),
         ("/v1/orgs/{org}/metrics", get(metrics::get)),
         ("/v1/orgs/{org}/sql", post(sql::post)),
         ("/healthz", get(health::alive)),

@@ -128,6 +128,9 @@ impl From<PlaneError> for Problem {
             PlaneError::Unavailable { retry_after, .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string()).retry_after(*retry_after)
             }
+            PlaneError::Misconfigured(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "misconfigured", error.to_string())
+            }
             PlaneError::OrgStopped { .. } => {
                 tracing::error!(%error, "a request met a stopped org");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "org_stopped", error.to_string())
@@ -151,7 +154,7 @@ impl From<IngestError> for Problem {
         if error.errors().is_empty() {
             return problem;
         }
-        let truncated = matches!(&error, IngestError::InvalidSamples { truncated: true, .. });
+        let truncated = matches!(&error, IngestError::Invalid { truncated: true, .. });
         let problem = match serde_json::to_value(error.errors()) {
             Ok(errors) => problem.member("errors", errors),
             Err(_) => problem,

@@ -8,12 +8,14 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
 use object_store::memory::InMemory;
 use serde_json::Value;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{Access, Api, panicked};
+use crate::audit::SigningKeys;
 use crate::config::{ControlPlane, TokenHash};
 use crate::model::{Clock, SystemRandom};
 use crate::plane::{Parts, Plane};
@@ -41,14 +43,23 @@ struct Served {
     metrics: Arc<Metrics>,
 }
 
+fn test_keys() -> Arc<SigningKeys> {
+    Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32])))
+}
+
 /// The API under this configuration, before the plane has recovered.
 fn starting(config: &str) -> Served {
     let settings = ControlPlane::parse("test.yaml", config, &|_| None).unwrap();
     let (metrics, clock) = (Arc::new(Metrics::new()), Arc::new(Noon));
     let store = Store::new(Arc::new(InMemory::new()), "memory://");
     let engine = LocalEngine::new(Arc::clone(store.objects()), SqlLimits::default()).unwrap();
-    let parts =
-        Parts { store, clock: Arc::clone(&clock) as _, random: Arc::new(SystemRandom), metrics: Arc::clone(&metrics) };
+    let parts = Parts {
+        store,
+        clock: Arc::clone(&clock) as _,
+        random: Arc::new(SystemRandom),
+        metrics: Arc::clone(&metrics),
+        signing: test_keys(),
+    };
     let plane = Plane::new(&settings, parts).unwrap();
     let access = Access::new(&settings);
     let api =
@@ -226,7 +237,7 @@ async fn a_body_that_unpacks_to_far_more_than_expected_is_taken_within_the_limit
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_buffer_is_full_the_client_is_told_when_to_come_again() {
     let served = serving("limits: {buffer_bytes: 64MiB}").await;
-    let everything = served.plane.admit(64 << 20).unwrap();
+    let everything = served.plane.admit(64 << 20).await.unwrap();
     let answer = served.post(INVOCATIONS, &[NDJSON], sample("a")).await;
     answer.is_problem(429, "busy");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);

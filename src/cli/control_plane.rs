@@ -22,7 +22,8 @@ use super::config::load;
 use super::{CliError, output};
 use crate::api::server::Server;
 use crate::api::{Access, Api};
-use crate::config::{ControlPlane, StorageUrl};
+use crate::audit::{AuditError, SigningKeys, keys};
+use crate::config::{Audit, ControlPlane, StorageUrl};
 use crate::model::{Clock, SystemClock, SystemRandom};
 use crate::plane::{Parts, Plane, Readiness};
 use crate::query::{LocalEngine, SqlLimits};
@@ -164,8 +165,14 @@ impl Node {
             Store::open(&settings.storage.url.to_string()).map_err(|error| CliError::could_not("storage", error))?;
         let engine = LocalEngine::new(Arc::clone(store.objects()), sql_limits(settings))
             .map_err(|error| CliError::could_not("the SQL engine does not start", error))?;
-        let parts =
-            Parts { store, clock: Arc::clone(&clock), random: Arc::new(SystemRandom), metrics: Arc::clone(&metrics) };
+        let signing = signing_keys(&settings.audit).map_err(|error| CliError::CouldNot(error.to_string()))?;
+        let parts = Parts {
+            store,
+            clock: Arc::clone(&clock),
+            random: Arc::new(SystemRandom),
+            metrics: Arc::clone(&metrics),
+            signing: Arc::new(signing),
+        };
         let plane = Plane::new(settings, parts).map_err(|error| CliError::CouldNot(error.to_string()))?;
         let api = Api::new(
             Arc::clone(&plane),
@@ -227,6 +234,18 @@ impl Node {
         // Nothing was served; how it ends does not matter.
         let _ = self.server.await;
     }
+}
+
+/// The keys that the ledgers' heads are signed with.
+fn signing_keys(settings: &Audit) -> Result<SigningKeys, AuditError> {
+    let current = match &settings.key {
+        Some(pem) => keys::parse(pem.expose())?,
+        None => keys::load_or_make(&settings.key_file)?,
+    };
+    let signing = SigningKeys::new(current);
+    let Some(path) = &settings.previous_key_file else { return Ok(signing) };
+    let missing = || AuditError::Key(format!("{}, audit.previous_key_file, is not there", path.display()));
+    Ok(signing.with_previous(keys::load(path)?.ok_or_else(missing)?))
 }
 
 fn sql_limits(settings: &ControlPlane) -> SqlLimits {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::check;
 use super::fault::{Collector, Faults};
 use super::interpolate::interpolate;
-use super::{ByteSize, Environment, Period, Storage, Telemetry, TokenHash, decode, tree};
+use super::{ByteSize, Environment, Period, Secret, Storage, Telemetry, TokenHash, decode, tree};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -169,13 +169,17 @@ pub struct Token {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
-    /// The file that holds the key the ledger is signed with.
+    /// The file that holds the key the ledgers' heads are signed with; made at the first start.
     pub key_file: PathBuf,
+    /// The key itself, as PKCS#8 PEM, from the environment; used in place of the file.
+    pub key: Option<Secret>,
+    /// The file of the key before this one: for the time of a change, heads are signed with both.
+    pub previous_key_file: Option<PathBuf>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { key_file: PathBuf::from("./mcpg-data/keys/ledger.key") }
+        Self { key_file: PathBuf::from("./mcpg-data/keys/ledger.key"), key: None, previous_key_file: None }
     }
 }
 

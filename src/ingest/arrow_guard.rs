@@ -13,6 +13,7 @@
 use arrow::ipc::{self, CompressionType, Endianness, MessageHeader};
 
 use super::DecodeLimits;
+use super::error::RowKind;
 use super::error::{Faults, IngestError};
 use super::rows::{shown, too_many_rows};
 
@@ -24,7 +25,7 @@ const MAX_COLUMNS: usize = 64;
 /// Checks a whole stream.
 ///
 /// # Errors
-/// [`IngestError::Malformed`], [`IngestError::TooLarge`], or [`IngestError::InvalidSamples`] for a column's type.
+/// [`IngestError::Malformed`], [`IngestError::TooLarge`], or [`IngestError::Invalid`] for a column's type.
 pub(super) fn check(stream: &[u8], limits: DecodeLimits) -> Result<(), IngestError> {
     let mut guard = Guard {
         limits,
@@ -72,7 +73,10 @@ impl Guard {
             MessageHeader::RecordBatch => {
                 let batch = message.header_as_record_batch().ok_or_else(no_header)?;
                 let rows = u64::try_from(batch.length()).map_err(|_| malformed("a batch has a negative length"))?;
-                self.rows_left = self.rows_left.checked_sub(rows).ok_or_else(|| too_many_rows(self.limits.max_rows))?;
+                self.rows_left = self
+                    .rows_left
+                    .checked_sub(rows)
+                    .ok_or_else(|| too_many_rows(RowKind::Sample, self.limits.max_rows))?;
                 self.columns(&batch, body)
             }
             MessageHeader::DictionaryBatch => {
@@ -82,7 +86,7 @@ impl Guard {
                 }
                 let values = dictionary.data().ok_or_else(no_header)?;
                 if usize::try_from(values.length()).map_or(true, |len| len > self.limits.max_rows) {
-                    return Err(too_many_rows(self.limits.max_rows));
+                    return Err(too_many_rows(RowKind::Sample, self.limits.max_rows));
                 }
                 self.columns(&values, body)
             }
@@ -187,7 +191,7 @@ fn schema(schema: ipc::Schema<'_>) -> Result<(), IngestError> {
     if text_bytes > MAX_METADATA_BYTES {
         return Err(malformed("the metadata of the schema is over 1 MiB"));
     }
-    if faults.is_empty() { Ok(()) } else { Err(faults.into_error()) }
+    if faults.is_empty() { Ok(()) } else { Err(faults.into_error(RowKind::Sample)) }
 }
 
 /// Whether the type's parameters, and those of its dictionary's index, are ones that exist: Arrow's reader panics on any

@@ -86,7 +86,8 @@ impl Converter<'_> {
             seen.push(name);
             let parts: Vec<&ArrayRef> = batches.iter().filter_map(|batch| batch.columns().get(position)).collect();
             match field {
-                Field::Stamped => {}
+                // Events, which alone have a detail, do not come as Arrow.
+                Field::Stamped | Field::Detail(_) => {}
                 Field::Org => self.check_org(name, &parts)?,
                 Field::ErrorMessage(column) => {
                     let hashes = self.convert(name, &parts, hash_messages)?;

@@ -11,15 +11,35 @@ use serde::Serialize;
 /// At most so many faults of one body are listed; reading stops there.
 pub const MAX_LISTED_ERRORS: usize = 100;
 
-/// One fault of one sample.
+/// One fault of one row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SampleError {
-    /// Which sample: its index in the batch, from 0. In NDJSON blank lines do not count.
+    /// Which row: its index in the batch, from 0. In NDJSON blank lines do not count.
     pub row: usize,
-    /// Which field; none when the sample as a whole could not be read.
+    /// Which field; none when the row as a whole could not be read.
     pub field: Option<Cow<'static, str>>,
     /// What is wrong, and what would be right.
     pub message: Cow<'static, str>,
+}
+
+/// What the rows of a body are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowKind {
+    /// Samples of tool calls.
+    #[default]
+    Sample,
+    /// Events for the ledger.
+    Event,
+}
+
+impl RowKind {
+    /// What several of them are called.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Sample => "samples",
+            Self::Event => "events",
+        }
+    }
 }
 
 /// Why a body was not taken. Nothing of it was stored.
@@ -46,12 +66,14 @@ pub enum IngestError {
         /// Faults of samples found up to there, the one that ended the reading included where its row is known.
         errors: Vec<SampleError>,
     },
-    /// 400: no sample in the body.
-    #[error("the body holds no sample; send at least one")]
-    EmptyBatch,
-    /// 400: samples that break a rule.
-    #[error("invalid samples, see errors; nothing of the batch was stored")]
-    InvalidSamples {
+    /// 400: no row in the body.
+    #[error("the body holds no {}; send at least one", .0.plural())]
+    EmptyBatch(RowKind),
+    /// 400: rows that break a rule.
+    #[error("invalid {}, see errors; nothing of the batch was stored", kind.plural())]
+    Invalid {
+        /// What the rows are.
+        kind: RowKind,
         /// The faults by row, at most [`MAX_LISTED_ERRORS`].
         errors: Vec<SampleError>,
         /// Whether there were, or may have been, more than are listed.
@@ -71,8 +93,9 @@ impl IngestError {
             Self::UnsupportedEncoding(_) => "unsupported_encoding",
             Self::BadEncoding(_) => "bad_encoding",
             Self::Malformed { .. } => "malformed_body",
-            Self::EmptyBatch => "empty_batch",
-            Self::InvalidSamples { .. } => "invalid_sample",
+            Self::EmptyBatch(_) => "empty_batch",
+            Self::Invalid { kind: RowKind::Sample, .. } => "invalid_sample",
+            Self::Invalid { kind: RowKind::Event, .. } => "invalid_event",
             Self::Internal(_) => "internal",
         }
     }
@@ -82,7 +105,7 @@ impl IngestError {
         match self {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType(_) | Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BadEncoding(_) | Self::Malformed { .. } | Self::EmptyBatch | Self::InvalidSamples { .. } => {
+            Self::BadEncoding(_) | Self::Malformed { .. } | Self::EmptyBatch(_) | Self::Invalid { .. } => {
                 StatusCode::BAD_REQUEST
             }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -92,7 +115,7 @@ impl IngestError {
     /// The faults by row, for `errors` of the answer; empty for kinds that know no rows.
     pub fn errors(&self) -> &[SampleError] {
         match self {
-            Self::Malformed { errors, .. } | Self::InvalidSamples { errors, .. } => errors,
+            Self::Malformed { errors, .. } | Self::Invalid { errors, .. } => errors,
             _ => &[],
         }
     }
@@ -156,15 +179,15 @@ impl Faults {
     }
 
     /// The error that lists them.
-    pub(super) fn into_error(self) -> IngestError {
+    pub(super) fn into_error(self, kind: RowKind) -> IngestError {
         let truncated = self.truncated || self.is_full();
-        IngestError::InvalidSamples { errors: self.into_sorted(), truncated }
+        IngestError::Invalid { kind, errors: self.into_sorted(), truncated }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Faults, IngestError, MAX_LISTED_ERRORS};
+    use super::{Faults, IngestError, MAX_LISTED_ERRORS, RowKind};
 
     #[test]
     fn faults_are_listed_by_row_and_no_more_than_the_limit() {
@@ -172,7 +195,7 @@ mod tests {
         for row in (0..MAX_LISTED_ERRORS + 7).rev() {
             faults.missing(row, "tool");
         }
-        let IngestError::InvalidSamples { errors, truncated } = faults.into_error() else { panic!() };
+        let IngestError::Invalid { errors, truncated, .. } = faults.into_error(RowKind::Sample) else { panic!() };
         assert_eq!(errors.len(), MAX_LISTED_ERRORS);
         assert!(errors.is_sorted_by_key(|error| error.row));
         assert!(truncated);

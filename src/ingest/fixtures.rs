@@ -27,6 +27,11 @@ impl IdSource for CountedIds {
         self.0 += 1;
         Uuid::from_u128(self.0)
     }
+
+    fn next_salt(&mut self) -> [u8; 16] {
+        self.0 += 1;
+        self.0.to_be_bytes()
+    }
 }
 
 /// A sample with every field that an emitter may fill.

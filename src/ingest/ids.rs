@@ -1,4 +1,4 @@
-//! Ids for samples whose emitter gave none.
+//! Ids for samples and events whose emitter gave none, and the events' salts.
 
 use chrono::{DateTime, Utc};
 use rand::Rng;
@@ -9,6 +9,9 @@ use uuid::{Builder, Uuid};
 pub trait IdSource {
     /// A new id, minted at `now`.
     fn next_id(&mut self, now: DateTime<Utc>) -> Uuid;
+
+    /// A salt that nobody can guess.
+    fn next_salt(&mut self) -> [u8; 16];
 }
 
 /// Version 7 UUIDs (RFC 9562): the time in ms, then 74 random bits.
@@ -21,6 +24,12 @@ impl IdSource for RandomIds {
         self.0.fill_bytes(&mut random);
         let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
         Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+    }
+
+    fn next_salt(&mut self) -> [u8; 16] {
+        let mut salt = [0; 16];
+        self.0.fill_bytes(&mut salt);
+        salt
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::error::IngestError;
 use super::rows::{RowBuilder, Value};
@@ -124,6 +125,10 @@ impl<'de> Take<'de> for Sample<'_, '_> {
         let mut position = 0;
         while let Some(field) = object.next_key_seed(Key { rows: self.0, position })? {
             match field {
+                Some(field) if self.0.takes_json(field) => {
+                    let text: &RawValue = object.next_value()?;
+                    self.0.put_json(field, text.get());
+                }
                 Some(field) => object.next_value_seed(Any::new(FieldValue { rows: self.0, field }))?,
                 None => {
                     object.next_value::<IgnoredAny>()?;
@@ -145,6 +150,32 @@ struct FieldValue<'r, 'a> {
 impl<'de> Take<'de> for FieldValue<'_, '_> {
     fn scalar(self, value: Value<'_>) {
         self.rows.put(self.field, value);
+    }
+
+    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if !self.rows.takes_texts(self.field) {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            self.scalar(Value::List);
+            return Ok(());
+        }
+        let mut texts = 0;
+        while list.next_element_seed(Any::new(Item { rows: self.rows, field: self.field }))?.is_some() {
+            texts += 1;
+        }
+        self.rows.end_texts(self.field, texts);
+        Ok(())
+    }
+}
+
+/// One element of an array of texts.
+struct Item<'r, 'a> {
+    rows: &'r mut RowBuilder<'a>,
+    field: usize,
+}
+
+impl<'de> Take<'de> for Item<'_, '_> {
+    fn scalar(self, value: Value<'_>) {
+        self.rows.put_text(self.field, value);
     }
 }
 

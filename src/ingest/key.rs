@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::RowKind;
+
 /// The longest key a client may send, in bytes.
 const MAX_LEN: usize = 255;
 
@@ -18,16 +20,21 @@ pub struct IdempotencyKey([u8; 16]);
 pub struct InvalidKey;
 
 impl IdempotencyKey {
-    /// The fingerprint of the text that a client sent.
+    /// The fingerprint of the text that a client sent with rows of one kind: samples and events may have the same keys.
     ///
     /// # Errors
     /// When it is empty, too long, or not visible ASCII.
-    pub fn new(text: &[u8]) -> Result<Self, InvalidKey> {
+    pub fn new(kind: RowKind, text: &[u8]) -> Result<Self, InvalidKey> {
         if text.is_empty() || text.len() > MAX_LEN || !text.iter().all(|b| (0x20..0x7f).contains(b)) {
             return Err(InvalidKey);
         }
         let mut bytes = [0; 16];
-        blake3::Hasher::new().update(text).finalize_xof().fill(&mut bytes);
+        // A text has no zero byte, so no key of samples is one of events.
+        let scope: &[u8] = match kind {
+            RowKind::Sample => b"",
+            RowKind::Event => b"events\0",
+        };
+        blake3::Hasher::new().update(scope).update(text).finalize_xof().fill(&mut bytes);
         Ok(Self(bytes))
     }
 

@@ -1,5 +1,5 @@
-//! What a sample's fields are, read from the canonical schema: which a body may carry, where each goes, and by which
-//! rule it is judged.
+//! What the fields of a sample and of an audit event are, read from their schemas: which a body may carry, where each
+//! goes, and by which rule it is judged.
 //!
 //! The schema says name, type and whether a field may be null. What it cannot say is added here, by name: the lengths,
 //! the words and the forms of the contract's field table.
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::error::IngestError;
+use super::error::{IngestError, RowKind};
 use crate::model::schema::{SchemaError, schemas};
 
 /// The field that JSON or Arrow may carry in place of `error_hash`.
@@ -18,6 +18,8 @@ pub(super) const ERROR_MESSAGE: &str = "error_message";
 const NAME_MAX_CHARS: usize = 128;
 /// The most characters of an optional text: room for a long caller or session id, and not for a payload.
 const TEXT_MAX_CHARS: usize = 256;
+/// The most characters of a target: a path or an address.
+const TARGET_MAX_CHARS: usize = 1_024;
 
 /// How a column's values are judged and completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,22 @@ pub(super) enum Rule {
     IngestedAt,
     /// `date`: cut from `started_at`, whatever a body says.
     Date,
+    /// `invocation_id` of an event: a UUID that the emitter knows, or none.
+    Uuid,
+    /// `action`: dotted words in lower case.
+    Action,
+    /// `occurred_at`: the emitter's clock, `recorded_at` where there is none.
+    Occurred,
+    /// `recorded_at`: the control plane's own clock, whatever a body says.
+    RecordedAt,
+    /// `reason`: text for people, of any characters.
+    Prose,
+    /// Texts in an array.
+    Texts,
+    /// `detail`: an object, kept as its JSON text.
+    Detail,
+    /// `salt`: drawn here.
+    Salt,
 }
 
 /// One column of the canonical batch.
@@ -81,15 +99,19 @@ pub(super) enum Field {
     Column(usize),
     /// Compared with the path's org.
     Org,
+    /// As JSON text into the column of this index.
+    Detail(usize),
     /// Nowhere: the control plane fills it itself. Taken so that what SQL gives out can be sent in again.
     Stamped,
     /// Hashed into the column of this index.
     ErrorMessage(usize),
 }
 
-/// The columns and fields of a sample.
+/// The columns and fields of a sample, or of an event.
 #[derive(Debug)]
 pub(super) struct Layout {
+    /// Which of the two.
+    pub(super) kind: RowKind,
     /// The canonical schema.
     pub(super) schema: &'static SchemaRef,
     /// Its columns, in its order.
@@ -97,35 +119,22 @@ pub(super) struct Layout {
     fields: Vec<(&'static str, Field)>,
 }
 
-static LAYOUT: LazyLock<Result<Layout, SchemaError>> = LazyLock::new(|| {
-    let schema = &schemas()?.tool_invocations;
-    let columns: Vec<Column> = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let (data_type, nullable) = (field.data_type(), field.is_nullable());
-            let rule = rule(field.name(), data_type, nullable);
-            let completed = rule.is_stamped() || matches!(rule, Rule::Id | Rule::Arrived);
-            Column { name: field.name(), data_type, rule, required: !nullable && !completed }
-        })
-        .collect();
-    let mut fields: Vec<_> = columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| match column.rule {
-            Rule::Org => (column.name, Field::Org),
-            Rule::IngestedAt | Rule::Date => (column.name, Field::Stamped),
-            _ => (column.name, Field::Column(index)),
-        })
-        .collect();
-    if let Some(hash) = columns.iter().position(|column| column.name == "error_hash") {
-        fields.push((ERROR_MESSAGE, Field::ErrorMessage(hash)));
+static SAMPLES: LazyLock<Result<Layout, SchemaError>> = LazyLock::new(|| {
+    let mut layout = Layout::of(RowKind::Sample, &schemas()?.tool_invocations, sample_rule);
+    if let Some(hash) = layout.columns.iter().position(|column| column.name == "error_hash") {
+        layout.fields.push((ERROR_MESSAGE, Field::ErrorMessage(hash)));
     }
-    Ok(Layout { schema, columns, fields })
+    Ok(layout)
 });
 
-/// The rule of a column: by name where the contract has one for it, else by type.
-fn rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
+static EVENTS: LazyLock<Result<Layout, SchemaError>> = LazyLock::new(|| {
+    let mut layout = Layout::of(RowKind::Event, &schemas()?.audit_event, event_rule);
+    layout.fields.push(("org", Field::Org));
+    Ok(layout)
+});
+
+/// The rule of a sample's column: by name where the contract has one for it, else by type.
+fn sample_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     match name {
         "invocation_id" => Rule::Id,
         "org" => Rule::Org,
@@ -147,20 +156,72 @@ fn rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     }
 }
 
+/// The rule of an event's column.
+fn event_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
+    match name {
+        "event_id" => Rule::Id,
+        "occurred_at" => Rule::Occurred,
+        "recorded_at" => Rule::RecordedAt,
+        "actor" => Rule::Name { max_chars: TEXT_MAX_CHARS },
+        "action" => Rule::Action,
+        "target" => Rule::Text { max_chars: TARGET_MAX_CHARS },
+        "reason" => Rule::Prose,
+        "invocation_id" => Rule::Uuid,
+        "detail" => Rule::Detail,
+        "salt" => Rule::Salt,
+        _ if data_type.is_nested() => Rule::Texts,
+        _ => sample_rule(name, data_type, nullable),
+    }
+}
+
 impl Rule {
     /// Whether the control plane fills the column itself, with no regard to what a body says.
     pub(super) const fn is_stamped(self) -> bool {
-        matches!(self, Self::Org | Self::IngestedAt | Self::Date)
+        matches!(self, Self::Org | Self::IngestedAt | Self::Date | Self::RecordedAt | Self::Salt)
     }
 }
 
 impl Layout {
-    /// The layout, made at the first call.
+    /// The layout of samples, made at the first call.
     ///
     /// # Errors
     /// When the DDL compiled into the program does not parse.
-    pub(super) fn get() -> Result<&'static Self, IngestError> {
-        LAYOUT.as_ref().map_err(|error| IngestError::Internal(error.to_string()))
+    pub(super) fn samples() -> Result<&'static Self, IngestError> {
+        SAMPLES.as_ref().map_err(|error| IngestError::Internal(error.to_string()))
+    }
+
+    /// The layout of events, made at the first call.
+    ///
+    /// # Errors
+    /// When the DDL compiled into the program does not parse.
+    pub(super) fn events() -> Result<&'static Self, IngestError> {
+        EVENTS.as_ref().map_err(|error| IngestError::Internal(error.to_string()))
+    }
+
+    fn of(kind: RowKind, schema: &'static SchemaRef, rule: impl Fn(&str, &DataType, bool) -> Rule) -> Self {
+        let columns: Vec<Column> = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let (data_type, nullable) = (field.data_type(), field.is_nullable());
+                let rule = rule(field.name(), data_type, nullable);
+                let completed = rule.is_stamped() || matches!(rule, Rule::Id | Rule::Arrived | Rule::Occurred);
+                Column { name: field.name(), data_type, rule, required: !nullable && !completed }
+            })
+            .collect();
+        let fields = columns.iter().enumerate().filter_map(|(index, column)| {
+            let field = match column.rule {
+                Rule::Org => Field::Org,
+                Rule::IngestedAt | Rule::Date | Rule::RecordedAt => Field::Stamped,
+                Rule::Detail => Field::Detail(index),
+                // Drawn here and nowhere else.
+                Rule::Salt => return None,
+                _ => Field::Column(index),
+            };
+            Some((column.name, field))
+        });
+        let fields = fields.collect();
+        Self { kind, schema, columns, fields }
     }
 
     /// The index of the field called `name`; see [`Layout::field`].
@@ -180,14 +241,21 @@ mod tests {
 
     #[test]
     fn the_required_fields_are_those_of_the_contract() {
-        let layout = Layout::get().unwrap();
+        let layout = Layout::samples().unwrap();
         let required: Vec<_> = layout.columns.iter().filter(|c| c.required).map(|c| c.name).collect();
         assert_eq!(required, ["workspace", "instance", "plugin", "tool", "started_at", "duration_ms", "outcome"]);
     }
 
     #[test]
+    fn the_required_fields_of_an_event_are_who_and_what() {
+        let layout = Layout::events().unwrap();
+        let required: Vec<_> = layout.columns.iter().filter(|c| c.required).map(|c| c.name).collect();
+        assert_eq!(required, ["actor", "action"]);
+    }
+
+    #[test]
     fn each_special_rule_governs_one_column() {
-        let layout = Layout::get().unwrap();
+        let layout = Layout::samples().unwrap();
         for rule in [Rule::Id, Rule::Org, Rule::Started, Rule::Arrived, Rule::IngestedAt, Rule::Date] {
             assert_eq!(layout.columns.iter().filter(|c| c.rule == rule).count(), 1, "{rule:?}");
         }

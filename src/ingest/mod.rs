@@ -19,6 +19,7 @@
 mod arrow_guard;
 mod arrow_stream;
 mod arrow_values;
+mod detail;
 mod encoding;
 mod error;
 #[cfg(test)]
@@ -43,7 +44,7 @@ use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 
 pub use encoding::Encoding;
-pub use error::{IngestError, MAX_LISTED_ERRORS, SampleError};
+pub use error::{IngestError, MAX_LISTED_ERRORS, RowKind, SampleError};
 pub use ids::{IdSource, RandomIds};
 pub use key::{IdempotencyKey, InvalidKey};
 pub use media::Media;
@@ -84,7 +85,7 @@ pub struct DecodeContext<'a> {
 /// # Errors
 /// [`IngestError::Internal`] when the DDL compiled into the program does not parse.
 pub fn emitted_schema() -> Result<SchemaRef, IngestError> {
-    let layout = Layout::get()?;
+    let layout = Layout::samples()?;
     let emitted = layout.columns.iter().zip(layout.schema.fields()).filter(|(column, _)| !column.rule.is_stamped());
     Ok(Arc::new(Schema::new(emitted.map(|(_, field)| Arc::clone(field)).collect::<Fields>())))
 }
@@ -102,10 +103,41 @@ pub fn decode(
     context: &DecodeContext<'_>,
     ids: &mut dyn IdSource,
 ) -> Result<RecordBatch, IngestError> {
-    let layout = Layout::get()?;
+    decode_rows(Layout::samples()?, body, media, encoding, context, ids)
+}
+
+/// Decodes and judges a body of audit events, NDJSON or JSON: gives a batch of the schema [`audit_event`], complete but for
+/// the events' places in the ledger.
+///
+/// [`audit_event`]: crate::model::schema::Schemas::audit_event
+///
+/// # Errors
+/// See [`IngestError`]; nothing of the body is to be stored then.
+pub fn decode_events(
+    body: &[u8],
+    media: Media,
+    encoding: Encoding,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
+    if media == Media::ArrowStream {
+        let advice = "events come as application/x-ndjson or application/json";
+        return Err(IngestError::UnsupportedMediaType(advice.to_owned()));
+    }
+    decode_rows(Layout::events()?, body, media, encoding, context, ids)
+}
+
+fn decode_rows(
+    layout: &'static Layout,
+    body: &[u8],
+    media: Media,
+    encoding: Encoding,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
     let body = encoding.unpack(body, context.limits.max_decoded_bytes)?;
     if body.trim_ascii().is_empty() {
-        return Err(IngestError::EmptyBatch);
+        return Err(IngestError::EmptyBatch(layout.kind));
     }
     let rows = || RowBuilder::new(layout, context.org.as_str(), body.len(), context.limits.max_rows);
     let draft = match media {

@@ -9,10 +9,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow::array::{ArrayRef, Float64Builder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow::datatypes::DataType;
 
-use super::error::{Faults, IngestError};
+use super::detail;
+use super::error::{Faults, IngestError, RowKind};
 use super::layout::{ERROR_MESSAGE, Field, Layout};
 use super::plaintext::ErrorMessage;
 use super::timestamp::parse_rfc3339;
@@ -76,6 +77,7 @@ enum ColumnBuilder {
     Time(TimestampMicrosecondBuilder),
     Float(Float64Builder),
     Int(Int64Builder),
+    Texts(ListBuilder<StringBuilder>),
 }
 
 /// Builds columns from rows of fields.
@@ -126,6 +128,9 @@ impl<'a> RowBuilder<'a> {
                     ),
                     DataType::Float64 => ColumnBuilder::Float(Float64Builder::with_capacity(capacity)),
                     DataType::Int64 => ColumnBuilder::Int(Int64Builder::with_capacity(capacity)),
+                    DataType::List(_) => {
+                        ColumnBuilder::Texts(ListBuilder::with_capacity(StringBuilder::new(), capacity))
+                    }
                     _ => ColumnBuilder::Text(StringBuilder::with_capacity(capacity, capacity * 20)),
                 }
             })
@@ -193,8 +198,64 @@ impl<'a> RowBuilder<'a> {
             (Field::ErrorMessage(column), Value::Text(text)) => {
                 self.message_hash = Some((column, ErrorMessage::new(text).hash()));
             }
+            (Field::Detail(_), other) => self.wrong_type(name, "an object", other),
             (Field::Org | Field::ErrorMessage(_), other) => self.wrong_type(name, "a string", other),
             (Field::Column(column), value) => self.put_column(name, column, value),
+        }
+    }
+
+    /// Whether a field's value is kept as JSON text.
+    pub(super) fn takes_json(&self, field: usize) -> bool {
+        matches!(self.layout.field(field), Some((_, Field::Detail(_))))
+    }
+
+    /// Puts the JSON text of a value of this row in its place.
+    pub(super) fn put_json(&mut self, field: usize, json: &str) {
+        let Some((name, Field::Detail(column))) = self.layout.field(field) else { return };
+        let Some(ColumnBuilder::Text(builder)) = self.columns.get_mut(column) else { return };
+        match detail::compact(json) {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                builder.append_value(text);
+                self.filled |= bit(column);
+            }
+            Err(reason) => {
+                self.faulty |= bit(column);
+                self.faults.field(self.rows, name, reason);
+            }
+        }
+    }
+
+    /// Whether a field's value is an array of texts.
+    pub(super) fn takes_texts(&self, field: usize) -> bool {
+        let column = match self.layout.field(field) {
+            Some((_, Field::Column(column))) => self.columns.get(column),
+            _ => None,
+        };
+        matches!(column, Some(ColumnBuilder::Texts(_)))
+    }
+
+    /// Puts one text of an array in its place; the array is ended by [`RowBuilder::end_texts`].
+    pub(super) fn put_text(&mut self, field: usize, value: Value<'_>) {
+        let Some((name, Field::Column(column))) = self.layout.field(field) else { return };
+        let Some(ColumnBuilder::Texts(builder)) = self.columns.get_mut(column) else { return };
+        match value {
+            Value::Text(text) => builder.values().append_value(text),
+            other => {
+                self.faulty |= bit(column);
+                self.wrong_type(name, "an array of strings", other);
+            }
+        }
+    }
+
+    /// Ends an array of texts. An empty one is as none.
+    pub(super) fn end_texts(&mut self, field: usize, texts: usize) {
+        let Some((_, Field::Column(column))) = self.layout.field(field) else { return };
+        if let Some(ColumnBuilder::Texts(builder)) = self.columns.get_mut(column)
+            && texts > 0
+        {
+            builder.append(true);
+            self.filled |= bit(column);
         }
     }
 
@@ -237,6 +298,7 @@ impl<'a> RowBuilder<'a> {
             (ColumnBuilder::Time(_), _) => Some(Fault::Type("an RFC 3339 date-time in a string")),
             (ColumnBuilder::Float(_), _) => Some(Fault::Type("a number")),
             (ColumnBuilder::Int(_), _) => Some(Fault::Type("a whole number")),
+            (ColumnBuilder::Texts(_), _) => Some(Fault::Type("an array of strings")),
             (ColumnBuilder::Unfilled, _) => return,
         };
         match fault {
@@ -269,6 +331,7 @@ impl<'a> RowBuilder<'a> {
                 Some(ColumnBuilder::Time(builder)) => builder.append_null(),
                 Some(ColumnBuilder::Float(builder)) => builder.append_null(),
                 Some(ColumnBuilder::Int(builder)) => builder.append_null(),
+                Some(ColumnBuilder::Texts(builder)) => builder.append_null(),
                 Some(ColumnBuilder::Unfilled) | None => {}
             }
             if let Some(column) = self.layout.columns.get(index)
@@ -315,7 +378,7 @@ impl<'a> RowBuilder<'a> {
     /// [`IngestError::TooLarge`] when there were too many rows.
     pub(super) fn finish(self) -> Result<Draft, IngestError> {
         if self.rows > self.max_rows {
-            return Err(too_many_rows(self.max_rows));
+            return Err(too_many_rows(self.layout.kind, self.max_rows));
         }
         let columns = self
             .columns
@@ -327,6 +390,7 @@ impl<'a> RowBuilder<'a> {
                     ColumnBuilder::Time(mut builder) => Some(Arc::new(builder.finish())),
                     ColumnBuilder::Float(mut builder) => Some(Arc::new(builder.finish())),
                     ColumnBuilder::Int(mut builder) => Some(Arc::new(builder.finish())),
+                    ColumnBuilder::Texts(mut builder) => Some(Arc::new(builder.finish())),
                 }
             })
             .collect();
@@ -352,9 +416,9 @@ pub(super) const ORG_DIFFERS: &str = "is not the org of the request's path";
 /// Said of an `error_message` that comes with the hash of another text.
 pub(super) const HASH_DIFFERS: &str = "does not hash to the error_hash beside it; send one of the two";
 
-/// The error of a body of too many samples.
-pub(super) fn too_many_rows(max_rows: usize) -> IngestError {
-    IngestError::TooLarge(format!("the body holds over {max_rows} samples; send smaller batches"))
+/// The error of a body of too many rows.
+pub(super) fn too_many_rows(kind: RowKind, max_rows: usize) -> IngestError {
+    IngestError::TooLarge(format!("the body holds over {max_rows} {}; send smaller batches", kind.plural()))
 }
 
 /// A number as a whole one of 64 bits, where it is one.

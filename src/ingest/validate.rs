@@ -18,7 +18,7 @@ use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use chrono::TimeDelta;
 use uuid::Uuid;
-use uuid::fmt::Hyphenated;
+use uuid::fmt::{Hyphenated, Simple};
 
 use super::DecodeContext;
 use super::error::{Faults, IngestError};
@@ -32,11 +32,24 @@ const MAX_AHEAD: TimeDelta = TimeDelta::minutes(10);
 /// The year 2000 in µs since the Unix epoch.
 const EARLIEST_MICROS: i64 = 946_684_800_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
+/// The years 1 and 10000 in µs since the Unix epoch.
+const YEAR_1_MICROS: i64 = -62_135_596_800_000_000;
+const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
+/// The longest action.
+const ACTION_MAX_BYTES: usize = 128;
+/// What actions of the ledger's own entries begin with.
+const LEDGER_ACTIONS: &str = "ledger.";
+/// The longest reason.
+const PROSE_MAX_BYTES: usize = 16 << 10;
+/// The most texts in an array, and the longest.
+const TEXTS_MAX: usize = 256;
+const TEXTS_MAX_BYTES: usize = 1_024;
+const TEXTS_FAULT: &str = "not at most 256 texts of 1 to 1024 bytes without control characters";
 
 /// Judges and completes columns.
 ///
 /// # Errors
-/// [`IngestError::InvalidSamples`] for faults found here or before, [`IngestError::EmptyBatch`] for no row.
+/// [`IngestError::Invalid`] for faults found here or before, [`IngestError::EmptyBatch`] for no row.
 pub(super) fn seal(
     draft: Draft,
     layout: &'static Layout,
@@ -45,7 +58,7 @@ pub(super) fn seal(
 ) -> Result<RecordBatch, IngestError> {
     let Draft { columns, rows, mut faults } = draft;
     if rows == 0 && faults.is_empty() {
-        return Err(IngestError::EmptyBatch);
+        return Err(IngestError::EmptyBatch(layout.kind));
     }
     let mut judge = Judge { rows, context, ids, faults: &mut faults };
     let mut judged = Vec::with_capacity(columns.len());
@@ -53,13 +66,15 @@ pub(super) fn seal(
         judged.push(judge.column(column, values)?);
     }
     if !faults.is_empty() {
-        return Err(faults.into_error());
+        return Err(faults.into_error(layout.kind));
     }
+    // What a time that is lacking is taken from: a sample's arrival from its start, an event's from our clock.
     let started = layout.columns.iter().zip(&judged).find(|(column, _)| column.rule == Rule::Started);
-    let Some((_, Some(started))) = started else {
-        return Err(IngestError::Internal("no started_at column".to_owned()));
+    let started = match started {
+        Some((_, Some(started))) => started.as_primitive::<TimestampMicrosecondType>().clone(),
+        Some((_, None)) => return Err(IngestError::Internal("no started_at column".to_owned())),
+        None => TimestampMicrosecondArray::from_value(micros(context.now), rows),
     };
-    let started = started.as_primitive::<TimestampMicrosecondType>().clone();
     let columns =
         layout.columns.iter().zip(judged).map(|(column, values)| complete(column, values, &started, rows)).collect();
     RecordBatch::try_new(Arc::clone(layout.schema), columns).map_err(|error| IngestError::Internal(error.to_string()))
@@ -68,8 +83,8 @@ pub(super) fn seal(
 /// Fills what follows from `started_at`, and columns that are not there at all.
 fn complete(column: &Column, values: Option<ArrayRef>, started: &TimestampMicrosecondArray, rows: usize) -> ArrayRef {
     match (column.rule, values) {
-        (Rule::Arrived, None) => Arc::new(started.clone()),
-        (Rule::Arrived, Some(values)) if values.null_count() > 0 => {
+        (Rule::Arrived | Rule::Occurred, None) => Arc::new(started.clone().with_data_type(column.data_type.clone())),
+        (Rule::Arrived | Rule::Occurred, Some(values)) if values.null_count() > 0 => {
             let values = values.as_primitive::<TimestampMicrosecondType>();
             let filled = values.iter().zip(started.values()).map(|(given, started)| given.unwrap_or(*started));
             Arc::new(TimestampMicrosecondArray::from_iter_values(filled).with_data_type(column.data_type.clone()))
@@ -94,10 +109,11 @@ impl Judge<'_> {
     fn column(&mut self, column: &Column, values: Option<ArrayRef>) -> Result<Option<ArrayRef>, IngestError> {
         let judged: Option<ArrayRef> = match (column.rule, values) {
             (Rule::Org, _) => Some(Arc::new(StringArray::new_repeated(self.context.org.as_str(), self.rows))),
-            (Rule::IngestedAt, _) => {
+            (Rule::IngestedAt | Rule::RecordedAt, _) => {
                 let now = TimestampMicrosecondArray::from_value(micros(self.context.now), self.rows);
                 Some(Arc::new(now.with_data_type(column.data_type.clone())))
             }
+            (Rule::Salt, _) => Some(Arc::new(self.salts())),
             (Rule::Id, None) => Some(Arc::new(self.minted(&StringArray::new_null(self.rows)))),
             (Rule::Date, _) | (_, None) => None,
             (_, Some(values)) if values.len() != self.rows || values.data_type() != column.data_type => {
@@ -149,7 +165,32 @@ impl Judge<'_> {
                 self.counts(name, values.as_primitive());
                 values
             }
-            Rule::Org | Rule::IngestedAt | Rule::Date => values,
+            Rule::Uuid => Arc::new(self.canonical(name, values.as_string(), canonical_uuid, "not a UUID")),
+            Rule::Action => {
+                self.actions(name, values.as_string());
+                values
+            }
+            Rule::Occurred => {
+                self.note(
+                    name,
+                    values.as_primitive::<TimestampMicrosecondType>().iter(),
+                    has_year,
+                    "not in the years 1 to 9999",
+                );
+                values
+            }
+            Rule::Prose => {
+                let fits = |text: &str| text.len() <= PROSE_MAX_BYTES;
+                self.note(name, values.as_string::<i32>().iter(), fits, &format!("over {PROSE_MAX_BYTES} bytes"));
+                values
+            }
+            Rule::Texts => {
+                self.note(name, values.as_list::<i32>().iter(), |texts| are_texts(texts.as_string()), TEXTS_FAULT);
+                values
+            }
+            // Judged as it was read.
+            Rule::Detail | Rule::Salt => values,
+            Rule::Org | Rule::IngestedAt | Rule::Date | Rule::RecordedAt => values,
         }
     }
 
@@ -207,6 +248,23 @@ impl Judge<'_> {
         self.note(name, counts.iter(), |count| count >= 0, "negative");
     }
 
+    /// Dotted words in lower case; what the ledger says of itself only the ledger may say.
+    fn actions(&mut self, name: &'static str, actions: &StringArray) {
+        let fault = format!("not dotted lower-case words of at most {ACTION_MAX_BYTES} bytes, like tool.permit");
+        self.note(name, actions.iter(), is_action, &fault);
+        let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
+        self.note(name, actions.iter(), ours, "ledger.… is for the ledger's own entries");
+    }
+
+    fn salts(&mut self) -> StringArray {
+        let mut builder = StringBuilder::with_capacity(self.rows, self.rows * Simple::LENGTH);
+        let mut buffer = Uuid::encode_buffer();
+        for _ in 0..self.rows {
+            builder.append_value(Uuid::from_bytes(self.ids.next_salt()).simple().encode_lower(&mut buffer));
+        }
+        builder.finish()
+    }
+
     /// Texts in the form that `canonical` gives them.
     fn canonical(
         &mut self,
@@ -252,6 +310,23 @@ impl Judge<'_> {
     }
 }
 
+/// Whether a time has a year of four digits, as RFC 3339 wants it.
+fn has_year(micros: i64) -> bool {
+    (YEAR_1_MICROS..YEAR_10000_MICROS).contains(&micros)
+}
+
+fn is_action(action: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+    };
+    action.len() <= ACTION_MAX_BYTES && action.contains('.') && action.split('.').all(word)
+}
+
+fn are_texts(texts: &StringArray) -> bool {
+    let fits = |text: &str| (1..=TEXTS_MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+    texts.len() <= TEXTS_MAX && texts.iter().flatten().all(fits)
+}
+
 /// What a text is beside its canonical form.
 enum Form {
     Canonical,
@@ -269,7 +344,7 @@ fn canonical_uuid(text: &str) -> Form {
     if hyphenated {
         return Form::Canonical;
     }
-    if text.len() != Hyphenated::LENGTH && text.len() != uuid::fmt::Simple::LENGTH {
+    if text.len() != Hyphenated::LENGTH && text.len() != Simple::LENGTH {
         return Form::Invalid;
     }
     Uuid::try_parse(text).map_or(Form::Invalid, |id| Form::Other(id.hyphenated().to_string()))

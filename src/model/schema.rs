@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::sql::sqlparser::ast::{ColumnOption, DataType as SqlType, Statement};
+use datafusion::sql::sqlparser::ast::{ArrayElemTypeDef, ColumnOption, DataType as SqlType, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
@@ -16,6 +16,11 @@ pub const TOOL_INVOCATIONS: &str = "tool_invocations";
 pub const TOOL_USAGE_HOURLY: &str = "tool_usage_hourly";
 /// The name of the daily rollup's table.
 pub const TOOL_USAGE_DAILY: &str = "tool_usage_daily";
+
+/// The name of the ledger's table.
+pub const AUDIT_LOG: &str = "audit_log";
+/// The columns that an entry gets when it is put into the ledger: its place, and what chains it.
+pub const SEALED_COLUMNS: [&str; 3] = ["seq", "prev_hash", "entry_hash"];
 
 /// Why a DDL file is no schema.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,13 +39,21 @@ pub struct Schemas {
     pub tool_usage_hourly: SchemaRef,
     /// Partial daily rollups, see `schemas/tool_usage_daily.sql`.
     pub tool_usage_daily: SchemaRef,
+    /// Entries of the ledger, see `schemas/audit_log.sql`.
+    pub audit_log: SchemaRef,
+    /// Events that have no place in the ledger yet: `audit_log` without [`SEALED_COLUMNS`].
+    pub audit_event: SchemaRef,
 }
 
 static SCHEMAS: LazyLock<Result<Schemas, SchemaError>> = LazyLock::new(|| {
+    let audit_log = parse("audit_log.sql", include_str!("../../schemas/audit_log.sql"))?;
+    let unsealed = audit_log.fields().iter().filter(|field| !SEALED_COLUMNS.contains(&field.name().as_str()));
     Ok(Schemas {
         tool_invocations: parse("tool_invocations.sql", include_str!("../../schemas/tool_invocations.sql"))?,
         tool_usage_hourly: parse("tool_usage_hourly.sql", include_str!("../../schemas/tool_usage_hourly.sql"))?,
         tool_usage_daily: parse("tool_usage_daily.sql", include_str!("../../schemas/tool_usage_daily.sql"))?,
+        audit_event: Arc::new(Schema::new(unsealed.cloned().collect::<Vec<_>>())),
+        audit_log,
     })
 });
 
@@ -67,6 +80,9 @@ fn parse(file: &'static str, ddl: &str) -> Result<SchemaRef, SchemaError> {
             SqlType::BigInt(_) => DataType::Int64,
             SqlType::Binary(_) => DataType::Binary,
             SqlType::Date => DataType::Date32,
+            SqlType::Array(ArrayElemTypeDef::SquareBracket(item, None)) if matches!(**item, SqlType::Varchar(_)) => {
+                DataType::new_list(DataType::Utf8, true)
+            }
             other => return Err(fault(format!("column {}: no mapping for type {other}", column.name))),
         };
         let not_null = column.options.iter().any(|option| matches!(option.option, ColumnOption::NotNull));
@@ -86,5 +102,13 @@ mod tests {
             assert_eq!(schema.fields().last().unwrap().name(), PARTITION_COLUMN);
         }
         assert_eq!(all.tool_invocations.fields().len(), 22);
+    }
+
+    #[test]
+    fn an_event_has_the_columns_of_the_ledger_but_for_those_that_its_place_gives_it() {
+        let all = schemas().unwrap();
+        assert_eq!((all.audit_log.fields().len(), all.audit_event.fields().len()), (22, 19));
+        let lists = all.audit_log.fields().iter().filter(|field| field.data_type().is_nested());
+        assert_eq!(lists.map(|field| field.name().as_str()).collect::<Vec<_>>(), ["policy_ids", "obligations"]);
     }
 }

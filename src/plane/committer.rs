@@ -19,13 +19,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::org::{Change, Org};
+use super::org::{Change, Org, Rows};
 use super::replica::{self, Link};
 use super::{Ack, Admission, Plane, PlaneError, recovery};
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
 use crate::rollup::Digest;
-use crate::storage::wal::{Created, Object, ObjectId, Section, Slot};
+use crate::storage::wal::{Created, Front, Marks, Object, ObjectId, Section, SectionKind, Slot};
 
 /// A group is closed at this many bytes of samples, however short its window was.
 const GROUP_BYTES: usize = 32 << 20;
@@ -41,7 +41,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Pending {
     pub(super) org: Arc<Org>,
     pub(super) batch: RecordBatch,
-    pub(super) digest: Digest,
+    /// What the batch adds to the totals; none for events.
+    pub(super) digest: Option<Digest>,
     /// Its section, if it is large enough to be one of its own.
     pub(super) section: Option<Section>,
     pub(super) key: Option<IdempotencyKey>,
@@ -51,6 +52,10 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    fn kind(&self) -> SectionKind {
+        if self.digest.is_some() { SectionKind::Samples } else { SectionKind::Events }
+    }
+
     fn answer(self, outcome: Result<(), PlaneError>, duplicate: bool) {
         let ack = outcome.map(|()| Ack { accepted: self.batch.num_rows(), duplicate });
         // Whoever asked may have gone away; what was committed stays committed.
@@ -64,6 +69,8 @@ impl Pending {
 pub(super) enum Message {
     /// Commit a batch.
     Commit(Box<Pending>),
+    /// Commit the marks that wait, with whatever else there is.
+    Mark,
     /// Say when everything asked before is done.
     Settle(oneshot::Sender<()>),
 }
@@ -71,19 +78,21 @@ pub(super) enum Message {
 /// Commits until the plane is gone.
 pub(super) async fn run(plane: Arc<Plane>, mut queue: mpsc::Receiver<Message>) {
     while let Some(message) = queue.recv().await {
-        match message {
-            Message::Commit(first) => {
-                let (group, settle) = gather(&mut queue, *first, plane.settings.commit_window).await;
-                // A task of its own: should a fault of the program end it, its senders learn that their batches are
-                // not known to be stored, and the next group is committed all the same.
-                let plane = Arc::clone(&plane);
-                if let Err(e) = tokio::spawn(async move { commit(&plane, group).await }).await {
-                    tracing::error!(error = %e, "a group commit ended by a fault of the program");
-                }
-                settled(settle);
+        let (group, settle) = match message {
+            Message::Commit(first) => gather(&mut queue, *first, plane.settings.commit_window).await,
+            Message::Mark => (Vec::new(), None),
+            Message::Settle(reply) => {
+                settled(Some(reply));
+                continue;
             }
-            Message::Settle(reply) => settled(Some(reply)),
+        };
+        // A task of its own: should a fault of the program end it, its senders learn that their batches are not known to
+        // be stored, and the next group is committed all the same.
+        let plane = Arc::clone(&plane);
+        if let Err(e) = tokio::spawn(async move { commit(&plane, group).await }).await {
+            tracing::error!(error = %e, "a group commit ended by a fault of the program");
         }
+        settled(settle);
     }
 }
 
@@ -114,6 +123,8 @@ async fn gather(
                 bytes += pending.batch.get_array_memory_size();
                 group.push(*pending);
             }
+            // Marks go with any group.
+            Some(Message::Mark) => {}
             Some(Message::Settle(reply)) => return (group, Some(reply)),
             None => break,
         }
@@ -134,11 +145,15 @@ async fn commit(plane: &Plane, mut group: Vec<Pending>) {
         group = fresh;
         duplicates.into_iter().for_each(|pending| pending.answer(Ok(()), true));
         refused.into_iter().for_each(|(pending, e)| pending.answer(Err(e), false));
-        if group.is_empty() {
+        let marks = plane.marks();
+        if group.is_empty() && marks.is_empty() {
             return;
         }
-        match attempt(plane, &group, place, began).await {
-            Ok(Some(written)) => break apply(plane, written).await,
+        match attempt(plane, &group, marks, place, began).await {
+            Ok(Some(written)) => {
+                plane.marked(&written.marks);
+                break apply(plane, written).await;
+            }
             Ok(None) => plane.metrics.wal.conflicts.inc(),
             Err(e) => break Err(e),
         }
@@ -202,6 +217,7 @@ struct Written {
     written_at: i64,
     id: ObjectId,
     floor: u64,
+    marks: Marks,
     changes: Changes,
 }
 
@@ -224,13 +240,15 @@ async fn place(plane: &Plane) -> Result<Place, PlaneError> {
 async fn attempt(
     plane: &Plane,
     group: &[Pending],
+    marks: Marks,
     place: Place,
     began: Instant,
 ) -> Result<Option<Written>, PlaneError> {
     let Place { seq, previous, floor } = place;
     let (sections, changes) = put_together(plane, group)?;
     let written_at = plane.now();
-    let (id, pieces) = Object::encode(seq, plane.writer, written_at, previous.id(), floor, &sections)?;
+    let front = Front { seq, writer: plane.writer, written_at, previous: previous.id(), floor, marks: marks.clone() };
+    let (id, pieces) = Object::encode(front, &sections)?;
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     if !create(plane, seq, &id, pieces, began).await? {
         return Ok(None);
@@ -242,7 +260,7 @@ async fn attempt(
     }
     plane.metrics.wal.objects.inc();
     plane.metrics.wal.bytes.inc_by(bytes as u64);
-    Ok(Some(Written { seq, written_at, id, floor, changes }))
+    Ok(Some(Written { seq, written_at, id, floor, marks, changes }))
 }
 
 /// Creates the object; an error of the store is tried again. False if another object has the number.
@@ -277,7 +295,7 @@ async fn create(
 /// The sections of an object, and what applying it will change, org by org. Small batches of one org become one.
 fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Changes), PlaneError> {
     let mut small: Vec<Vec<&Pending>> = Vec::new();
-    let mut place: HashMap<&OrgName, usize> = HashMap::new();
+    let mut place: HashMap<(&OrgName, SectionKind), usize> = HashMap::new();
     let (mut sections, mut changes) = (Vec::new(), Vec::new());
     // A key that comes twice in one group is stored with the first batch that brings it; the second is its duplicate.
     let mut seen = std::collections::HashSet::new();
@@ -291,7 +309,7 @@ fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Chang
                 changes.push((Arc::clone(&pending.org), change(vec![pending], pending.batch.clone())));
             }
             None => {
-                let at = *place.entry(&pending.org.name).or_insert_with(|| {
+                let at = *place.entry((&pending.org.name, pending.kind())).or_insert_with(|| {
                     small.push(Vec::new());
                     small.len() - 1
                 });
@@ -303,22 +321,23 @@ fn put_together(plane: &Plane, group: &[Pending]) -> Result<(Vec<Section>, Chang
     }
     for batches in small {
         let Some(first) = batches.first() else { continue };
-        let org = Arc::clone(&first.org);
-        let joined = concat_batches(&plane.schemas.tool_invocations, batches.iter().map(|pending| &pending.batch))
+        let (org, kind) = (Arc::clone(&first.org), first.kind());
+        let joined = concat_batches(plane.schema_of(kind), batches.iter().map(|pending| &pending.batch))
             .map_err(|e| PlaneError::Internal(e.to_string()))?;
         let change = change(batches, joined);
         let keys = change.keys.iter().map(ToString::to_string).collect();
-        sections.push(Section::new(org.name.clone(), keys, &change.batch)?);
+        sections.push(Section::new(org.name.clone(), kind, keys, &change.batch)?);
         changes.push((org, change));
     }
     Ok((sections, changes))
 }
 
 fn change(pending: Vec<&Pending>, batch: RecordBatch) -> Change {
+    let digests: Vec<_> = pending.iter().filter_map(|pending| pending.digest.clone()).collect();
     Change {
         keys: pending.iter().filter_map(|pending| pending.key).collect(),
         batch,
-        digests: pending.iter().map(|pending| pending.digest.clone()).collect(),
+        rows: if digests.is_empty() { Rows::Events } else { Rows::Samples(digests) },
     }
 }
 
@@ -328,6 +347,7 @@ async fn apply(plane: &Plane, written: Written) -> Result<(), PlaneError> {
     if cursor.next != written.seq {
         return Ok(());
     }
+    replica::apply_marks(plane, written.seq, &written.marks, true).await?;
     for (org, change) in written.changes {
         replica::apply_change(plane, &org, written.seq, written.written_at, change)?;
     }

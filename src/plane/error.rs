@@ -34,6 +34,9 @@ pub enum PlaneError {
         /// The exact damage: object and what is wrong with it.
         reason: String,
     },
+    /// The configuration does not fit what is stored: the operator must change it. The control plane does not start.
+    #[error("{0}")]
+    Misconfigured(String),
     /// A fault of the program itself: 500.
     #[error("internal error: {0}")]
     Internal(String),
@@ -58,6 +61,9 @@ impl PlaneError {
 
 impl From<StorageError> for PlaneError {
     fn from(e: StorageError) -> Self {
-        Self::unavailable(e.to_string())
+        match e {
+            StorageError::Unusable { .. } => Self::Misconfigured(e.to_string()),
+            e => Self::unavailable(e.to_string()),
+        }
     }
 }

@@ -36,7 +36,10 @@ const KEPT_TOTALS: usize = 2;
 pub(super) async fn run(plane: Arc<Plane>) {
     let tick = (plane.settings.flush_interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
     while plane.readiness() != Readiness::Draining {
-        sleep(tick).await;
+        tokio::select! {
+            () = sleep(tick) => {}
+            () = plane.budget.crowded() => {}
+        }
         // What a dead node left in the log is flushed by one that lives, asked or not.
         if let Err(e) = replica::catch_up(&plane).await {
             tracing::warn!(error = %e, "the log cannot be followed");
@@ -75,7 +78,7 @@ fn is_due(plane: &Plane, state: &OrgState, waited: Duration) -> bool {
     waited >= settings.flush_interval * patience
         || state.live.rows() >= settings.flush_rows * patience as usize
         || state.live.bytes() >= settings.flush_bytes
-        || plane.budget.is_half_full()
+        || plane.budget.is_crowded()
 }
 
 /// Brings everything stored of an org up to where it stands in the log.
@@ -84,8 +87,11 @@ pub(super) async fn flush(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
     let (Some(tables), false) = (tables.as_mut(), org.is_stopped()) else { return Ok(()) };
     let began = Instant::now();
     let before = org.read().samples.position;
-    let target = org.read().position;
-    for part in Part::ALL {
+    let (target, held) = {
+        let state = org.read();
+        (state.position, state.tables_hold())
+    };
+    for part in Part::ALL.into_iter().filter(|_| held < target) {
         if let Err(e) = flush_table(plane, org, part, part.table(tables), target).await {
             if let PlaneError::OrgStopped { reason, .. } = &e {
                 org.stop(reason.clone());
@@ -193,10 +199,10 @@ async fn encode(plane: &Plane, part: Part, batches: Vec<RecordBatch>) -> Result<
 async fn save(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
     let (position, totals, sealed) = {
         let mut state = org.write();
-        if state.saved >= state.position {
+        if state.saved >= state.touched {
             return Ok(());
         }
-        let (position, now) = (state.position, plane.now());
+        let (position, now) = (state.touched, plane.now());
         state.totals.expire(now);
         (position, state.totals.encode(), state.keys.seal(position, now))
     };
@@ -249,8 +255,11 @@ async fn trim(plane: &Plane) -> Result<(), StorageError> {
     // Read after `applied`: an org that stands flushed now holds all that was applied then.
     let orgs = plane.all_orgs();
     let unflushed = orgs.iter().filter_map(|org| {
-        let state = org.read();
-        (org.is_stopped() || !state.is_flushed()).then(|| state.stored())
+        if org.is_stopped() {
+            return Some(0);
+        }
+        let (state, ledger) = (org.read().lags_at(), org.ledger().lags_at());
+        state.into_iter().chain(ledger).min()
     });
     let flushed = unflushed.min().unwrap_or(applied).min(applied.saturating_sub(KEPT_OBJECTS));
     plane.flushed.fetch_max(flushed, Ordering::AcqRel);

@@ -181,10 +181,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{KEPT, KeyWindow, MICROS_PER_HOUR, Run};
-    use crate::ingest::IdempotencyKey;
+    use crate::ingest::{IdempotencyKey, RowKind};
 
     fn key(n: u64) -> IdempotencyKey {
-        IdempotencyKey::new(n.to_string().as_bytes()).unwrap()
+        IdempotencyKey::new(RowKind::Sample, n.to_string().as_bytes()).unwrap()
     }
 
     #[test]

@@ -28,17 +28,22 @@
 mod admission;
 mod committer;
 mod error;
+mod evidence;
 mod flusher;
 mod keys;
+mod ledger;
+mod ledger_load;
 mod org;
+mod press;
 mod recovery;
 mod replica;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
@@ -47,17 +52,19 @@ pub use admission::Admission;
 use admission::Budget;
 use committer::{Message, Pending};
 pub use error::PlaneError;
+pub use evidence::LedgerFile;
 use org::Org;
 use replica::Replica;
 
+use crate::audit::SigningKeys;
 use crate::config::ControlPlane;
-use crate::ingest::IdempotencyKey;
+use crate::ingest::{IdempotencyKey, RowKind};
 use crate::model::schema::{Schemas, schemas};
 use crate::model::{Clock, OrgName, Random};
 use crate::query::OrgView;
 use crate::rollup::{Digest, RunningTotals};
 use crate::storage::Store;
-use crate::storage::wal::{Log, Section};
+use crate::storage::wal::{Log, Marks, Section, SectionKind};
 use crate::telemetry::metrics::Metrics;
 
 /// How long a batch waits to become durable before its sender is told to come again.
@@ -82,6 +89,8 @@ pub struct Parts {
     pub random: Arc<dyn Random>,
     /// Where it counts what it does.
     pub metrics: Arc<Metrics>,
+    /// What the ledgers' heads are signed with.
+    pub signing: Arc<SigningKeys>,
 }
 
 /// What became of a batch.
@@ -126,6 +135,9 @@ pub struct Plane {
     budget: Arc<Budget>,
     readiness: watch::Sender<Readiness>,
     queue: OnceLock<mpsc::Sender<Message>>,
+    /// Decisions about ledgers that wait for a place in the log.
+    marks: Mutex<Marks>,
+    signing: Arc<SigningKeys>,
     /// Objects up to here hold nothing that tables and snapshots lack; to be announced by the next commit.
     flushed: AtomicU64,
 }
@@ -133,6 +145,7 @@ pub struct Plane {
 /// What the plane takes from the configuration.
 #[derive(Debug, Clone)]
 struct Settings {
+    name: String,
     orgs: Vec<OrgName>,
     commit_window: Duration,
     flush_interval: Duration,
@@ -146,6 +159,7 @@ impl Settings {
     fn of(config: &ControlPlane) -> Self {
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Self {
+            name: config.name.clone(),
             orgs: config.orgs.iter().map(|org| org.name.clone()).collect(),
             commit_window: config.commit.window.as_duration(),
             flush_interval: config.flush.interval.as_duration(),
@@ -163,7 +177,7 @@ impl Plane {
     /// # Errors
     /// When the schemas compiled into the program do not parse.
     pub fn new(config: &ControlPlane, parts: Parts) -> Result<Arc<Self>, PlaneError> {
-        let Parts { store, clock, random, metrics } = parts;
+        let Parts { store, clock, random, metrics, signing } = parts;
         let limit = config.limits.buffer_bytes.as_usize();
         metrics.buffer.limit_bytes.set(i64::try_from(limit).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
@@ -180,6 +194,8 @@ impl Plane {
             replica: Replica::default(),
             readiness: watch::Sender::new(Readiness::Replaying { done: 0, total: 0 }),
             queue: OnceLock::new(),
+            marks: Mutex::default(),
+            signing,
             flushed: AtomicU64::new(0),
         }))
     }
@@ -194,17 +210,18 @@ impl Plane {
         if self.queue.set(sender).is_ok() {
             tokio::spawn(committer::run(Arc::clone(self), receiver));
             tokio::spawn(flusher::run(Arc::clone(self)));
+            tokio::spawn(press::run(Arc::clone(self)));
         }
         self.readiness.send_replace(Readiness::Ready);
         Ok(())
     }
 
-    /// Sets memory aside for a body of `bytes` before it is read (invariant I7).
+    /// Sets memory aside for a body of `bytes` before it is read, waiting a while for room (invariant I7).
     ///
     /// # Errors
-    /// [`PlaneError::Busy`] when there is no room.
-    pub fn admit(&self, bytes: usize) -> Result<Admission, PlaneError> {
-        Budget::admit(&self.budget, bytes)
+    /// [`PlaneError::Busy`] when there is none in time.
+    pub async fn admit(&self, bytes: usize) -> Result<Admission, PlaneError> {
+        Budget::admit(&self.budget, bytes).await
     }
 
     /// Makes a canonical batch durable and visible, then says so.
@@ -214,6 +231,7 @@ impl Plane {
     pub async fn append(
         &self,
         org: &OrgName,
+        kind: RowKind,
         batch: RecordBatch,
         key: Option<IdempotencyKey>,
         mut admission: Admission,
@@ -221,12 +239,16 @@ impl Plane {
         let queue = self.serving()?;
         let org = self.org(org)?;
         // The batch itself and its encoding, both held until the acknowledgement.
-        admission.grow_to(batch.get_array_memory_size().saturating_mul(2))?;
+        admission.wait_to_grow_to(batch.get_array_memory_size().saturating_mul(2)).await?;
         let (name, rows) = (org.name.clone(), batch.num_rows());
         let prepare = move || -> Result<_, PlaneError> {
-            let digest = Digest::of(&batch).map_err(|e| PlaneError::Internal(e.to_string()))?;
+            let (digest, kind) = match kind {
+                RowKind::Sample => (Some(Digest::of(&batch)), SectionKind::Samples),
+                RowKind::Event => (None, SectionKind::Events),
+            };
+            let digest = digest.transpose().map_err(|e| PlaneError::Internal(e.to_string()))?;
             let keys = key.iter().map(ToString::to_string).collect();
-            let section = (rows >= ENCODE_ALONE_ROWS).then(|| Section::new(name, keys, &batch)).transpose();
+            let section = (rows >= ENCODE_ALONE_ROWS).then(|| Section::new(name, kind, keys, &batch)).transpose();
             Ok((batch, digest, section.map_err(PlaneError::from)?))
         };
         // A large batch takes a while: not on a thread that others wait for.
@@ -279,13 +301,8 @@ impl Plane {
         if self.readiness.send_replace(Readiness::Draining) != Readiness::Ready {
             return Ok(());
         }
-        if let Some(queue) = self.queue.get() {
-            // Whoever is in the queue is answered first. If the committer is gone there is nobody to wait for.
-            let (reply, settled) = oneshot::channel();
-            if queue.send(Message::Settle(reply)).await.is_ok() {
-                let _ = settled.await;
-            }
-        }
+        self.settle().await;
+        press::finish(self).await;
         for org in self.all_orgs() {
             let mut tries = 0;
             while let Err(e) = flusher::flush(self, &org).await {
@@ -300,6 +317,16 @@ impl Plane {
         Ok(())
     }
 
+    /// Waits until whatever is in the committer's queue is answered. If the committer is gone there is nobody to wait for.
+    async fn settle(&self) {
+        let (reply, settled) = oneshot::channel();
+        if let Some(queue) = self.queue.get()
+            && queue.send(Message::Settle(reply)).await.is_ok()
+        {
+            let _ = settled.await;
+        }
+    }
+
     fn serving(&self) -> Result<&mpsc::Sender<Message>, PlaneError> {
         match (self.readiness(), self.queue.get()) {
             (Readiness::Ready, Some(queue)) => Ok(queue),
@@ -309,6 +336,12 @@ impl Plane {
             ))),
             (Readiness::Ready, None) => Err(PlaneError::unavailable("the control plane is starting")),
         }
+    }
+
+    /// Whether the org is configured and sound, and the plane serves.
+    fn sound(&self, name: &OrgName) -> Result<(), PlaneError> {
+        self.serving()?;
+        self.org(name).map(drop)
     }
 
     /// The org of that name, if it is configured and sound.
@@ -337,8 +370,27 @@ impl Plane {
         crate::model::micros(self.clock.now())
     }
 
+    fn schema_of(&self, kind: SectionKind) -> &'static SchemaRef {
+        match kind {
+            SectionKind::Samples => &self.schemas.tool_invocations,
+            SectionKind::Events => &self.schemas.audit_event,
+        }
+    }
+
+    /// Decisions about ledgers that wait for a place in the log.
+    fn marks(&self) -> Marks {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that marks have their place in the log.
+    fn marked(&self, done: &Marks) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.cuts.retain(|org| !done.cuts.contains(org));
+        marks.merges.retain(|merge| !done.merges.contains(merge));
+    }
+
     fn live_bytes(&self) -> usize {
-        self.all_orgs().iter().map(|org| org.read().live.bytes()).sum()
+        self.all_orgs().iter().map(|org| org.read().live.bytes() + org.ledger().bytes()).sum()
     }
 
     /// Says how much waits to be flushed, to the budget and to the metrics.

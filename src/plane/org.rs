@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use super::PlaneError;
 use super::keys::KeyWindow;
+use super::ledger::LedgerState;
+use super::press::Press;
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
 use crate::query::{OrgView, TableState};
@@ -28,6 +30,10 @@ pub(super) struct Org {
     state: RwLock<OrgState>,
     /// Held by a flush, so that one node runs one flush of an org at a time. None where damage keeps them closed.
     pub(super) tables: tokio::sync::Mutex<Option<Tables>>,
+    /// Its ledger, apart from the rest: no answer needs the two to be of one instant.
+    ledger: RwLock<LedgerState>,
+    /// Held by who writes the ledger's segments, tiles and heads.
+    pub(super) press: tokio::sync::Mutex<Press>,
     damage: OnceLock<String>,
 }
 
@@ -35,8 +41,10 @@ pub(super) struct Org {
 /// sample in the totals and not in the live buffer, or twice.
 #[derive(Debug)]
 pub(super) struct OrgState {
-    /// The last position that held something of this org.
+    /// The last position that held samples of this org.
     pub(super) position: u64,
+    /// The last position that changed totals or keys.
+    pub(super) touched: u64,
     pub(super) totals: RunningTotals,
     /// The position of the newest stored snapshot of totals and keys.
     pub(super) saved: u64,
@@ -53,12 +61,21 @@ pub(super) struct OrgState {
     pub(super) flushed_by_peer: bool,
 }
 
-/// Samples of one org that one WAL object brought.
+/// What one section of a WAL object brought to an org.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) keys: Vec<IdempotencyKey>,
     pub(super) batch: RecordBatch,
-    pub(super) digests: Vec<Digest>,
+    pub(super) rows: Rows,
+}
+
+/// What the rows of a change are.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// Samples, and what they add to the totals.
+    Samples(Vec<Digest>),
+    /// Events for the ledger.
+    Events,
 }
 
 impl OrgState {
@@ -66,6 +83,7 @@ impl OrgState {
     pub(super) fn new(name: OrgName, max_series: usize) -> Self {
         Self {
             position: 0,
+            touched: 0,
             totals: RunningTotals::new(name, max_series),
             saved: 0,
             passed_over: None,
@@ -79,26 +97,35 @@ impl OrgState {
         }
     }
 
-    /// Applies what the object at `position` brought; each part takes it if it does not hold it yet.
+    /// Applies samples that the object at `position` brought; each part takes them if it does not hold them yet.
     pub(super) fn apply(
         &mut self,
         position: u64,
-        written_at: i64,
         now: i64,
-        change: Change,
+        batch: RecordBatch,
+        digests: &[Digest],
     ) -> Result<(), arrow::error::ArrowError> {
         self.position = self.position.max(position);
         if position > self.saved {
-            for digest in &change.digests {
+            self.touched = self.touched.max(position);
+            for digest in digests {
                 self.totals.apply(digest, now);
             }
-            self.keys.insert(written_at, &change.keys);
         }
         if position > self.tables_hold() {
-            self.live.push(position, change.batch)?;
+            self.live.push(position, batch)?;
             self.waiting_since.get_or_insert_with(Instant::now);
         }
         Ok(())
+    }
+
+    /// Remembers the idempotency keys of what the object at `position` brought.
+    pub(super) fn remember(&mut self, position: u64, written_at: i64, keys: &[IdempotencyKey]) {
+        if position > self.saved && !keys.is_empty() {
+            self.touched = self.touched.max(position);
+            self.keys.insert(written_at, keys);
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Every table holds what came up to and with this position.
@@ -106,26 +133,49 @@ impl OrgState {
         self.samples.position.min(self.hourly.position).min(self.daily.position)
     }
 
-    /// Everything stored holds what came up to and with this position.
-    pub(super) fn stored(&self) -> u64 {
-        self.tables_hold().min(self.saved)
+    /// The position up to which the log is not needed for tables, totals and keys; none if it is not needed at all.
+    pub(super) fn lags_at(&self) -> Option<u64> {
+        let tables = (self.tables_hold() < self.position).then(|| self.tables_hold());
+        let saved = (self.saved < self.touched).then_some(self.saved);
+        tables.into_iter().chain(saved).min()
     }
 
-    /// Whether nothing of this org is only in the log.
+    /// Whether nothing of tables, totals and keys is only in the log.
     pub(super) fn is_flushed(&self) -> bool {
-        self.stored() >= self.position
+        self.lags_at().is_none()
+    }
+
+    /// The greatest position that something stored carries.
+    pub(super) fn newest_stored(&self) -> u64 {
+        let tables = self.samples.position.max(self.hourly.position).max(self.daily.position);
+        tables.max(self.saved)
     }
 }
 
 impl Org {
-    pub(super) fn new(name: OrgName, state: OrgState, tables: Option<Tables>) -> Self {
-        Self { name, state: RwLock::new(state), tables: tokio::sync::Mutex::new(tables), damage: OnceLock::new() }
+    pub(super) fn new(
+        name: OrgName,
+        state: OrgState,
+        tables: Option<Tables>,
+        ledger: LedgerState,
+        press: Press,
+    ) -> Self {
+        Self {
+            name,
+            state: RwLock::new(state),
+            tables: tokio::sync::Mutex::new(tables),
+            ledger: RwLock::new(ledger),
+            press: tokio::sync::Mutex::new(press),
+            damage: OnceLock::new(),
+        }
     }
 
     /// Starts again from what another load found, in place: whoever holds the org goes on with it.
     pub(super) async fn replace(&self, loaded: Self) {
-        let mut tables = self.tables.lock().await;
+        let (mut tables, mut press) = (self.tables.lock().await, self.press.lock().await);
         *tables = loaded.tables.into_inner();
+        *press = loaded.press.into_inner();
+        *self.ledger_mut() = loaded.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
         *self.write() = loaded.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(reason) = loaded.damage.into_inner() {
             self.stop(reason);
@@ -140,6 +190,14 @@ impl Org {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, OrgState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ledger(&self) -> RwLockReadGuard<'_, LedgerState> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ledger_mut(&self) -> RwLockWriteGuard<'_, LedgerState> {
+        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops the org for good: its data is damaged (invariant I2).
@@ -161,6 +219,7 @@ impl Org {
     }
 
     pub(super) fn view(&self) -> OrgView {
+        let audit = self.ledger_mut().view(&self.name);
         let state = self.read();
         let table = |table: &TableSnapshot| TableState {
             files: Arc::clone(&table.files),
@@ -171,6 +230,7 @@ impl Org {
             samples: table(&state.samples),
             hourly: table(&state.hourly),
             daily: table(&state.daily),
+            audit,
         }
     }
 }

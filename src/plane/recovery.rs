@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use super::keys::{KeyWindow, Run};
 use super::org::{Org, OrgState, Tables};
 use super::replica::{self, Cursor, Decoded, Link};
-use super::{Plane, PlaneError, Readiness, flusher};
+use super::{Plane, PlaneError, Readiness, flusher, ledger_load};
 use crate::model::OrgName;
 use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY};
 use crate::rollup::RunningTotals;
 use crate::storage::StorageError;
 use crate::storage::table::Table;
-use crate::storage::wal::{Created, Log, Object, Slot};
+use crate::storage::wal::{Created, Front, Log, Marks, Object, Slot};
 
 /// WAL objects read ahead of the one being applied.
 const READ_AHEAD: usize = 4;
@@ -67,7 +67,15 @@ async fn begin(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
     let mut tries = 0;
     while !matches!(cursor.previous, Link::Is(_)) {
         let seq = cursor.next;
-        let (id, pieces) = Object::encode(seq, plane.writer, plane.now(), None, cursor.floor, &[])?;
+        let front = Front {
+            seq,
+            writer: plane.writer,
+            written_at: plane.now(),
+            previous: None,
+            floor: cursor.floor,
+            marks: Marks::default(),
+        };
+        let (id, pieces) = Object::encode(front, &[])?;
         match plane.log.create(seq, pieces).await {
             Ok(Created::Won) if is_trimmed(&plane.log, seq).await? => return Err(PlaneError::left_behind()),
             Ok(Created::Won) => replica::advance(plane, cursor, seq, id, cursor.floor),
@@ -96,14 +104,20 @@ pub(super) async fn is_trimmed(log: &Log, seq: u64) -> Result<bool, StorageError
 
 /// Loads one org from what is stored. Damage does not fail the load: the org is there, and stopped.
 pub(super) async fn load_org(plane: &Plane, name: &OrgName) -> Result<Org, StorageError> {
-    match load_parts(plane, name).await {
-        Ok((state, tables)) => Ok(Org::new(name.clone(), state, Some(tables))),
+    let loaded = async {
+        let (state, tables) = load_parts(plane, name).await?;
+        let (ledger, press) = ledger_load::load(plane, name).await?;
+        Ok::<_, StorageError>(Org::new(name.clone(), state, Some(tables), ledger, press))
+    };
+    match loaded.await {
         Err(e) if e.is_damage() => {
-            let org = Org::new(name.clone(), OrgState::new(name.clone(), plane.settings.max_series), None);
+            let (ledger, press) = ledger_load::empty(plane, name);
+            let state = OrgState::new(name.clone(), plane.settings.max_series);
+            let org = Org::new(name.clone(), state, None, ledger, press);
             org.stop(e.to_string());
             Ok(org)
         }
-        Err(e) => Err(e),
+        loaded => loaded,
     }
 }
 
@@ -117,7 +131,7 @@ async fn load_parts(plane: &Plane, name: &OrgName) -> Result<(OrgState, Tables),
     (state.samples, state.hourly, state.daily) = (samples_at, hourly_at, daily_at);
     load_totals(plane, name, &mut state).await?;
     state.keys = load_keys(plane, name).await?;
-    state.position = state.stored();
+    (state.position, state.touched) = (state.tables_hold(), state.saved);
     Ok((state, Tables { samples, hourly, daily }))
 }
 
@@ -203,7 +217,8 @@ async fn replay(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
             org.stop(format!("{reason}; the log no longer holds what came after the snapshot before it"));
         }
     }
-    let stored = plane.all_orgs().iter().map(|org| org.read().stored()).max().unwrap_or(0);
+    let stored = plane.all_orgs().iter().map(|org| org.read().newest_stored().max(org.ledger().newest_stored())).max();
+    let stored = stored.unwrap_or(0);
     match numbers.first() {
         None if stored > 0 => {
             let reason = format!("no object is left in it, though tables hold what it held up to position {stored}");

@@ -10,13 +10,14 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::org::{Change, Org};
+use super::org::{Change, Org, Rows};
 use super::{Plane, PlaneError, recovery};
+use crate::audit::segment::SegmentName;
 use crate::ingest::IdempotencyKey;
 use crate::model::OrgName;
 use crate::rollup::Digest;
 use crate::storage::StorageError;
-use crate::storage::wal::{Object, ObjectId, Slot};
+use crate::storage::wal::{Marks, Object, ObjectId, SectionKind, Slot};
 
 /// What the object before the next one must have been.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -121,21 +122,26 @@ pub(super) struct Decoded {
     writer: Uuid,
     previous: Option<ObjectId>,
     floor: u64,
+    marks: Marks,
     sections: Vec<(OrgName, Result<Change, StorageError>)>,
 }
 
 impl Decoded {
     /// Reads an object's sections and aggregates them: the expensive part, which needs nothing but the object.
     pub(super) fn of(plane: &Plane, object: &Object) -> Self {
-        let schema = &plane.schemas.tool_invocations;
         let sections = object.sections().map(|(number, section)| {
             let change = || {
-                let batch = object.read(number, schema)?;
+                let batch = object.read(number, plane.schema_of(section.kind))?;
                 let damaged = |reason: String| StorageError::damaged(format!("section {number}"), reason);
-                let digest = Digest::of(&batch).map_err(|e| damaged(e.to_string()))?;
+                let rows = match section.kind {
+                    SectionKind::Samples => {
+                        Rows::Samples(vec![Digest::of(&batch).map_err(|e| damaged(e.to_string()))?])
+                    }
+                    SectionKind::Events => Rows::Events,
+                };
                 let keys = section.keys.iter().map(|key| key.parse::<IdempotencyKey>());
                 let keys = keys.collect::<Result<_, _>>().map_err(|e| damaged(e.to_string()))?;
-                Ok(Change { keys, batch, digests: vec![digest] })
+                Ok(Change { keys, batch, rows })
             };
             (section.org.clone(), change())
         });
@@ -146,6 +152,7 @@ impl Decoded {
             writer: object.header.writer,
             previous: object.header.previous.clone(),
             floor: object.header.floor,
+            marks: object.header.marks.clone(),
             sections: sections.collect(),
         }
     }
@@ -164,6 +171,7 @@ pub(super) async fn apply_decoded(plane: &Plane, cursor: &mut Cursor, decoded: D
         );
         return Err(StorageError::damaged(crate::storage::wal::Log::name(decoded.seq), reason).into());
     }
+    apply_marks(plane, decoded.seq, &decoded.marks, decoded.writer == plane.writer).await?;
     for (name, change) in decoded.sections {
         let org = known_org(plane, &name).await?;
         match change {
@@ -178,6 +186,18 @@ pub(super) async fn apply_decoded(plane: &Plane, cursor: &mut Cursor, decoded: D
     Ok(())
 }
 
+/// Applies what an object decides about the ledgers, which comes before what it brings them.
+pub(super) async fn apply_marks(plane: &Plane, seq: u64, marks: &Marks, ours: bool) -> Result<(), PlaneError> {
+    for name in &marks.cuts {
+        known_org(plane, name).await?.ledger_mut().cut(seq, ours);
+    }
+    for merge in &marks.merges {
+        let name = SegmentName { first: merge.first, last: merge.last };
+        known_org(plane, &merge.org).await?.ledger_mut().merge(seq, name, ours);
+    }
+    Ok(())
+}
+
 /// Applies one org's part of an object. A stopped org stays where it stopped.
 pub(super) fn apply_change(
     plane: &Plane,
@@ -189,8 +209,20 @@ pub(super) fn apply_change(
     if org.is_stopped() {
         return Ok(());
     }
-    let applied = org.write().apply(seq, written_at, plane.now(), change);
-    applied.map_err(|e| PlaneError::Internal(e.to_string()))
+    let Change { keys, batch, rows } = change;
+    match rows {
+        Rows::Samples(digests) => {
+            let mut state = org.write();
+            let applied = state.apply(seq, plane.now(), batch, &digests);
+            applied.map_err(|e| PlaneError::Internal(e.to_string()))?;
+            state.remember(seq, written_at, &keys);
+        }
+        Rows::Events => {
+            org.write().remember(seq, written_at, &keys);
+            org.ledger_mut().apply(seq, &batch).map_err(|e| PlaneError::Internal(e.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn advance(plane: &Plane, cursor: &mut Cursor, seq: u64, id: ObjectId, floor: u64) {
@@ -208,7 +240,7 @@ async fn known_org(plane: &Plane, name: &OrgName) -> Result<Arc<Org>, PlaneError
     match known {
         Some(org) => Ok(org),
         None => {
-            tracing::warn!(org = %name, "the log has samples of an org that is not configured; they are kept, not served");
+            tracing::warn!(org = %name, "the log has rows of an org that is not configured; they are kept, not served");
             let org = Arc::new(recovery::load_org(plane, name).await?);
             plane.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::clone(&org));
             Ok(org)

@@ -70,6 +70,7 @@ pub(super) async fn flush(
         let path = Path::from(format!("orgs/{org}/{table}/{}.parquet", uuid::Uuid::new_v4()));
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         files.push(DataFile {
+            seq_range: None,
             path: path.clone(),
             size: file.bytes.len() as u64,
             rows,
@@ -104,7 +105,7 @@ pub(super) async fn view(store: &InMemory, org: &str, all: &RecordBatch, flushed
     }
     let daily = rollups.pop().unwrap();
     let hourly = rollups.pop().unwrap();
-    OrgView { org: org.parse().unwrap(), samples, hourly, daily }
+    OrgView { org: org.parse().unwrap(), samples, hourly, daily, audit: TableState::default() }
 }
 
 /// The files with the rows that each has by its own footer: a batch of two days became two files.

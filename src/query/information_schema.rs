@@ -12,7 +12,9 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::Documentation;
 
-use crate::model::schema::{PARTITION_COLUMN, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
+use crate::model::schema::{
+    AUDIT_LOG, PARTITION_COLUMN, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas,
+};
 
 use super::catalog::{CATALOG, INFORMATION_SCHEMA, PUBLIC, Tables};
 use super::functions::Functions;
@@ -55,7 +57,12 @@ fn schemata() -> Result<RecordBatch> {
 }
 
 fn table_list() -> Result<RecordBatch> {
-    let public = [(TOOL_INVOCATIONS, "BASE TABLE"), (TOOL_USAGE_DAILY, "VIEW"), (TOOL_USAGE_HOURLY, "VIEW")];
+    let public = [
+        (AUDIT_LOG, "BASE TABLE"),
+        (TOOL_INVOCATIONS, "BASE TABLE"),
+        (TOOL_USAGE_DAILY, "VIEW"),
+        (TOOL_USAGE_HOURLY, "VIEW"),
+    ];
     let rows = TABLES.iter().map(|name| (INFORMATION_SCHEMA, *name, "VIEW"));
     let rows: Vec<_> = rows.chain(public.map(|(name, kind)| (PUBLIC, name, kind))).collect();
     batch([
@@ -79,6 +86,7 @@ fn views() -> Result<RecordBatch> {
 fn columns() -> Result<RecordBatch> {
     let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
     let all = [
+        (AUDIT_LOG, &schemas.audit_log, true),
         (TOOL_INVOCATIONS, &schemas.tool_invocations, true),
         (TOOL_USAGE_DAILY, &schemas.tool_usage_daily, false),
         (TOOL_USAGE_HOURLY, &schemas.tool_usage_hourly, false),

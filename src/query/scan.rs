@@ -1,19 +1,20 @@
-//! A table as a query reads it: the live Parquet files of a Delta table and the batches that they do not hold yet, as one.
+//! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches that they do not
+//! hold yet, as one.
 //!
-//! Files are dropped before they are opened when their date or their range of event times shows that no row can match; what is left
+//! Files are dropped before they are opened when their date or their range of event times or of `seq` shows that no row can match; what is left
 //! is pruned by row group and page inside DataFusion's Parquet source. Strings come out of Parquet as views; the live batches
 //! hold plain strings and are turned into views as they are read, only the columns that are asked for.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Date32Array, TimestampMicrosecondArray, UInt64Array};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{ArrayRef, BooleanArray, Date32Array, Int64Array, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, DFSchema, Result, ScalarValue, Statistics, plan_err};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -40,6 +41,9 @@ use super::types;
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
 
+/// The column that numbers a ledger's entries.
+const SEQ_COLUMN: &str = "seq";
+
 /// Columns, and values of columns, so common that reading only the rows that hold them costs more than reading all.
 const COMMON_COLUMNS: [&str; 3] = ["org", "workspace", PARTITION_COLUMN];
 const COMMON_VALUES: [&str; 2] = ["ok", "permit"];
@@ -56,8 +60,8 @@ pub(super) struct EventTable {
 }
 
 impl EventTable {
-    /// A table of `stored` columns, of which the last is the partition column and `event_time` is what windows are cut by.
-    /// `live` batches have exactly the stored columns.
+    /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition column, no file
+    /// holds it. `live` batches have exactly the stored columns.
     pub(super) fn new(
         stored: &Schema,
         event_time: &'static str,
@@ -67,6 +71,11 @@ impl EventTable {
         store: Arc<dyn ObjectStore>,
     ) -> Self {
         Self { schema: types::with_views(stored), event_time, files, live, store_url, store }
+    }
+
+    /// The partition column, if the table has one.
+    fn partition(&self) -> Option<&FieldRef> {
+        self.schema.fields().last().filter(|field| field.name() == PARTITION_COLUMN)
     }
 
     /// The files that may hold rows that all of `filters` keep.
@@ -80,7 +89,9 @@ impl EventTable {
         let Some(predicate) = pruning.build(filter) else {
             return Ok(self.files.iter().collect());
         };
-        let kept = predicate.prune(&FileStatistics { event_time: self.event_time, files: &self.files })?;
+        let statistics =
+            FileStatistics { event_time: self.event_time, partitioned: self.partition().is_some(), files: &self.files };
+        let kept = predicate.prune(&statistics)?;
         Ok(self.files.iter().zip(kept).filter_map(|(file, kept)| kept.then_some(file)).collect())
     }
 
@@ -92,11 +103,11 @@ impl EventTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Some((date, stored)) = self.schema.fields().split_last() else {
-            return plan_err!("a table without columns");
-        };
+        let partition = self.partition();
+        let stored = self.schema.fields().len() - partition.iter().len();
+        let stored = self.schema.fields().get(..stored).unwrap_or_default();
         let table_schema = TableSchema::builder(Arc::new(Schema::new(stored.to_vec())))
-            .with_table_partition_cols(vec![Arc::clone(date)])
+            .with_table_partition_cols(partition.into_iter().map(Arc::clone).collect::<Vec<_>>())
             .build();
         let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
         let late = filters.iter().any(is_selective);
@@ -113,7 +124,7 @@ impl EventTable {
         let statistics = Statistics::new_unknown(&self.schema)
             .with_num_rows(usize::try_from(rows).map_or(Precision::Absent, Precision::Exact));
         let config = FileScanConfigBuilder::new(self.store_url.clone(), Arc::new(source))
-            .with_file_groups(balanced(files, state.config().target_partitions()))
+            .with_file_groups(balanced(files, state.config().target_partitions(), partition.is_some()))
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
@@ -197,16 +208,17 @@ impl TableProvider for EventTable {
 }
 
 /// Files dealt out to at most `partitions` groups, each next one, largest first, to the group with the fewest bytes.
-fn balanced(files: &[&DataFile], partitions: usize) -> Vec<FileGroup> {
+fn balanced(files: &[&DataFile], partitions: usize, partitioned: bool) -> Vec<FileGroup> {
     let mut files = files.to_vec();
     files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
     let mut groups = vec![(0, Vec::new()); partitions.clamp(1, files.len().max(1))];
     for file in files {
         if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
             *bytes += file.size;
-            let mut partitioned = PartitionedFile::new("", file.size);
-            partitioned.object_meta.location = file.path.clone();
-            group.push(partitioned.with_partition_values(vec![ScalarValue::Date32(Some(file.date))]));
+            let mut opened = PartitionedFile::new("", file.size);
+            opened.object_meta.location = file.path.clone();
+            let date = partitioned.then_some(ScalarValue::Date32(Some(file.date)));
+            group.push(opened.with_partition_values(date.into_iter().collect()));
         }
     }
     groups.into_iter().map(|(_, group)| FileGroup::new(group)).collect()
@@ -236,16 +248,21 @@ fn is_selective(filter: &Expr) -> bool {
     }
 }
 
-/// What is known of each file without opening it: its date, its event times, its rows.
+/// What is known of each file without opening it: its date, its event times, its numbers, its rows.
 struct FileStatistics<'a> {
     event_time: &'a str,
+    partitioned: bool,
     files: &'a [DataFile],
 }
 
 impl FileStatistics<'_> {
     /// A bound of each file's values of a column, by the ends of its date and, where known, of its event times.
     fn bound(&self, column: &Column, end: impl Fn((i64, i64)) -> i64) -> Option<ArrayRef> {
-        if column.name == PARTITION_COLUMN {
+        if column.name == SEQ_COLUMN {
+            let numbers: Option<Vec<_>> = self.files.iter().map(|file| file.seq_range.map(&end)).collect();
+            return numbers.map(|numbers| Arc::new(Int64Array::from(numbers)) as ArrayRef);
+        }
+        if column.name == PARTITION_COLUMN && self.partitioned {
             return Some(Arc::new(Date32Array::from_iter_values(self.files.iter().map(|file| file.date))));
         }
         if column.name != self.event_time {
@@ -253,7 +270,8 @@ impl FileStatistics<'_> {
         }
         let times = self.files.iter().map(|file| {
             let midnight = i64::from(file.date).saturating_mul(MICROS_A_DAY);
-            end(file.time_range.unwrap_or((midnight, midnight.saturating_add(MICROS_A_DAY - 1))))
+            let day = (midnight, midnight.saturating_add(MICROS_A_DAY - 1));
+            end(file.time_range.unwrap_or(if self.partitioned { day } else { (i64::MIN, i64::MAX) }))
         });
         Some(Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")))
     }

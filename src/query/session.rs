@@ -17,7 +17,7 @@ use object_store::ObjectStore;
 use url::Url;
 
 use crate::model::OrgName;
-use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
+use crate::model::schema::{AUDIT_LOG, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
 use crate::rollup::{Granularity, partials_sql};
 use crate::storage::table::DataFile;
 
@@ -78,7 +78,7 @@ impl Sessions {
         large_values: bool,
         mentions: impl Fn(&str) -> bool,
     ) -> Result<SessionState, QueryError> {
-        for table in [&view.samples, &view.hourly, &view.daily] {
+        for table in [&view.samples, &view.hourly, &view.daily, &view.audit] {
             within_org(&view.org, table)?;
         }
         let batch_rows = if large_values { BATCH_ROWS_OF_LARGE_VALUES } else { BATCH_ROWS };
@@ -86,6 +86,7 @@ impl Sessions {
             let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
             let mut tables = Tables::new();
             tables.insert(TOOL_INVOCATIONS.to_owned(), self.samples(Arc::clone(&view.samples.files), &view.samples)?);
+            tables.insert(AUDIT_LOG.to_owned(), self.table(&schemas.audit_log, "occurred_at", &view.audit));
             if mentions(TOOL_USAGE_HOURLY) {
                 let hourly = self.rollup(Granularity::Hour, &schemas.tool_usage_hourly, &view.hourly).await?;
                 tables.insert(TOOL_USAGE_HOURLY.to_owned(), hourly);
@@ -105,14 +106,19 @@ impl Sessions {
     /// Samples: those in `files` and the live ones of `state`.
     fn samples(&self, files: Arc<Vec<DataFile>>, state: &TableState) -> Result<Arc<dyn TableProvider>> {
         let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Arc::new(EventTable::new(
-            &schemas.tool_invocations,
-            "started_at",
-            files,
+        let state = TableState { files, live: state.live.clone() };
+        Ok(self.table(&schemas.tool_invocations, "started_at", &state))
+    }
+
+    fn table(&self, stored: &Schema, event_time: &'static str, state: &TableState) -> Arc<dyn TableProvider> {
+        Arc::new(EventTable::new(
+            stored,
+            event_time,
+            Arc::clone(&state.files),
             state.live.clone(),
             self.store_url.clone(),
             Arc::clone(&self.store),
-        )))
+        ))
     }
 
     /// A rollup table, merged from its files and its live samples.
@@ -124,14 +130,8 @@ impl Sessions {
     ) -> Result<Arc<dyn TableProvider>> {
         let samples = self.samples(Arc::default(), state)?;
         let fresh = self.view_of(partials_sql(granularity), [(SAMPLES.to_owned(), samples)].into()).await?;
-        let files: Arc<dyn TableProvider> = Arc::new(EventTable::new(
-            stored,
-            "window_start",
-            Arc::clone(&state.files),
-            Vec::new(),
-            self.store_url.clone(),
-            Arc::clone(&self.store),
-        ));
+        let files = TableState { files: Arc::clone(&state.files), live: Vec::new() };
+        let files = self.table(stored, "window_start", &files);
         self.view_of(merged_sql(granularity), [(FILES.to_owned(), files), (FRESH.to_owned(), fresh)].into()).await
     }
 

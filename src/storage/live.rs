@@ -12,8 +12,8 @@ use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-/// Batches larger than this are left as they are.
-const MERGE_ROWS: usize = 65_536;
+/// Batches are put together up to this many rows: as many as the engine reads at a time.
+const MERGE_ROWS: usize = 8_192;
 
 #[derive(Debug)]
 struct Entry {

@@ -57,6 +57,11 @@ impl Store {
         &self.url
     }
 
+    /// The error that what is stored here does not fit the configuration, and why.
+    pub fn unusable(&self, reason: impl ToString) -> StorageError {
+        StorageError::Unusable { url: self.url.clone(), reason: reason.to_string() }
+    }
+
     /// The `file://` URL of a local folder, made absolute against the current directory.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ fn epoch() -> NaiveDate {
     DateTime::UNIX_EPOCH.date_naive()
 }
 
-/// One live Parquet file of a Delta table.
+/// One live Parquet file of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataFile {
     /// Full path in the store.
@@ -51,10 +51,12 @@ pub struct DataFile {
     pub size: u64,
     /// Rows in it.
     pub rows: u64,
-    /// Partition value: days since the Unix epoch.
+    /// Partition value: days since the Unix epoch. Of no meaning in a table that has no partitions.
     pub date: i32,
-    /// Least and greatest event time in it (`started_at` or `window_start`), in µs, where the log says.
+    /// Least and greatest event time in it (`started_at`, `window_start` or `occurred_at`), in µs, where it is known.
     pub time_range: Option<(i64, i64)>,
+    /// Least and greatest `seq`, in a segment of a ledger.
+    pub seq_range: Option<(i64, i64)>,
 }
 
 /// A table at one version.
@@ -247,6 +249,7 @@ impl Table {
                         date: i32::try_from((day - epoch()).num_days())
                             .map_err(|_| fault("its date is out of range"))?,
                         time_range: time_bounds(&stats, self.time_column),
+                        seq_range: None,
                     }
                 }
             };

@@ -35,6 +35,8 @@ pub struct Metrics {
     pub buffer: Buffer,
     /// From the WAL to the tables.
     pub flush: Flush,
+    /// The audit ledgers.
+    pub audit: Audit,
     /// Scrapes of the orgs' metrics.
     pub scrape: Scrape,
     /// SQL.
@@ -125,6 +127,21 @@ pub struct Flush {
     pub bytes: IntCounter,
 }
 
+/// The audit ledgers.
+#[derive(Debug)]
+pub struct Audit {
+    /// Events put into ledgers by this node.
+    pub events: IntCounter,
+    /// Segments this node wrote, merged ones too.
+    pub segments: IntCounter,
+    /// Heads this node signed.
+    pub heads: IntCounter,
+    /// Times that a ledger was not written and is tried again.
+    pub failures: IntCounter,
+    /// Age in seconds of the oldest entry that is in no segment yet.
+    pub lag_seconds: Gauge,
+}
+
 /// Scrapes of the orgs' metrics.
 #[derive(Debug)]
 pub struct Scrape {
@@ -203,6 +220,29 @@ pub struct Process {
     cpu_seconds: Counter,
 }
 
+impl Process {
+    /// The families, not read yet.
+    pub(crate) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            start_time_seconds: r
+                .decimal("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds"),
+            resident_bytes: r.gauge("process_resident_memory_bytes", "Resident memory size in bytes"),
+            open_files: r.gauge("process_open_fds", "Number of open file descriptors"),
+            cpu_seconds: r
+                .add(Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds")),
+        }
+    }
+
+    /// Reads the process's figures as they are now.
+    pub(crate) fn read(&self) {
+        if let Some(figures) = process::figures() {
+            self.resident_bytes.set(figures.resident_bytes);
+            self.open_files.set(figures.open_files);
+            self.cpu_seconds.inc_by((figures.cpu_seconds - self.cpu_seconds.get()).max(0.0));
+        }
+    }
+}
+
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {
@@ -264,6 +304,17 @@ impl Metrics {
                 files: r.counter("mcpg_cp_flush_files_total", "Files written to the tables"),
                 bytes: r.counter("mcpg_cp_flush_bytes_total", "Bytes of the files written to the tables"),
             },
+            audit: Audit {
+                events: r.counter("mcpg_cp_audit_events_total", "Events put into ledgers"),
+                segments: r.counter("mcpg_cp_audit_segments_total", "Segments of ledgers written by this node"),
+                heads: r.counter("mcpg_cp_audit_heads_total", "Heads of ledgers signed by this node"),
+                failures: r.counter(
+                    "mcpg_cp_audit_failures_total",
+                    "Times that a ledger was not written and will be tried again",
+                ),
+                lag_seconds: r
+                    .decimal("mcpg_cp_audit_lag_seconds", "Age of the oldest ledger entry that is in no segment yet"),
+            },
             scrape: Scrape {
                 seconds: r.histogram(
                     "mcpg_cp_scrape_duration_seconds",
@@ -314,14 +365,7 @@ impl Metrics {
                 ),
                 running: r.gauge("mcpg_cp_http_requests_running", "Requests under way"),
             },
-            process: Process {
-                start_time_seconds: r
-                    .decimal("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds"),
-                resident_bytes: r.gauge("process_resident_memory_bytes", "Resident memory size in bytes"),
-                open_files: r.gauge("process_open_fds", "Number of open file descriptors"),
-                cpu_seconds: r
-                    .add(Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds")),
-            },
+            process: Process::new(&r),
             registry: registry.clone(),
         };
         for format in ["arrow", "ndjson", "json"] {
@@ -341,11 +385,7 @@ impl Metrics {
     /// # Errors
     /// When the metrics crate refuses to encode, which would be a fault of this module.
     pub fn render(&self) -> Result<String, prometheus::Error> {
-        if let Some(figures) = process::figures() {
-            self.process.resident_bytes.set(figures.resident_bytes);
-            self.process.open_files.set(figures.open_files);
-            self.process.cpu_seconds.inc_by((figures.cpu_seconds - self.process.cpu_seconds.get()).max(0.0));
-        }
+        self.process.read();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
@@ -357,40 +397,40 @@ impl Default for Metrics {
 }
 
 /// Makes and registers metrics.
-struct Registrar<'a>(&'a Registry);
+pub(crate) struct Registrar<'a>(pub(crate) &'a Registry);
 
 impl Registrar<'_> {
     #[expect(
         clippy::expect_used,
         reason = "names and labels are constants of this file, and every test of it would fail here"
     )]
-    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+    pub(crate) fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("valid name and labels");
         self.0.register(Box::new(metric.clone())).expect("a name of its own");
         metric
     }
 
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
+    pub(crate) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::new(name, help))
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub(crate) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+    pub(crate) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
 
-    fn decimal(&self, name: &str, help: &str) -> Gauge {
+    pub(crate) fn decimal(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(name, help))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    pub(crate) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    pub(crate) fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 }

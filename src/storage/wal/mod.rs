@@ -18,4 +18,4 @@ mod log;
 mod object;
 
 pub use log::{Created, Log, Slot};
-pub use object::{Header, Object, ObjectId, Parsed, Section, SectionHeader};
+pub use object::{Front, Header, Marks, Merge, Object, ObjectId, Parsed, Section, SectionHeader, SectionKind};

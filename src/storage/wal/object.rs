@@ -10,7 +10,8 @@
 //!      …      …  the sections' bodies, one after another: Arrow IPC streams, LZ4
 //! ```
 //!
-//! The header names each section's length and BLAKE3, so the id covers every byte of the object, and names the id of
+//! A section holds one org's samples or audit events. The header may also carry *marks*: decisions about the ledgers'
+//! segments that must be the same on every node, and so have a place in the log. The header names each section's length and BLAKE3, so the id covers every byte of the object, and names the id of
 //! the object before, so the log is a chain. An object shorter than its length says, or too short to say, is **torn**:
 //! its write never finished. One that has its full length and a wrong hash is **damaged**. A damaged section stops the
 //! org that it belongs to; a damaged header stops all, since it cannot be told whose samples it holds.
@@ -53,16 +54,70 @@ pub struct Header {
     pub previous: Option<ObjectId>,
     /// Objects up to this number may be deleted.
     pub floor: u64,
+    /// What is decided about the ledgers, before the sections are applied.
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub marks: Marks,
     /// What it holds, in order.
     pub sections: Vec<SectionHeader>,
 }
 
-/// One section: samples of one org.
+/// Decisions about the ledgers' segments.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Marks {
+    /// Orgs whose ledger entries of all objects before this one are to end a segment.
+    pub cuts: Vec<OrgName>,
+    /// Segments that are to become one.
+    pub merges: Vec<Merge>,
+}
+
+impl Marks {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.cuts.is_empty() && self.merges.is_empty()
+    }
+}
+
+/// Neighbouring segments of an org's ledger that are to become one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merge {
+    /// Whose ledger.
+    pub org: OrgName,
+    /// The first entry's `seq`.
+    pub first: u64,
+    /// The last entry's `seq`.
+    pub last: u64,
+}
+
+/// What the rows of a section are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SectionKind {
+    /// Samples, of the schema `tool_invocations`.
+    #[default]
+    Samples,
+    /// Events for the ledger, of the schema `audit_event`.
+    Events,
+}
+
+impl SectionKind {
+    // By reference, as serde calls it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde wants")]
+    fn is_samples(&self) -> bool {
+        *self == Self::Samples
+    }
+}
+
+/// One section: samples or events of one org.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SectionHeader {
-    /// Whose samples.
+    /// Whose.
     pub org: OrgName,
+    /// What they are.
+    #[serde(default, skip_serializing_if = "SectionKind::is_samples")]
+    pub kind: SectionKind,
     /// How many.
     pub rows: u64,
     /// Idempotency keys of the requests that brought them, 32 hex each.
@@ -76,8 +131,10 @@ pub struct SectionHeader {
 /// A section to be written.
 #[derive(Debug, Clone)]
 pub struct Section {
-    /// Whose samples.
+    /// Whose.
     pub org: OrgName,
+    /// What they are.
+    pub kind: SectionKind,
     /// How many.
     pub rows: u64,
     /// Idempotency keys of the requests that brought them, 32 hex each.
@@ -93,11 +150,23 @@ impl Section {
     ///
     /// # Errors
     /// When Arrow cannot encode the batch.
-    pub fn new(org: OrgName, keys: Vec<String>, batch: &RecordBatch) -> Result<Self, StorageError> {
+    pub fn new(org: OrgName, kind: SectionKind, keys: Vec<String>, batch: &RecordBatch) -> Result<Self, StorageError> {
         let body = Object::encode_body(batch)?;
         let hash = blake3::hash(&body).to_hex().to_string();
-        Ok(Self { org, rows: batch.num_rows() as u64, keys, body, hash })
+        Ok(Self { org, kind, rows: batch.num_rows() as u64, keys, body, hash })
     }
+}
+
+/// What a WAL object says of itself beside its sections; see [`Header`] for the fields.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented where they are stored")]
+pub struct Front {
+    pub seq: u64,
+    pub writer: Uuid,
+    pub written_at: i64,
+    pub previous: Option<ObjectId>,
+    pub floor: u64,
+    pub marks: Marks,
 }
 
 /// A whole WAL object, its header checked; bodies are checked when they are read.
@@ -125,22 +194,17 @@ impl Object {
     ///
     /// # Errors
     /// When the header does not serialise.
-    pub fn encode(
-        seq: u64,
-        writer: Uuid,
-        written_at: i64,
-        previous: Option<ObjectId>,
-        floor: u64,
-        sections: &[Section],
-    ) -> Result<(ObjectId, Vec<Bytes>), StorageError> {
+    pub fn encode(front: Front, sections: &[Section]) -> Result<(ObjectId, Vec<Bytes>), StorageError> {
+        let Front { seq, writer, written_at, previous, floor, marks } = front;
         let headers = sections.iter().map(|section| SectionHeader {
             org: section.org.clone(),
+            kind: section.kind,
             rows: section.rows,
             keys: section.keys.clone(),
             length: section.body.len() as u64,
             hash: section.hash.clone(),
         });
-        let header = Header { seq, writer, written_at, previous, floor, sections: headers.collect() };
+        let header = Header { seq, writer, written_at, previous, floor, marks, sections: headers.collect() };
         let header = serde_json::to_vec(&header).map_err(|e| StorageError::failed("encode", Log::name(seq), e))?;
         let id = blake3::hash(&header);
         let length = FIXED + header.len() + sections.iter().map(|s| s.body.len()).sum::<usize>();
@@ -239,7 +303,7 @@ impl Object {
         if blake3::hash(body).to_hex().as_str() != header.hash {
             return Err(StorageError::damaged(
                 name(),
-                format!("samples of org {} do not match their hash", header.org),
+                format!("what it holds of org {} does not match its hash", header.org),
             ));
         }
         let damaged = |e: arrow::error::ArrowError| StorageError::damaged(name(), e);
@@ -273,14 +337,16 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    use super::{Object, Parsed, Section};
+    use super::{Front, Marks, Object, Parsed, Section, SectionKind};
 
     fn sample() -> (RecordBatch, Bytes) {
         let schema = Arc::new(Schema::new(vec![Field::new("tool", DataType::Utf8, false)]));
         let batch = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec!["a", "b"]))]).unwrap();
         let org = "acme".parse().unwrap();
-        let section = Section::new(org, vec!["00".repeat(16)], &batch).unwrap();
-        let (_, pieces) = Object::encode(7, Uuid::nil(), 1, None, 3, &[section]).unwrap();
+        let section = Section::new(org, SectionKind::Samples, vec!["00".repeat(16)], &batch).unwrap();
+        let front =
+            Front { seq: 7, writer: Uuid::nil(), written_at: 1, previous: None, floor: 3, marks: Marks::default() };
+        let (_, pieces) = Object::encode(front, &[section]).unwrap();
         (batch, pieces.concat().into())
     }
 

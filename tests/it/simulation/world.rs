@@ -11,8 +11,10 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
+use mcpg::audit::SigningKeys;
 use mcpg::config::ControlPlane;
-use mcpg::ingest::IdempotencyKey;
+use mcpg::ingest::{IdempotencyKey, RowKind};
 use mcpg::model::schema::schemas;
 use mcpg::model::{Clock, Random};
 use mcpg::plane::{Ack, Parts, Plane, PlaneError};
@@ -104,6 +106,7 @@ impl Node {
             clock: Arc::new(VirtualClock(Instant::now())),
             random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             metrics: Arc::new(Metrics::new()),
+            signing: Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32]))),
         };
         let plane = Plane::new(&config, parts).unwrap();
         let recovered = plane.recover().await;
@@ -123,9 +126,9 @@ impl Node {
     }
 
     pub(super) async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
-        let admission = self.plane.admit(1000)?;
-        let key = IdempotencyKey::new(format!("key-{key}").as_bytes()).unwrap();
-        self.plane.append(&org.parse().unwrap(), samples, Some(key), admission).await
+        let admission = self.plane.admit(1000).await?;
+        let key = IdempotencyKey::new(RowKind::Sample, format!("key-{key}").as_bytes()).unwrap();
+        self.plane.append(&org.parse().unwrap(), RowKind::Sample, samples, Some(key), admission).await
     }
 
     /// How often samples of an org are counted, in each of the four places.

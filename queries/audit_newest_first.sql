@@ -1,0 +1,17 @@
+-- A page of the ledger, newest entries first: GET /v1/orgs/{org}/audit.
+-- $1 action, $2 prefix of the action, $3 actor, $4 workspace, $5 instance, $6 decision, $7 request_id, $8 and $9 occurred_at from
+-- and before, $10 only entries numbered below this, $11 at most so many. What is null does not filter.
+SELECT *
+FROM audit_log
+WHERE ($1 IS NULL OR action = $1)
+  AND ($2 IS NULL OR starts_with(action, $2))
+  AND ($3 IS NULL OR actor = $3)
+  AND ($4 IS NULL OR workspace = $4)
+  AND ($5 IS NULL OR instance = $5)
+  AND ($6 IS NULL OR decision = $6)
+  AND ($7 IS NULL OR request_id = $7)
+  AND ($8 IS NULL OR occurred_at >= CAST($8 AS TIMESTAMP))
+  AND ($9 IS NULL OR occurred_at < CAST($9 AS TIMESTAMP))
+  AND ($10 IS NULL OR seq < $10)
+ORDER BY seq DESC
+LIMIT $11

@@ -1,0 +1,354 @@
+//! `/v1/orgs/{org}/audit`: events in, entries out.
+//!
+//! `POST` takes events as `invocations` takes samples. `GET` gives a page of the ledger. A cursor is a place in the ledger
+//! and nothing else: entries are numbered once and for all, so pages that are fetched while entries keep arriving hold each
+//! entry once. What a verifier reads, heads, tiles, segments and proofs, is in `ledger`.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chrono::{DateTime, SecondsFormat};
+use futures::TryStreamExt;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::intake::{self, Accepted};
+use super::{Api, Problem};
+use crate::ingest::RowKind;
+use crate::model::{OrgName, Role};
+use crate::query::SqlRequest;
+
+const NEWEST_FIRST: &str = include_str!("../../queries/audit_newest_first.sql");
+const OLDEST_FIRST: &str = include_str!("../../queries/audit_oldest_first.sql");
+
+/// Entries of a page, if nothing else is asked for, and at most.
+const LIMIT: u64 = 100;
+const MOST: u64 = 1_000;
+
+/// Takes a batch of events.
+pub(super) async fn post(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, Problem> {
+    intake::take(&api, &org, &headers, body, RowKind::Event).await
+}
+
+/// Gives a page of entries.
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = api.access.allow(&headers, &org, Role::Read)?;
+    tracing::Span::current().record("org", org.as_str());
+    let page = Page::parse(query.as_deref().unwrap_or_default())?;
+    let body = answer(&api, &org, &page).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+async fn answer(api: &Api, org: &OrgName, page: &Page) -> Result<Vec<u8>, Problem> {
+    let view = api.plane.view(org).await?;
+    let result = api.engine.query(view, page.request()).await?;
+    let batches: Vec<RecordBatch> = result.stream.try_collect().await?;
+    let unreadable = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a page of the ledger could not be read");
+        Problem::internal()
+    };
+    let columns = batches.iter().map(Columns::of).collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
+    let all = columns.iter().flat_map(|columns| (0..columns.rows).map(move |row| (columns, row)));
+    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let entries = all.clone().take(limit).map(|(columns, row)| columns.entry(row)).collect::<Result<Vec<_>, _>>();
+    let entries = entries.map_err(|error| unreadable(&error))?;
+    let more = all.count() > limit;
+    let next_cursor = entries.last().filter(|_| more).map(|entry| page.cursor(entry.seq));
+    serde_json::to_vec(&Answer { entries, next_cursor }).map_err(|error| unreadable(&error))
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq)]
+struct Page {
+    /// The values of the statement's filters, in its order; null where there is none.
+    filters: [Value; 9],
+    oldest_first: bool,
+    limit: u64,
+    /// The last entry of the page before.
+    after: Option<i64>,
+}
+
+/// The parameters that filter, in the order of the statement.
+const FILTERS: [&str; 9] =
+    ["action", "action_prefix", "actor", "workspace", "instance", "decision", "request_id", "since", "until"];
+
+impl Page {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let invalid = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail);
+        let mut page = Self { filters: FILTERS.map(|_| Value::Null), oldest_first: false, limit: LIMIT, after: None };
+        let mut seen = Vec::new();
+        let mut cursor = None;
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            if seen.contains(&name) {
+                return Err(invalid(format!("{name} is given twice")));
+            }
+            match &*name {
+                // A filter that is given and empty is as none: forms send those.
+                _ if value.is_empty() => {}
+                "order" => match &*value {
+                    "desc" => page.oldest_first = false,
+                    "asc" => page.oldest_first = true,
+                    _ => return Err(invalid("order is asc or desc".to_owned())),
+                },
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+                    page.limit = limit.ok_or_else(|| invalid(format!("limit is a number from 1 to {MOST}")))?;
+                }
+                "cursor" => cursor = Some(value.into_owned()),
+                "since" | "until" => page.filter(&name, json!(time(&name, &value).map_err(invalid)?)),
+                _ if FILTERS.contains(&&*name) => page.filter(&name, json!(value)),
+                _ => {
+                    let known = FILTERS.join(", ");
+                    return Err(invalid(format!("no such parameter; there are {known}, order, limit and cursor")));
+                }
+            }
+            seen.push(name);
+        }
+        if let Some(cursor) = cursor {
+            let (oldest_first, after) = decode_cursor(&cursor).ok_or_else(|| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_cursor",
+                    "cursor is not one of next_cursor of this ledger",
+                )
+            })?;
+            if oldest_first != page.oldest_first {
+                let detail = "the cursor is of the other order; send the same order with every page";
+                return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", detail));
+            }
+            page.after = Some(after);
+        }
+        Ok(page)
+    }
+
+    fn filter(&mut self, name: &str, value: Value) {
+        if let Some(place) = FILTERS.iter().position(|known| *known == name)
+            && let Some(slot) = self.filters.get_mut(place)
+        {
+            *slot = value;
+        }
+    }
+
+    /// The statement, asking for one entry more than the page has, which tells whether there is a next one.
+    fn request(&self) -> SqlRequest {
+        let query = if self.oldest_first { OLDEST_FIRST } else { NEWEST_FIRST };
+        let mut params = self.filters.to_vec();
+        params.push(json!(self.after));
+        params.push(json!(self.limit + 1));
+        SqlRequest { query: query.to_owned(), params }
+    }
+
+    fn cursor(&self, seq: i64) -> String {
+        let order = if self.oldest_first { "asc" } else { "desc" };
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{order}:{seq}"))
+    }
+}
+
+/// Whether the cursor is of the oldest first, and the last entry before.
+fn decode_cursor(cursor: &str) -> Option<(bool, i64)> {
+    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (order, seq) = text.split_once(':')?;
+    let oldest_first = match order {
+        "asc" => true,
+        "desc" => false,
+        _ => return None,
+    };
+    Some((oldest_first, seq.parse().ok().filter(|seq| *seq >= 0)?))
+}
+
+/// A time as the statement takes it.
+fn time(name: &str, text: &str) -> Result<String, String> {
+    // A + of a time zone that was not escaped comes as a space.
+    let parsed = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
+    let time = parsed.map_err(|_| format!("{name} is not an RFC 3339 date-time such as 2026-01-31T12:00:00Z"))?;
+    Ok(time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    entries: Vec<Entry<'a>>,
+    next_cursor: Option<String>,
+}
+
+/// An entry as it is shown; what it does not have is left out.
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    seq: i64,
+    event_id: &'a str,
+    occurred_at: String,
+    recorded_at: String,
+    #[serde(flatten)]
+    texts: Texts<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_ids: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obligations: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emitter_seq: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a RawValue>,
+    salt: &'a str,
+    prev_hash: &'a str,
+    entry_hash: &'a str,
+}
+
+/// The columns that are plain texts, those that are not null.
+#[derive(Debug)]
+struct Texts<'a>(Vec<(&'static str, &'a str)>);
+
+impl Serialize for Texts<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+const TEXTS: [&str; 11] = [
+    "actor",
+    "action",
+    "target",
+    "decision",
+    "reason",
+    "workspace",
+    "instance",
+    "request_id",
+    "trace_id",
+    "span_id",
+    "invocation_id",
+];
+
+/// A batch of entries by column.
+struct Columns {
+    batch: RecordBatch,
+    rows: usize,
+}
+
+impl Columns {
+    /// The columns, strings as plain strings.
+    fn of(batch: &RecordBatch) -> Result<Self, String> {
+        let schema = batch.schema();
+        let plain = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+            let plain = match field.data_type() {
+                DataType::Utf8View | DataType::LargeUtf8 => {
+                    cast(column, &DataType::Utf8).map_err(|error| error.to_string())?
+                }
+                DataType::List(_) => {
+                    cast(column, &DataType::new_list(DataType::Utf8, true)).map_err(|error| error.to_string())?
+                }
+                _ => Arc::clone(column),
+            };
+            Ok::<_, String>((field.name().as_str(), plain, true))
+        });
+        let batch = RecordBatch::try_from_iter_with_nullable(plain.collect::<Result<Vec<_>, _>>()?);
+        let batch = batch.map_err(|error| error.to_string())?;
+        Ok(Self { rows: batch.num_rows(), batch })
+    }
+
+    fn text(&self, name: &str, row: usize) -> Option<&str> {
+        let texts = self.batch.column_by_name(name)?.as_string_opt::<i32>()?;
+        texts.is_valid(row).then(|| texts.value(row))
+    }
+
+    fn number(&self, name: &str, row: usize) -> Option<i64> {
+        let numbers = self.batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+        numbers.is_valid(row).then(|| numbers.value(row))
+    }
+
+    fn time(&self, name: &str, row: usize) -> Option<String> {
+        let times = self.batch.column_by_name(name)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+        let time = times.is_valid(row).then(|| times.value(row)).and_then(DateTime::from_timestamp_micros)?;
+        Some(time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+
+    fn list(&self, name: &str, row: usize) -> Option<Vec<String>> {
+        let lists = self.batch.column_by_name(name)?.as_list_opt::<i32>()?;
+        if lists.is_null(row) {
+            return None;
+        }
+        let items = lists.value(row);
+        let items = items.as_any().downcast_ref::<StringArray>()?;
+        Some(items.iter().map(|item| item.unwrap_or_default().to_owned()).collect())
+    }
+
+    fn entry(&self, row: usize) -> Result<Entry<'_>, String> {
+        let lacks = |name: &'static str| format!("an entry has no {name}");
+        let text = |name: &'static str| self.text(name, row).ok_or_else(|| lacks(name));
+        let time = |name: &'static str| self.time(name, row).ok_or_else(|| lacks(name));
+        let detail = self.text("detail", row).map(serde_json::from_str).transpose();
+        Ok(Entry {
+            seq: self.number("seq", row).ok_or_else(|| lacks("seq"))?,
+            event_id: text("event_id")?,
+            occurred_at: time("occurred_at")?,
+            recorded_at: time("recorded_at")?,
+            texts: Texts(TEXTS.iter().filter_map(|name| Some((*name, self.text(name, row)?))).collect()),
+            policy_ids: self.list("policy_ids", row),
+            obligations: self.list("obligations", row),
+            emitter_seq: self.number("emitter_seq", row),
+            detail: detail.map_err(|error| format!("the detail of an entry is not JSON: {error}"))?,
+            salt: text("salt")?,
+            prev_hash: text("prev_hash")?,
+            entry_hash: text("entry_hash")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{Page, decode_cursor};
+
+    #[test]
+    fn a_page_is_a_hundred_entries_newest_first_unless_it_says_otherwise() {
+        let page = Page::parse("").unwrap();
+        assert_eq!((page.limit, page.oldest_first, page.after), (100, false, None));
+        let page = Page::parse("order=asc&limit=1000").unwrap();
+        assert_eq!((page.limit, page.oldest_first), (1000, true));
+    }
+
+    #[test]
+    fn filters_take_their_places_and_empty_ones_are_none() {
+        let page = Page::parse("actor=user%3Aalice&decision=&since=2026-01-01T01:00:00%2B01:00").unwrap();
+        assert_eq!(page.filters[2], json!("user:alice"));
+        assert_eq!(page.filters[5], Value::Null);
+        assert_eq!(page.filters[7], json!("2026-01-01T00:00:00.000000Z"));
+    }
+
+    #[test]
+    fn a_cursor_is_a_place_in_its_order() {
+        let page = Page::parse("order=asc").unwrap();
+        let cursor = page.cursor(41);
+        assert_eq!(decode_cursor(&cursor), Some((true, 41)));
+        assert_eq!(Page::parse(&format!("order=asc&cursor={cursor}")).unwrap().after, Some(41));
+        assert_eq!(Page::parse(&format!("cursor={cursor}")).unwrap_err().code(), "invalid_cursor");
+        assert_eq!(Page::parse("cursor=x").unwrap_err().code(), "invalid_cursor");
+    }
+
+    #[test]
+    fn what_is_no_parameter_or_no_value_of_it_is_refused() {
+        for bad in ["limit=0", "limit=1001", "limit=x", "order=up", "since=today", "actr=x", "actor=a&actor=b"] {
+            assert_eq!(Page::parse(bad).unwrap_err().code(), "invalid_parameter", "{bad}");
+        }
+    }
+}

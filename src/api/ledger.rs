@@ -1,0 +1,156 @@
+//! `/v1/orgs/{org}/audit/…`: what a verifier reads of a ledger, as it lies on the store.
+//!
+//! | route | gives |
+//! |---|---|
+//! | `checkpoint` | the newest signed head, a C2SP checkpoint |
+//! | `checkpoints/{size}` | the head of that size, where one was signed |
+//! | `tile/…` | hash tiles and entry bundles, as C2SP tlog-tiles names them |
+//! | `segments/{name}` | entries, Parquet |
+//! | `files` | which segments and heads there are |
+//! | `{seq}/proof` | that an entry is under the newest head: JSON, or a C2SP tlog-proof for `Accept: text/plain` |
+//! | `vkey` | the public key, a signed-note verifier key |
+//!
+//! Nothing here needs trust: whoever has the public key from elsewhere can check all of it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{Api, Problem};
+use crate::audit::TileId;
+use crate::audit::segment::SegmentName;
+use crate::model::{OrgName, Role};
+use crate::plane::LedgerFile;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const BYTES: &str = "application/octet-stream";
+const PARQUET: &str = "application/vnd.apache.parquet";
+
+/// What never changes once it is there.
+const FOREVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+const NEVER: HeaderValue = HeaderValue::from_static("no-store");
+
+fn allow(api: &Api, headers: &HeaderMap, org: &str) -> Result<OrgName, Problem> {
+    let org = api.access.allow(headers, org, Role::Read)?;
+    tracing::Span::current().record("org", org.as_str());
+    Ok(org)
+}
+
+/// The newest head.
+pub(super) async fn checkpoint(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let found = api.plane.ledger_file(&org, LedgerFile::Checkpoint).await?;
+    let absent = || not_found("the ledger has no head yet: the first is signed about a second after the first entry");
+    Ok(file(found.ok_or_else(absent)?, TEXT, NEVER))
+}
+
+/// A head that is kept.
+pub(super) async fn kept_checkpoint(
+    State(api): State<Arc<Api>>,
+    Path((org, size)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let absent = || not_found("no head of that size was signed; `files` lists those that were");
+    let size = size.parse().map_err(|_| absent())?;
+    let found = api.plane.ledger_file(&org, LedgerFile::Kept(size)).await?;
+    Ok(file(found.ok_or_else(absent)?, TEXT, FOREVER))
+}
+
+/// A hash tile or a bundle of entries.
+pub(super) async fn tile(
+    State(api): State<Arc<Api>>,
+    Path((org, tile)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let absent = || not_found("there is no such tile; partial ones go when the full one is there");
+    let tile: TileId = tile.parse().map_err(|_| absent())?;
+    let found = api.plane.ledger_file(&org, LedgerFile::Tile(tile)).await?;
+    Ok(file(found.ok_or_else(absent)?, BYTES, FOREVER))
+}
+
+/// A segment.
+pub(super) async fn segment(
+    State(api): State<Arc<Api>>,
+    Path((org, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let absent = || not_found("there is no such segment; it may have become part of a larger one, see `files`");
+    let name: SegmentName = name.parse().map_err(|_| absent())?;
+    let found = api.plane.ledger_file(&org, LedgerFile::Segment(name)).await?;
+    Ok(file(found.ok_or_else(absent)?, PARQUET, FOREVER))
+}
+
+/// What there is.
+#[derive(Debug, Serialize)]
+pub(super) struct Files {
+    files: Vec<File>,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    path: String,
+    size: u64,
+}
+
+/// The segments and heads that there are.
+pub(super) async fn files(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Files>, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let files = api.plane.ledger_files(&org).await?;
+    Ok(Json(Files { files: files.into_iter().map(|(path, size)| File { path, size }).collect() }))
+}
+
+/// The public key.
+pub(super) async fn vkey(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let vkey = api.plane.ledger_key(&org)?;
+    Ok(file(format!("{vkey}\n").into(), TEXT, NEVER))
+}
+
+/// That an entry is under the newest head.
+pub(super) async fn proof(
+    State(api): State<Arc<Api>>,
+    Path((org, seq)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let org = allow(&api, &headers, &org)?;
+    let absent = || not_found("no signed head covers that entry yet; heads follow entries by about a second");
+    let seq = seq.parse().map_err(|_| absent())?;
+    let proof = api.plane.inclusion_proof(&org, seq).await?.ok_or_else(absent)?;
+    let wanted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let mut response = if wanted.trim_start().starts_with("text/plain") {
+        file(proof.to_text().into(), TEXT, NEVER)
+    } else {
+        Json(proof).into_response()
+    };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+fn file(bytes: Bytes, media: &'static str, cache: HeaderValue) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static(media)), (CACHE_CONTROL, cache)], bytes).into_response()
+}
+
+fn not_found(detail: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_in_ledger", detail)
+}

@@ -1,0 +1,306 @@
+//! An entry's canonical bytes: what `entry_hash` is the SHA-256 of.
+//!
+//! They are the RFC 8785 (JCS) JSON of one object whose members are the columns that are not null, and `v` and `origin`. There
+//! are no JSON numbers: integers are decimal strings, times are RFC 3339 in UTC with six fraction digits. An empty list counts
+//! as null. The bytes are made of the columns of a batch, whether the entry is about to be chained or was read from a segment,
+//! so no column of a row can differ from what was hashed.
+
+use arrow::array::{Array, AsArray, Int64Array, ListArray, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+
+use super::{AuditError, Hash};
+
+/// The version of the format.
+pub const VERSION: &str = "mcpg.audit/1";
+
+/// The greatest time that four digits of a year can say, in µs: the end of 9999.
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
+/// The least, in µs: the beginning of year 0.
+const FIRST_MICROS: i64 = -62_167_219_200_000_000;
+
+/// Where a member's value comes from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Text(usize),
+    List(usize),
+    Time(usize),
+    EmitterSeq,
+    Origin,
+    PrevHash,
+    Seq,
+    Version,
+}
+
+const TEXTS: [&str; 14] = [
+    "action",
+    "actor",
+    "decision",
+    "detail",
+    "event_id",
+    "instance",
+    "invocation_id",
+    "reason",
+    "request_id",
+    "salt",
+    "span_id",
+    "target",
+    "trace_id",
+    "workspace",
+];
+/// The texts that every entry has.
+const NEEDED: [&str; 4] = ["action", "actor", "event_id", "salt"];
+const LISTS: [&str; 2] = ["obligations", "policy_ids"];
+const TIMES: [&str; 2] = ["occurred_at", "recorded_at"];
+
+/// The members in the order of RFC 8785, which for these names is the alphabet's.
+const MEMBERS: [(&str, Source); 23] = [
+    ("action", Source::Text(0)),
+    ("actor", Source::Text(1)),
+    ("decision", Source::Text(2)),
+    ("detail", Source::Text(3)),
+    ("emitter_seq", Source::EmitterSeq),
+    ("event_id", Source::Text(4)),
+    ("instance", Source::Text(5)),
+    ("invocation_id", Source::Text(6)),
+    ("obligations", Source::List(0)),
+    ("occurred_at", Source::Time(0)),
+    ("origin", Source::Origin),
+    ("policy_ids", Source::List(1)),
+    ("prev_hash", Source::PrevHash),
+    ("reason", Source::Text(7)),
+    ("recorded_at", Source::Time(1)),
+    ("request_id", Source::Text(8)),
+    ("salt", Source::Text(9)),
+    ("seq", Source::Seq),
+    ("span_id", Source::Text(10)),
+    ("target", Source::Text(11)),
+    ("trace_id", Source::Text(12)),
+    ("v", Source::Version),
+    ("workspace", Source::Text(13)),
+];
+
+/// The columns of a batch that entries are made of, found once.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    texts: [&'a StringArray; 14],
+    lists: [&'a ListArray; 2],
+    times: [&'a TimestampMicrosecondArray; 2],
+    emitter_seq: &'a Int64Array,
+}
+
+impl<'a> Columns<'a> {
+    /// Finds them in a batch of the schema `audit_log` or `audit_event`.
+    ///
+    /// # Errors
+    /// [`AuditError::Form`] when one is missing or of another type.
+    pub fn of(batch: &'a RecordBatch) -> Result<Self, AuditError> {
+        fn each<'a, T, const N: usize>(
+            batch: &'a RecordBatch,
+            names: [&'static str; N],
+            cast: impl Fn(&'a dyn Array) -> Option<&'a T>,
+        ) -> Result<[&'a T; N], AuditError> {
+            let columns = names.map(|name| {
+                let column = batch.column_by_name(name).ok_or_else(|| AuditError::Form(format!("no column {name}")))?;
+                cast(column.as_ref()).ok_or_else(|| AuditError::Form(format!("{name} is a {}", column.data_type())))
+            });
+            let columns: Vec<_> = columns.into_iter().collect::<Result<_, _>>()?;
+            columns.try_into().map_err(|_| AuditError::Form("a column is missing".to_owned()))
+        }
+        let [emitter_seq] = each(batch, ["emitter_seq"], |column| column.as_primitive_opt::<Int64Type>())?;
+        let columns = Self {
+            texts: each(batch, TEXTS, |column| column.as_string_opt::<i32>())?,
+            lists: each(batch, LISTS, |column| column.as_list_opt::<i32>())?,
+            times: each(batch, TIMES, |column| column.as_primitive_opt::<TimestampMicrosecondType>())?,
+            emitter_seq,
+        };
+        for list in columns.lists {
+            if list.values().as_string_opt::<i32>().is_none() {
+                return Err(AuditError::Form(format!("a list of {}", list.values().data_type())));
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Adds the canonical bytes of the entry in `row`, which is numbered `seq` and follows `prev_hash`, to `out`.
+    ///
+    /// # Errors
+    /// [`AuditError::Entry`] when a column that every entry has is null, or a time has no form in four digits of a year.
+    pub fn write_canonical(
+        &self,
+        row: usize,
+        origin: &str,
+        seq: u64,
+        prev_hash: &Hash,
+        out: &mut Vec<u8>,
+    ) -> Result<(), AuditError> {
+        let missing = |column| AuditError::Entry { column, reason: "it is null, and every entry has one".to_owned() };
+        let mut start = b'{';
+        for (name, source) in MEMBERS {
+            let length = out.len();
+            out.push(start);
+            out.push(b'"');
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            let written = match source {
+                Source::Text(at) => match self.texts.get(at).filter(|texts| texts.is_valid(row)) {
+                    Some(texts) => write_string(texts.value(row), out),
+                    None if NEEDED.contains(&name) => return Err(missing(name)),
+                    None => false,
+                },
+                Source::List(at) => match self.lists.get(at).filter(|lists| lists.is_valid(row)) {
+                    Some(lists) => write_list(name, &lists.value(row), out)?,
+                    None => false,
+                },
+                Source::Time(at) => match self.times.get(at).filter(|times| times.is_valid(row)) {
+                    Some(times) => write_time(name, times.value(row), out)?,
+                    None => return Err(missing(name)),
+                },
+                Source::EmitterSeq if self.emitter_seq.is_null(row) => false,
+                Source::EmitterSeq => write_string(itoa::Buffer::new().format(self.emitter_seq.value(row)), out),
+                Source::Seq => write_string(itoa::Buffer::new().format(seq), out),
+                Source::Origin => write_string(origin, out),
+                Source::Version => write_string(VERSION, out),
+                Source::PrevHash => {
+                    out.push(b'"');
+                    prev_hash.write_hex(out);
+                    out.push(b'"');
+                    true
+                }
+            };
+            if written {
+                start = b',';
+            } else {
+                out.truncate(length);
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// A string as RFC 8785, section 3.2.2.2 writes it. Always true: something was written.
+fn write_string(text: &str, out: &mut Vec<u8>) -> bool {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|b| *b < 0x20 || *b == b'"' || *b == b'\\') {
+        let (plain, from) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((special, after)) = from.split_first() else { break };
+        match special {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            other => out.extend_from_slice(format!("\\u{other:04x}").as_bytes()),
+        }
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+    true
+}
+
+fn write_list(column: &'static str, items: &dyn Array, out: &mut Vec<u8>) -> Result<bool, AuditError> {
+    let fault = |reason: &str| AuditError::Entry { column, reason: reason.to_owned() };
+    let items = items.as_string_opt::<i32>().ok_or_else(|| fault("it holds no strings"))?;
+    for (at, item) in items.iter().enumerate() {
+        out.push(if at == 0 { b'[' } else { b',' });
+        write_string(item.ok_or_else(|| fault("it holds a null"))?, out);
+    }
+    if items.is_empty() {
+        return Ok(false);
+    }
+    out.push(b']');
+    Ok(true)
+}
+
+/// RFC 3339 in UTC with exactly six fraction digits. The days are turned into a date by the proleptic Gregorian calendar's
+/// cycle of 400 years, counted from March on so that a leap day is the last of its year.
+fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<bool, AuditError> {
+    if !(FIRST_MICROS..=LAST_MICROS).contains(&micros) {
+        return Err(AuditError::Entry { column, reason: format!("{micros} µs is outside of the years 0 to 9999") });
+    }
+    const DAY: i64 = 86_400_000_000;
+    let (days, of_day) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
+    let from_march_0000 = days + 719_468;
+    let (cycle, day_of_cycle) = (from_march_0000.div_euclid(146_097), from_march_0000.rem_euclid(146_097));
+    let year_of_cycle = (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = cycle * 400 + year_of_cycle + i64::from(month <= 2);
+    let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+    let mut digits = |mut value: i64, width: usize, after: u8| {
+        let from = out.len();
+        out.resize(from + width, b'0');
+        for digit in out.iter_mut().skip(from).rev() {
+            *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
+            value /= 10;
+        }
+        out.push(after);
+    };
+    digits(0, 0, b'"');
+    digits(year, 4, b'-');
+    digits(month, 2, b'-');
+    digits(day, 2, b'T');
+    digits(seconds / 3_600, 2, b':');
+    digits(seconds / 60 % 60, 2, b':');
+    digits(seconds % 60, 2, b'.');
+    digits(fraction, 6, b'Z');
+    out.push(b'"');
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, SecondsFormat};
+    use proptest::prelude::*;
+
+    use super::{FIRST_MICROS, LAST_MICROS, LISTS, MEMBERS, Source, TEXTS, TIMES, write_string, write_time};
+
+    #[test]
+    fn members_are_in_the_order_of_the_alphabet_and_name_their_own_columns() {
+        assert!(MEMBERS.is_sorted_by(|a, b| a.0 < b.0));
+        for (name, source) in MEMBERS {
+            let column = match source {
+                Source::Text(at) => TEXTS[at],
+                Source::List(at) => LISTS[at],
+                Source::Time(at) => TIMES[at],
+                _ => name,
+            };
+            assert_eq!(name, column);
+        }
+    }
+
+    #[test]
+    fn every_column_of_the_ledger_is_a_member() {
+        let schema = &crate::model::schema::schemas().unwrap().audit_log;
+        let mut columns: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        columns.retain(|name| *name != "entry_hash");
+        columns.extend(["origin", "v"]);
+        columns.sort_unstable();
+        assert_eq!(columns, MEMBERS.map(|(name, _)| name));
+    }
+
+    proptest! {
+        #[test]
+        fn strings_are_those_of_any_json_writer_without_needless_escapes(text in any::<String>()) {
+            let mut written = Vec::new();
+            write_string(&text, &mut written);
+            prop_assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&text).unwrap());
+        }
+
+        #[test]
+        fn times_are_rfc_3339_with_six_digits(micros in FIRST_MICROS..=LAST_MICROS) {
+            let mut written = Vec::new();
+            write_time("occurred_at", micros, &mut written).unwrap();
+            let expected = DateTime::from_timestamp_micros(micros).unwrap().to_rfc3339_opts(SecondsFormat::Micros, true);
+            prop_assert_eq!(String::from_utf8(written).unwrap(), format!("\"{expected}\""));
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One org's ledger as the log has made it: entries numbered and chained, and which segments they lie in.
+//!
+//! An event gets its number and its place in the chain by its place in the log, as it is applied: so every node computes the
+//! same ledger, byte for byte, and two of them cannot fork it. Where one segment ends and the next begins, and which
+//! segments become one, has a place in the log too (the *marks* of an object's header), for the same reason: two nodes that
+//! write a segment write the same one. What this node has yet to see or to do on the store is kept beside each segment.
+//!
+//! Entries are live, in memory, until their segment is stored; a query sees segments and live entries, each once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use object_store::path::Path;
+use tokio::time::Instant;
+
+use crate::audit::segment::{SegmentName, time_range};
+use crate::audit::{AuditError, ChainHead, Leaf, seal};
+use crate::model::OrgName;
+use crate::query::TableState;
+use crate::storage::table::DataFile;
+
+/// The folder of an org's ledger.
+pub(super) fn folder(org: &OrgName) -> String {
+    format!("orgs/{org}/audit")
+}
+
+/// The path of a segment.
+pub(super) fn segment_path(org: &OrgName, name: SegmentName) -> Path {
+    Path::from(format!("{}/segments/{name}", folder(org)))
+}
+
+/// Entries that one WAL object brought.
+#[derive(Debug, Clone)]
+pub(super) struct Entries {
+    position: u64,
+    /// The number after the last one.
+    end: u64,
+    pub(super) batch: RecordBatch,
+    pub(super) leaves: Vec<Leaf>,
+}
+
+/// A stored file of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Size in bytes.
+    pub(super) size: u64,
+    /// Least and greatest `occurred_at`, where it is known.
+    pub(super) times: Option<(i64, i64)>,
+}
+
+/// Whose it is to write a segment, and since when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Duty {
+    /// Whether this process put the mark into the log.
+    pub(super) ours: bool,
+    /// When this process came upon the mark.
+    pub(super) since: Instant,
+}
+
+/// What is on the store of a segment.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Its file.
+    Stored(Stored),
+    /// Nothing yet: its entries are live.
+    Cut(Duty),
+    /// The segments that are to become it.
+    Parts(Duty, Vec<Segment>),
+}
+
+/// A segment of the ledger.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) name: SegmentName,
+    /// The object whose mark ended it: what the log brought before that is in it or an earlier one.
+    pub(super) position: u64,
+    /// The object whose mark made it out of others.
+    merged_at: u64,
+    pub(super) place: Place,
+}
+
+impl Segment {
+    /// One that was found on the store.
+    pub(super) fn found(name: SegmentName, position: u64, size: u64) -> Self {
+        Self { name, position, merged_at: 0, place: Place::Stored(Stored { size, times: None }) }
+    }
+
+    fn files(&self, org: &OrgName, out: &mut Vec<DataFile>) {
+        match &self.place {
+            Place::Stored(stored) => {
+                let number = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+                out.push(DataFile {
+                    path: segment_path(org, self.name),
+                    size: stored.size,
+                    rows: self.name.entries(),
+                    date: 0,
+                    time_range: stored.times,
+                    seq_range: Some((number(self.name.first), number(self.name.last))),
+                });
+            }
+            Place::Cut(_) => {}
+            Place::Parts(_, parts) => parts.iter().for_each(|part| part.files(org, out)),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self.place, Place::Stored(_))
+    }
+}
+
+/// See the module's doc.
+#[derive(Debug)]
+pub(super) struct LedgerState {
+    origin: String,
+    schema: SchemaRef,
+    /// The chain after the last entry applied.
+    head: ChainHead,
+    /// What the log brought before this position was in segments when they were loaded.
+    loaded: u64,
+    live: VecDeque<Entries>,
+    segments: Vec<Segment>,
+    /// The stored files, as queries take them; made when it is asked for after a change.
+    files: Option<Arc<Vec<DataFile>>>,
+    /// When a segment was last ended.
+    pub(super) cut_at: Option<Instant>,
+}
+
+impl LedgerState {
+    /// The ledger that these segments hold, ended by `head`.
+    pub(super) fn new(origin: String, schema: SchemaRef, head: ChainHead, segments: Vec<Segment>) -> Self {
+        let loaded = segments.last().map_or(0, |segment| segment.position);
+        Self { origin, schema, head, loaded, live: VecDeque::new(), segments, files: None, cut_at: None }
+    }
+
+    /// The ledger's origin.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The schema of its entries.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// How many entries there have ever been.
+    pub(super) fn size(&self) -> u64 {
+        self.head.size
+    }
+
+    /// Numbers and chains the events that the object at `position` brought.
+    pub(super) fn apply(&mut self, position: u64, events: &RecordBatch) -> Result<(), AuditError> {
+        if position < self.loaded || events.num_rows() == 0 {
+            return Ok(());
+        }
+        let sealed = seal(&self.schema, &self.origin, &self.head, events)?;
+        self.head = sealed.head;
+        self.live.push_back(Entries { position, end: self.head.size, batch: sealed.batch, leaves: sealed.leaves });
+        Ok(())
+    }
+
+    /// The number after the last segment's.
+    fn segmented(&self) -> u64 {
+        self.segments.last().map_or_else(|| self.head.size - self.live_rows(), |segment| segment.name.last + 1)
+    }
+
+    fn live_rows(&self) -> u64 {
+        self.live.iter().map(|entries| entries.batch.num_rows() as u64).sum()
+    }
+
+    /// Whether there are entries that no segment is to hold yet.
+    pub(super) fn is_uncut(&self) -> bool {
+        self.segmented() < self.head.size
+    }
+
+    /// Ends a segment before the object at `position`.
+    pub(super) fn cut(&mut self, position: u64, ours: bool) {
+        let first = self.segmented();
+        if position <= self.loaded || first == self.head.size {
+            return;
+        }
+        let duty = Duty { ours, since: Instant::now() };
+        let name = SegmentName { first, last: self.head.size - 1 };
+        self.segments.push(Segment { name, position, merged_at: 0, place: Place::Cut(duty) });
+        self.cut_at = Some(duty.since);
+    }
+
+    /// Makes one segment out of those that cover exactly this range; a mark that fits none is of no effect, on any node.
+    pub(super) fn merge(&mut self, position: u64, name: SegmentName, ours: bool) {
+        let from = self.segments.iter().position(|segment| segment.name.first == name.first);
+        let to = self.segments.iter().position(|segment| segment.name.last == name.last);
+        let (Some(from), Some(to)) = (from, to) else { return };
+        if from >= to {
+            return;
+        }
+        let parts: Vec<_> = self.segments.drain(from..=to).collect();
+        let ended = parts.last().map_or(0, |part| part.position);
+        let place = Place::Parts(Duty { ours, since: Instant::now() }, parts);
+        self.segments.insert(from, Segment { name, position: ended, merged_at: position, place });
+        self.files = None;
+    }
+
+    /// The first segment that is not on the store yet, and what it is to hold.
+    pub(super) fn next_cut(&self) -> Option<(SegmentName, u64, Duty, Vec<Entries>)> {
+        fn first_cut(segments: &[Segment]) -> Option<(&Segment, Duty)> {
+            segments.iter().find_map(|segment| match &segment.place {
+                Place::Cut(duty) => Some((segment, *duty)),
+                Place::Parts(_, parts) => first_cut(parts),
+                Place::Stored(_) => None,
+            })
+        }
+        let (segment, duty) = first_cut(&self.segments)?;
+        let held = |entries: &&Entries| entries.end > segment.name.first && entries.end <= segment.name.last + 1;
+        Some((segment.name, segment.position, duty, self.live.iter().filter(held).cloned().collect()))
+    }
+
+    /// Notes that a segment is on the store: its entries are live no longer, or its parts are to be deleted, which come
+    /// back.
+    pub(super) fn store(&mut self, name: SegmentName, size: u64) -> Vec<SegmentName> {
+        fn find(segments: &mut [Segment], name: SegmentName) -> Option<&mut Segment> {
+            let holder = segments.iter_mut().find(|segment| segment.name.holds(name))?;
+            if holder.name == name {
+                return Some(holder);
+            }
+            match &mut holder.place {
+                Place::Parts(_, parts) => find(parts, name),
+                _ => None,
+            }
+        }
+        let held = |entries: &&Entries| entries.end > name.first && entries.end <= name.last + 1;
+        let times = time_range(self.live.iter().filter(held).map(|entries| &entries.batch));
+        let Some(segment) = find(&mut self.segments, name) else { return Vec::new() };
+        let (times, gone) = match &segment.place {
+            Place::Stored(_) => return Vec::new(),
+            Place::Cut(_) => (times, Vec::new()),
+            Place::Parts(_, parts) => {
+                let known = parts.iter().map(|part| match &part.place {
+                    Place::Stored(stored) => stored.times,
+                    _ => None,
+                });
+                let known = known.collect::<Option<Vec<_>>>().into_iter().flatten();
+                let times = known.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+                (times, parts.iter().map(|part| part.name).collect())
+            }
+        };
+        segment.place = Place::Stored(Stored { size, times });
+        while self.live.front().is_some_and(|entries| entries.end <= name.last + 1) {
+            self.live.pop_front();
+        }
+        self.files = None;
+        gone
+    }
+
+    /// Merges whose parts are all on the store: what is to be made, with which position, by whom, out of what.
+    pub(super) fn next_merge(&self) -> Option<(SegmentName, u64, Duty, Vec<SegmentName>)> {
+        self.segments.iter().find_map(|segment| match &segment.place {
+            Place::Parts(duty, parts) if parts.iter().all(Segment::is_whole) => {
+                Some((segment.name, segment.position, *duty, parts.iter().map(|part| part.name).collect()))
+            }
+            _ => None,
+        })
+    }
+
+    /// The stored segments, oldest first; a segment that is not whole ends a run, so it is none here.
+    pub(super) fn runs(&self) -> Vec<Vec<SegmentName>> {
+        let mut runs = vec![Vec::new()];
+        for segment in &self.segments {
+            match runs.last_mut() {
+                Some(run) if segment.is_whole() => run.push(segment.name),
+                _ => runs.push(Vec::new()),
+            }
+        }
+        runs
+    }
+
+    /// Forgets segments that have been removed: all before entry `first_kept`.
+    pub(super) fn prune(&mut self, first_kept: u64) {
+        self.segments.retain(|segment| segment.name.last >= first_kept);
+        self.files = None;
+    }
+
+    /// The log is needed from after this position on; none if it is not needed.
+    pub(super) fn lags_at(&self) -> Option<u64> {
+        let live = self.live.front().map(|entries| entries.position - 1);
+        let merging = self.segments.iter().filter(|segment| matches!(segment.place, Place::Parts(..)));
+        live.into_iter().chain(merging.map(|segment| segment.merged_at - 1)).min()
+    }
+
+    /// The greatest position that something stored carries.
+    pub(super) fn newest_stored(&self) -> u64 {
+        self.loaded
+    }
+
+    /// `audit_log` at this instant.
+    pub(super) fn view(&mut self, org: &OrgName) -> TableState {
+        let segments = &self.segments;
+        let files = self.files.get_or_insert_with(|| {
+            let mut files = Vec::with_capacity(segments.len());
+            segments.iter().for_each(|segment| segment.files(org, &mut files));
+            Arc::new(files)
+        });
+        let live = self.live.iter().map(|entries| entries.batch.clone()).collect();
+        TableState { files: Arc::clone(files), live }
+    }
+
+    /// Memory that live entries hold, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.live.iter().map(|entries| entries.batch.get_array_memory_size()).sum()
+    }
+}

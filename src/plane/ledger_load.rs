@@ -1,0 +1,222 @@
+//! A ledger as it is found on the store: what the chain and the tree go on from.
+//!
+//! The newest segment says where the chain stands and up to which place of the log. The newest head says which tiles are whole.
+//! Entries between the two were stored and not yet signed when the last process died; they are put into the tree again.
+//!
+//! Nothing here checks every hash; that is `mcpg audit verify`. It is checked that what the control plane goes on from fits
+//! together: the head is signed by a key of this deployment, the tiles give its root, and the segments reach it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+
+use super::Plane;
+use super::ledger::{LedgerState, Segment, folder, segment_path};
+use super::press::{Press, delete, get};
+use super::recovery::list;
+use crate::audit::segment::{self, SegmentEnd, SegmentName};
+use crate::audit::tile::{TileKind, Tiles};
+use crate::audit::tree::Peaks;
+use crate::audit::{AuditError, ChainHead, Checkpoint, Hash, Leaf, Signer, TreeEdge, checkpoint, signer};
+use crate::model::OrgName;
+use crate::storage::StorageError;
+
+/// A ledger without entries: what a damaged org has in place of its own.
+pub(super) fn empty(plane: &Plane, name: &OrgName) -> (LedgerState, Press) {
+    let origin = checkpoint::origin(&plane.settings.name, name);
+    let schema = Arc::clone(&plane.schemas.audit_log);
+    let signer = Signer::new(origin.clone(), Arc::clone(&plane.signing), Peaks::default());
+    let ledger = LedgerState::new(origin, schema, ChainHead::default(), Vec::new());
+    (ledger, Press::new(TreeEdge::default(), signer))
+}
+
+/// Loads an org's ledger.
+pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, Press), StorageError> {
+    let origin = checkpoint::origin(&plane.settings.name, name);
+    let head = newest_head(plane, name, &origin).await?;
+    let (mut segments, gone) = found_segments(plane, name).await?;
+    let signed = head.as_ref().map_or(0, |head| head.size);
+    let end = loop {
+        let Some((last, _)) = segments.last().copied() else { break None };
+        match read_end(plane, name, last).await {
+            Ok(end) => break Some(end),
+            // No head speaks of it, so it never was a segment: its write was cut short.
+            Err(e) if e.is_damage() && last.first >= signed => segments.pop(),
+            Err(e) => return Err(e),
+        };
+    };
+    let reaches = end.as_ref().map_or(0, |end| end.head.size);
+    if reaches < signed {
+        let reason = format!("the ledger's head covers {signed} entries, and there are segments for {reaches}");
+        return Err(StorageError::damaged(format!("{}/segments", folder(name)), reason));
+    }
+    if let Some(end) = end.as_ref().filter(|end| end.origin != origin) {
+        let reason = format!(
+            "the ledger of org {name} has the origin {}, and the setting `name` makes it {origin}; set `name` back",
+            end.origin
+        );
+        return Err(plane.store.unusable(reason));
+    }
+    let (mut edge, peaks) = restore_tree(plane, name, head.as_ref()).await?;
+    for (segment, _) in segments.iter().filter(|(segment, _)| segment.last >= signed) {
+        for leaf in leaves(plane, name, *segment).await?.iter().filter(|leaf| leaf.seq >= signed) {
+            edge.push(leaf);
+        }
+    }
+    for part in gone {
+        delete(plane, &segment_path(name, part)).await?;
+    }
+    let position = end.as_ref().map_or(0, |end| end.position);
+    let count = segments.len();
+    let found = segments
+        .into_iter()
+        .enumerate()
+        .map(|(at, (segment, size))| Segment::found(segment, if at + 1 == count { position } else { 0 }, size));
+    let (chain, schema) = (end.map(|end| end.head).unwrap_or_default(), Arc::clone(&plane.schemas.audit_log));
+    let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect());
+    Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks))))
+}
+
+/// The newest head, if there is one; its copy by size is made if a crash kept that from being made.
+async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<Checkpoint>, StorageError> {
+    let path = Path::from(format!("{}/checkpoint", folder(name)));
+    let Some(bytes) = get(plane, &path).await? else { return Ok(None) };
+    let note = std::str::from_utf8(&bytes).map_err(|_| StorageError::damaged(&path, "it is not UTF-8"))?;
+    let head = match signer::check(&plane.signing, origin, note) {
+        Ok(head) => head,
+        Err(e @ AuditError::Signature(_)) => {
+            return Err(plane.store.unusable(format!(
+                "the ledger of org {name} is not signed by this control plane's key: {path}: {e}; set audit.key_file (or \
+                 audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
+            )));
+        }
+        Err(e) => return Err(StorageError::damaged(&path, e)),
+    };
+    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.size));
+    match plane.store.objects().head(&kept).await {
+        Ok(_) => {}
+        Err(Error::NotFound { .. }) => {
+            match plane.store.objects().put_opts(&kept, bytes.into(), PutMode::Create.into()).await {
+                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+                Err(e) => return Err(StorageError::failed("create", &kept, e)),
+            }
+        }
+        Err(e) => return Err(StorageError::failed("look for", &kept, e)),
+    }
+    Ok(Some(head))
+}
+
+/// The segments in order, with their sizes in bytes, and those that have become part of a larger one but are still there.
+async fn found_segments(
+    plane: &Plane,
+    name: &OrgName,
+) -> Result<(Vec<(SegmentName, u64)>, Vec<SegmentName>), StorageError> {
+    let folder = Path::from(format!("{}/segments", folder(name)));
+    let mut all = Vec::new();
+    for meta in list(plane, &folder).await? {
+        let segment = meta.location.filename().unwrap_or_default().parse::<SegmentName>();
+        all.push((segment.map_err(|e| StorageError::damaged(&meta.location, e))?, meta.size));
+    }
+    all.sort_unstable_by_key(|(segment, _)| (segment.first, u64::MAX - segment.last));
+    let (mut segments, mut gone) = (Vec::<(SegmentName, u64)>::new(), Vec::new());
+    let mut rest = all.into_iter().peekable();
+    while let Some((segment, size)) = rest.next() {
+        let covers = rest.peek().is_some_and(|(next, _)| segment.holds(*next));
+        // Should the write of a merged one have been cut short, its parts are still what counts.
+        if covers && read_end(plane, name, segment).await.is_err_and(|e| e.is_damage()) {
+            continue;
+        }
+        while let Some((part, _)) = rest.next_if(|(next, _)| segment.holds(*next)) {
+            gone.push(part);
+        }
+        if let Some((before, _)) = segments.last().filter(|(before, _)| before.last + 1 != segment.first) {
+            let reason = format!("it does not follow {before}: entries are missing or there twice");
+            return Err(StorageError::damaged(segment_path(name, segment), reason));
+        }
+        segments.push((segment, size));
+    }
+    Ok((segments, gone))
+}
+
+async fn read_with(
+    plane: &Plane,
+    name: &OrgName,
+    segment: SegmentName,
+    mut take: impl FnMut(&RecordBatch) -> Option<()> + Send + 'static,
+) -> Result<SegmentEnd, StorageError> {
+    let path = segment_path(name, segment);
+    let bytes = get(plane, &path).await?.ok_or_else(|| StorageError::damaged(&path, "it is missing"))?;
+    let read = move || {
+        let damaged = || StorageError::damaged(&path, "an entry of it has no number or no hashes");
+        segment::read(path.as_ref(), segment, bytes, |batch| take(&batch).ok_or_else(damaged))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|e| Err(StorageError::failed("read", segment, e)))
+}
+
+async fn read_end(plane: &Plane, name: &OrgName, segment: SegmentName) -> Result<SegmentEnd, StorageError> {
+    read_with(plane, name, segment, |_| Some(())).await
+}
+
+async fn leaves(plane: &Plane, name: &OrgName, segment: SegmentName) -> Result<Vec<Leaf>, StorageError> {
+    let found = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let into = Arc::clone(&found);
+    read_with(plane, name, segment, move |batch| {
+        let mut found = into.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        leaves_of(batch, &mut found)
+    })
+    .await?;
+    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(std::mem::take(&mut *found))
+}
+
+fn leaves_of(batch: &RecordBatch, found: &mut Vec<Leaf>) -> Option<()> {
+    let seqs = batch.column_by_name("seq")?.as_primitive_opt::<Int64Type>()?;
+    let (prev, own) = (batch.column_by_name("prev_hash")?, batch.column_by_name("entry_hash")?);
+    let (prev, own) = (prev.as_string_opt::<i32>()?, own.as_string_opt::<i32>()?);
+    for ((seq, prev_hash), entry_hash) in seqs.iter().zip(prev).zip(own) {
+        let hash = |text: Option<&str>| text.and_then(|text| text.parse::<Hash>().ok());
+        let seq = u64::try_from(seq?).ok()?;
+        found.push(Leaf { seq, prev_hash: hash(prev_hash)?, entry_hash: hash(entry_hash)? });
+    }
+    Some(())
+}
+
+/// The tree under a head, and its peaks.
+async fn restore_tree(
+    plane: &Plane,
+    name: &OrgName,
+    head: Option<&Checkpoint>,
+) -> Result<(TreeEdge, Peaks), StorageError> {
+    let Some(head) = head else { return Ok((TreeEdge::default(), Peaks::default())) };
+    let damaged = |e: &dyn std::fmt::Display| StorageError::damaged(format!("{}/tile", folder(name)), e);
+    let (mut found, mut tiles) = (HashMap::<_, Bytes>::new(), Tiles::new(head.size));
+    for id in TreeEdge::tiles_of(head.size) {
+        // A partial tile may have gone already because the full one is there: its beginning is the same.
+        let exact = get(plane, &Path::from(format!("{}/tile/{id}", folder(name)))).await?;
+        let bytes = match exact {
+            Some(bytes) => bytes,
+            None => {
+                let full = get(plane, &Path::from(format!("{}/tile/{}", folder(name), id.full()))).await?;
+                full.filter(|bytes| bytes.len() >= id.bytes())
+                    .map(|bytes| bytes.slice(..id.bytes()))
+                    .unwrap_or_default()
+            }
+        };
+        if id.kind != TileKind::Entries {
+            tiles.insert(id, &bytes).map_err(|e| damaged(&e))?;
+        }
+        found.insert(id, bytes);
+    }
+    let edge = TreeEdge::restore(head.size, &found).map_err(|e| damaged(&e))?;
+    let peaks = tiles.peaks().filter(|peaks| peaks.root() == head.root && edge.root() == head.root);
+    let peaks =
+        peaks.ok_or_else(|| damaged(&"the tiles do not give the root that the ledger's head is signed over"))?;
+    Ok((edge, peaks))
+}

@@ -1,0 +1,369 @@
+//! The press: from entries in the log to a ledger that anyone can check.
+//!
+//! About once a second, for each org with news, in this order:
+//!
+//! 1. a mark in the log ends a segment; 2. the segment is created; 3. the tree's new tiles and entry bundles are written;
+//! 4. the tree's head is signed and becomes `checkpoint`; 5. the same bytes are created as `checkpoints/<size>`.
+//!
+//! So a head never speaks of what is not there. Every step writes what is a function of the log and the key: a crash between
+//! two of them is made good by taking all of them again, and two nodes that take the same one write the same bytes. The node
+//! whose object carries the mark takes the steps; the others watch, and take over when nothing comes.
+//!
+//! The signer remembers the last head and signs nothing that is not proved to extend it. Should the store hold another head
+//! of the same size, the ledger has forked: the org is stopped.
+//!
+//! Small segments are merged by the same way: a mark, a new file that covers its parts, and then the parts go. See
+//! [`merges`] for which.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+use tokio::time::{Instant, sleep};
+
+use super::committer::Message;
+use super::ledger::{Duty, Entries, folder, segment_path};
+use super::org::Org;
+use super::recovery::list;
+use super::{Plane, PlaneError, Readiness};
+use crate::audit::segment::{self, SegmentName, SegmentWriter};
+use crate::audit::{Checkpoint, Signer, TreeEdge};
+use crate::storage::StorageError;
+use crate::storage::wal::Merge;
+
+/// How often it looks for news.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a segment grows at the least, and so how often a head is signed.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long another node is waited for before its work is taken over.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Orgs whose ledgers are written at once.
+const AT_ONCE: usize = 16;
+/// How often it is tried to leave nothing unsigned when the process stops.
+const FINISH_TRIES: usize = 20;
+/// How many neighbouring segments of a size become one.
+const FAN_IN: usize = 32;
+/// The most entries of a segment that is merged out of others.
+const MERGED_ENTRIES: u64 = 1 << 20;
+
+/// What writing an org's ledger needs beside its entries.
+#[derive(Debug)]
+pub(super) struct Press {
+    /// The tree over the entries of all stored segments.
+    edge: TreeEdge,
+    signer: Signer,
+    /// Tiles that are to be on the store before the next head.
+    tiles: Vec<(String, Bytes)>,
+    /// When the tree grew past the last head, and whether by this node's doing.
+    due: Option<Duty>,
+}
+
+impl Press {
+    /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
+    pub(super) fn new(edge: TreeEdge, signer: Signer) -> Self {
+        let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
+        Self { edge, signer, tiles: Vec::new(), due }
+    }
+}
+
+/// Presses until the plane is drained.
+pub(super) async fn run(plane: Arc<Plane>) {
+    while plane.readiness() != Readiness::Draining {
+        sleep(TICK).await;
+        turn(&plane, PERIOD).await;
+    }
+}
+
+/// Asks for what is due, and writes what the log has decided.
+async fn turn(plane: &Arc<Plane>, period: Duration) {
+    ask(plane, period);
+    press_all(plane).await;
+}
+
+async fn press_all(plane: &Arc<Plane>) {
+    let pressed = futures::stream::iter(plane.all_orgs()).for_each_concurrent(AT_ONCE, |org| async move {
+        // A task of its own: should a fault of the program end it, the next turn tries again.
+        let (of_plane, of) = (Arc::clone(plane), Arc::clone(&org));
+        let outcome = tokio::spawn(async move { press(&of_plane, &of).await }).await;
+        let outcome = outcome.unwrap_or_else(|e| Err(PlaneError::Internal(e.to_string())));
+        if let Err(e) = outcome {
+            plane.metrics.audit.failures.inc();
+            tracing::warn!(org = %org.name, error = %e, "the ledger was not written and will be tried again");
+        }
+    });
+    pressed.await;
+}
+
+/// Ends every segment and signs every head before the process stops, as far as the store lets it. What it cannot do, the
+/// next process does: the log holds all of it.
+pub(super) async fn finish(plane: &Arc<Plane>) {
+    for _ in 0..FINISH_TRIES {
+        ask(plane, Duration::ZERO);
+        plane.settle().await;
+        press_all(plane).await;
+        if !is_behind(plane) {
+            return;
+        }
+        sleep(TICK).await;
+    }
+    tracing::warn!("a ledger has entries that no head covers yet; the next start signs them");
+}
+
+/// Whether some ledger has entries that are in no segment.
+fn is_behind(plane: &Plane) -> bool {
+    plane.all_orgs().iter().any(|org| {
+        let ledger = org.ledger();
+        !org.is_stopped() && (ledger.is_uncut() || ledger.next_cut().is_some())
+    })
+}
+
+/// Puts marks that are due into the log.
+fn ask(plane: &Arc<Plane>, period: Duration) {
+    let mut marks = plane.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for org in plane.all_orgs() {
+        if org.is_stopped() {
+            continue;
+        }
+        let ledger = org.ledger();
+        let rested = ledger.cut_at.is_none_or(|cut| cut.elapsed() >= period);
+        if rested && ledger.is_uncut() && !marks.cuts.contains(&org.name) {
+            marks.cuts.push(org.name.clone());
+        }
+        for name in merges(&ledger.runs()) {
+            let merge = Merge { org: org.name.clone(), first: name.first, last: name.last };
+            if !marks.merges.contains(&merge) {
+                marks.merges.push(merge);
+            }
+        }
+    }
+    let due = !marks.is_empty();
+    drop(marks);
+    if due && let Some(queue) = plane.queue.get() {
+        // A committer that is gone takes nothing any more; a full queue takes the marks with its next group.
+        let _ = queue.try_send(Message::Mark);
+    }
+}
+
+/// Which neighbours are to become one: wherever [`FAN_IN`] or more in a row are of at most the same size class, the
+/// classes being powers of [`FAN_IN`]. So an entry is written again about four times on its way to a segment of a million.
+fn merges(runs: &[Vec<SegmentName>]) -> Vec<SegmentName> {
+    let class = |name: &SegmentName| name.entries().ilog(FAN_IN as u64);
+    let mut found = Vec::new();
+    for run in runs {
+        for most in 0..MERGED_ENTRIES.ilog(FAN_IN as u64) {
+            let small = run.chunk_by(|a, b| (class(a) <= most) == (class(b) <= most));
+            let due = small.filter(|group| group.len() >= FAN_IN && group.iter().all(|name| class(name) <= most));
+            let due: Vec<_> = due.filter_map(fitting).collect();
+            if !due.is_empty() {
+                found.extend(due);
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// As many of the first of them as may be one segment.
+fn fitting(group: &[SegmentName]) -> Option<SegmentName> {
+    let first = group.first()?.first;
+    let last = group.iter().map(|name| name.last).take_while(|last| last - first < MERGED_ENTRIES).last()?;
+    (group.first()?.last < last).then_some(SegmentName { first, last })
+}
+
+/// Writes what the log has decided of one org.
+async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
+    if org.is_stopped() {
+        return Ok(());
+    }
+    let mut press = org.press.lock().await;
+    loop {
+        // One head after the other: a node that goes on from another's segment first sees that one's head.
+        head(plane, org, &mut press).await?;
+        if press.due.is_some() {
+            break;
+        }
+        let next = org.ledger().next_cut();
+        let Some((name, position, duty, entries)) = next else { break };
+        let path = segment_path(&org.name, name);
+        let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
+            let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
+            let batches: Vec<_> = entries.iter().map(|entries| entries.batch.clone()).collect();
+            let encode = move || {
+                let mut writer = SegmentWriter::new(&schema, &origin, position)?;
+                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                writer.finish()
+            };
+            let encoded = tokio::task::spawn_blocking(encode).await;
+            let bytes = encoded.map_err(|e| PlaneError::Internal(e.to_string()))??;
+            create(plane, org, name, bytes).await?
+        } else {
+            match plane.store.objects().head(&path).await {
+                Ok(found) => found.size,
+                Err(Error::NotFound { .. }) => break,
+                Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
+            }
+        };
+        grow(&mut press, &entries, duty);
+        org.ledger_mut().store(name, size);
+    }
+    merge(plane, org).await
+}
+
+fn grow(press: &mut Press, entries: &[Entries], duty: Duty) {
+    for leaf in entries.iter().flat_map(|entries| &entries.leaves) {
+        press.edge.push(leaf);
+    }
+    let ours = duty.ours || press.due.is_some_and(|due| due.ours);
+    press.due = Some(Duty { ours, since: Instant::now() });
+}
+
+/// Creates a segment, or finds that it is there. Gives its size.
+async fn create(plane: &Plane, org: &Org, name: SegmentName, bytes: Bytes) -> Result<u64, PlaneError> {
+    let path = segment_path(&org.name, name);
+    let size = bytes.len() as u64;
+    match plane.store.objects().put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
+        Ok(_) => Ok(size),
+        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+            // Another node's, or one's own whose answer was lost. On a store whose writes are not atomic it may be torn:
+            // no head speaks of it yet, and so it was never a segment.
+            let found = get(plane, &path).await?.unwrap_or_default();
+            let found_size = found.len() as u64;
+            if segment::read(path.as_ref(), name, found, |_| Ok(())).is_ok() {
+                return Ok(found_size);
+            }
+            tracing::warn!(%path, "a segment that no head speaks of was not whole and is written again");
+            put(plane, &path, bytes).await?;
+            Ok(size)
+        }
+        Err(e) => Err(StorageError::failed("create", &path, e).into()),
+    }
+}
+
+/// Signs a head over the tree as it stands, if none covers it; see the module's doc for the order.
+async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
+    let Some(due) = press.due else { return Ok(()) };
+    let origin = org.ledger().origin().to_owned();
+    let checkpoint = Checkpoint { origin, size: press.edge.size(), root: press.edge.root() };
+    let newest = Path::from(format!("{}/checkpoint", folder(&org.name)));
+    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(&org.name), checkpoint.size));
+    if let Some(found) = get(plane, &kept).await? {
+        let forked = |reason: String| {
+            let e = StorageError::damaged(&kept, reason);
+            org.stop(e.to_string());
+            PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() }
+        };
+        let text = std::str::from_utf8(&found).map_err(|_| forked("it is not UTF-8".to_owned()))?;
+        press.signer.observe(text, &checkpoint, press.edge.grown()).map_err(|e| forked(e.to_string()))?;
+    } else if due.ours || due.since.elapsed() >= PATIENCE {
+        press.tiles.extend(press.edge.take_tiles());
+        for (path, bytes) in &press.tiles {
+            put(plane, &Path::from(format!("{}/tile/{path}", folder(&org.name))), bytes.clone()).await?;
+        }
+        let signed =
+            press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
+        put(plane, &newest, signed.clone().into()).await?;
+        match plane.store.objects().put_opts(&kept, signed.into(), PutMode::Create.into()).await {
+            Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+            Err(e) => return Err(StorageError::failed("create", &kept, e).into()),
+        }
+        plane.metrics.audit.heads.inc();
+    } else {
+        return Ok(());
+    }
+    press.edge.take_tiles();
+    press.edge.settle();
+    press.tiles.clear();
+    press.due = None;
+    if due.ours {
+        drop_outgrown(plane, org, press).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the partial tiles whose full one is on the store and under a head.
+async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
+    for outgrown in press.edge.take_outgrown() {
+        for partial in list(plane, &Path::from(format!("{}/tile/{outgrown}", folder(&org.name)))).await? {
+            delete(plane, &partial.location).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes one segment out of its parts, and deletes them.
+async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
+    loop {
+        let next = org.ledger().next_merge();
+        let Some((name, position, duty, parts)) = next else { return Ok(()) };
+        let path = segment_path(&org.name, name);
+        let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
+            let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
+            let mut writer = SegmentWriter::new(&schema, &origin, position)?;
+            for part in &parts {
+                let path = segment_path(&org.name, *part);
+                let bytes = get(plane, &path).await?;
+                let Some(bytes) = bytes else {
+                    // Another node has made it already, and deleted its parts.
+                    return adopt(plane, org, name).await;
+                };
+                let part = *part;
+                let copy =
+                    move || segment::read(path.as_ref(), part, bytes, |batch| writer.write(&batch)).map(|_| writer);
+                let copied = tokio::task::spawn_blocking(copy).await;
+                writer = copied.map_err(|e| PlaneError::Internal(e.to_string()))??;
+            }
+            let finished = tokio::task::spawn_blocking(move || writer.finish()).await;
+            let bytes = finished.map_err(|e| PlaneError::Internal(e.to_string()))??;
+            create(plane, org, name, bytes).await?
+        } else {
+            match plane.store.objects().head(&path).await {
+                Ok(found) => found.size,
+                Err(Error::NotFound { .. }) => return Ok(()),
+                Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
+            }
+        };
+        let gone = org.ledger_mut().store(name, size);
+        for gone in gone {
+            delete(plane, &segment_path(&org.name, gone)).await?;
+        }
+    }
+}
+
+async fn adopt(plane: &Plane, org: &Org, name: SegmentName) -> Result<(), PlaneError> {
+    let path = segment_path(&org.name, name);
+    match plane.store.objects().head(&path).await {
+        Ok(found) => {
+            org.ledger_mut().store(name, found.size);
+            Ok(())
+        }
+        Err(Error::NotFound { .. }) => {
+            let e = StorageError::damaged(&path, "neither it nor all of the segments that it is made of are there");
+            org.stop(e.to_string());
+            Err(PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() })
+        }
+        Err(e) => Err(StorageError::failed("look for", &path, e).into()),
+    }
+}
+
+pub(super) async fn get(plane: &Plane, path: &Path) -> Result<Option<Bytes>, StorageError> {
+    let failed = |e| StorageError::failed("read", path, e);
+    match plane.store.objects().get(path).await {
+        Ok(found) => found.bytes().await.map(Some).map_err(failed),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+async fn put(plane: &Plane, path: &Path, bytes: Bytes) -> Result<(), StorageError> {
+    plane.store.objects().put(path, bytes.into()).await.map(drop).map_err(|e| StorageError::failed("write", path, e))
+}
+
+pub(super) async fn delete(plane: &Plane, path: &Path) -> Result<(), StorageError> {
+    match plane.store.objects().delete(path).await {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(e) => Err(StorageError::failed("delete", path, e)),
+    }
+}
