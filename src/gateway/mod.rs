@@ -7,6 +7,7 @@
 //! | `spool` | the durable queue on disk that samples and events wait in |
 //! | [`mcp`] | MCP as clients see it: HTTP, sessions, names, lists |
 //! | [`call`] | one call's story: identity, policy, dispatch, and what is told of it |
+//! | [`identity`] | who calls |
 //! | [`upstream`] | the MCP servers behind it, as a client of theirs |
 //! | [`traces`] | stream 2: the spans of each request |
 //! | [`message`] | JSON-RPC messages as a relay sees them |
@@ -15,6 +16,7 @@
 mod call;
 pub mod emit;
 mod error;
+pub mod identity;
 mod mcp;
 mod message;
 pub mod metrics;
