@@ -186,6 +186,7 @@ impl Calls {
         if !verdict.is_permit() {
             return Err(Ending::denied(&verdict));
         }
+        self.telling.notify(work, plugin.name(), subject, &verdict);
         let Ok(_room) = self.room.try_acquire() else {
             return Err(Ending::no_room(self.most));
         };
