@@ -168,7 +168,8 @@ mod tests {
             ("user:bob@acme", "jira", "get_issue", obliged, Some("redact:result:/reporter/email")),
             ("service:ci", "files", "read_file", obliged, Some("max_result_bytes:65536")),
             ("user:bob@acme", "jira", "export_report", obliged, Some("timeout_ms:2000")),
-            ("service:code-review-bot", "github", "merge_pull_request", obliged, Some("notify:releases")),
+            ("service:code-review-bot", "github", "merge_pull_request", permit, None),
+            ("user:bob@acme", "github", "merge_pull_request", deny, None),
         ] {
             let expected = (decision, obligation.map(str::to_owned).into_iter().collect());
             assert_eq!(decided(&policy, caller, plugin, tool), expected, "{caller} {plugin}/{tool}");

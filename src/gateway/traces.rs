@@ -93,13 +93,13 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Starts the export to the configured collector. With the stream off (`None`), or with no endpoint, spans have ids
-    /// all the same, nothing is exported, and a caller's context is passed on as it came. Within a Tokio runtime.
+    /// Starts the export to the configured collector. Without an endpoint spans have ids all the same, nothing is
+    /// exported, and a caller's context is passed on as it came. Within a Tokio runtime.
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(otlp: Option<&Otlp>, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
-        let Some((otlp, endpoint)) = otlp.and_then(|otlp| Some((otlp, otlp.endpoint.as_ref()?))) else {
+    pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
+        let Some(endpoint) = &otlp.endpoint else {
             let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
             return Ok(Self { tracer: tracer(&ids_only), export: None });
         };

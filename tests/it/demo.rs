@@ -40,11 +40,11 @@ impl Demo {
         for (flag, port) in ["--listen", "--gateway", "--gateway-metrics"].iter().zip(self.ports) {
             command.args([*flag, &format!("127.0.0.1:{port}")]);
         }
+        let introductions = |demo: &Self| demo.program.logs().matches("prometheus.yml").count();
+        let before = introductions(self);
         self.program.spawn(&mut command);
-        eventually("the demo to introduce itself", PATIENCE, async || {
-            self.program.logs().contains("prometheus.yml").then_some(())
-        })
-        .await;
+        eventually("the demo to introduce itself", PATIENCE, async || (introductions(self) > before).then_some(()))
+            .await;
     }
 
     fn client(&self) -> Client {
