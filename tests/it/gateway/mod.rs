@@ -5,11 +5,8 @@
 mod airline;
 mod clients;
 mod conformance;
-<<<<<<< HEAD
-mod traces;
-=======
 mod everything;
 mod faults;
 mod pass_through;
 mod sessions;
->>>>>>> main
+mod traces;
