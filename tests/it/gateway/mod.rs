@@ -2,4 +2,7 @@
 //!
 //! Each test starts a gateway and its upstreams on free ports. `harness::GatewayConfig` starts the one, `harness::Upstream` the others.
 
+mod canaries;
 mod conformance;
+mod identity;
+mod policy;

@@ -122,6 +122,13 @@ impl Mcp {
         }
     }
 
+    /// From now on sends these headers in place of its own of the same names.
+    pub(crate) fn act_as(&mut self, headers: &HeaderMap) {
+        for (name, value) in headers {
+            self.headers.insert(name, value.clone());
+        }
+    }
+
     /// Ends the session.
     pub(crate) async fn close(self) -> StatusCode {
         self.http.delete(&self.url).headers(self.headers.clone()).send().await.unwrap().status()
