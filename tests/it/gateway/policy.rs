@@ -93,7 +93,8 @@ async fn what_is_redacted_reaches_neither_the_plugin_nor_the_caller() {
         r#"@redact("/token, result:/users/*/email")
            permit(principal, action == Action::"call_tool", resource == Tool::"fix/echo");
            @redact("result:/email")
-           permit(principal, action == Action::"call_tool", resource == Tool::"fix/huge");"#,
+           permit(principal, action == Action::"call_tool", resource)
+           when { ["huge", "fail"].contains(resource.name) };"#,
     )
     .await;
     let client = gateway.client().await;
@@ -107,6 +108,8 @@ async fn what_is_redacted_reaches_neither_the_plugin_nor_the_caller() {
     // A text that is no JSON could hold anything.
     let withheld = client.call("fix__huge", json!({ "bytes": 10 })).await.text();
     assert!(withheld.starts_with("[withheld"), "{withheld}");
+    let error = client.call("fix__fail", json!({ "message": "ann@acme.com", "rpc": true })).await.error();
+    assert!(error["code"] == -32000 && !error.to_string().contains("ann@acme.com"), "{error}");
     let recorded = gateway.audited("tool.permit_with_obligations", 2).await.remove(0);
     assert_eq!(recorded["obligations"], json!(["redact:/token", "redact:result:/users/*/email"]));
 }
