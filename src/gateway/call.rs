@@ -186,14 +186,11 @@ impl Calls {
         if !verdict.is_permit() {
             return Err(Ending::denied(&verdict));
         }
+        self.telling.notify(work, plugin.name(), subject, &verdict);
         let Ok(_room) = self.room.try_acquire() else {
             return Err(Ending::no_room(self.most));
         };
         let obligations = &verdict.obligations;
-        if !obligations.notify().is_empty() {
-            let inbound = work.inbound;
-            verdict.notify(&inbound.caller, plugin.name(), subject.name, &inbound.request_id, work.spans.trace_id());
-        }
         if let Some(arguments) = &mut arguments {
             obligations.redact_arguments(arguments);
         }

@@ -102,10 +102,7 @@ impl Telling {
         subject: Subject<'_>,
         verdict: &Verdict,
     ) -> Result<(), NotRecorded> {
-        let target = match subject.action {
-            Action::CallTool | Action::GetPrompt => format!("{plugin}/{}", subject.name),
-            Action::ReadResource => format!("{plugin}/{}", place(subject.name)),
-        };
+        let target = target(plugin, subject);
         let obligations = verdict.obligations.names();
         let inbound = work.inbound;
         let event = AuditEvent {
@@ -129,6 +126,27 @@ impl Telling {
         }
     }
 
+    /// Notifies whom a permit obliges to: a line of the log, to be routed from there.
+    pub(crate) fn notify(&self, work: &Work<'_>, plugin: &str, subject: Subject<'_>, verdict: &Verdict) {
+        let notify = verdict.obligations.notify();
+        if notify.is_empty() {
+            return;
+        }
+        let (target, policies) = (target(plugin, subject), verdict.policy_ids.join(", "));
+        let caller = work.inbound.caller.name().as_str();
+        tracing::warn!(
+            target: "mcpg::notify",
+            notify = notify.join(", "),
+            caller,
+            tool = target,
+            policies,
+            trace_id = %work.spans.trace_id(),
+            request_id = &*work.inbound.request_id,
+            "notify {}: {caller} called {target}",
+            notify.join(", "),
+        );
+    }
+
     /// A step that no caller took.
     pub(crate) fn step(&self, action: &'static str, target: Option<&str>, detail: Option<&Map<String, Value>>) {
         let event = AuditEvent { target, detail, ..AuditEvent::new(self.id(), self.now(), GATEWAY, action) };
@@ -148,6 +166,14 @@ fn action(subject: Subject<'_>, decision: Decision) -> &'static str {
         (Action::GetPrompt, Decision::Permit) => "prompt.permit",
         (Action::GetPrompt, Decision::Deny) => "prompt.deny",
         (Action::GetPrompt, Decision::PermitWithObligations) => "prompt.permit_with_obligations",
+    }
+}
+
+/// What was asked for, as the ledger has it.
+fn target(plugin: &str, subject: Subject<'_>) -> String {
+    match subject.action {
+        Action::CallTool | Action::GetPrompt => format!("{plugin}/{}", subject.name),
+        Action::ReadResource => format!("{plugin}/{}", place(subject.name)),
     }
 }
 

@@ -37,7 +37,6 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use opentelemetry::trace::TraceId;
 use serde_json::{Map, Value};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -94,21 +93,6 @@ impl Verdict {
     /// Whether the call may go on.
     pub fn is_permit(&self) -> bool {
         self.decision != Decision::Deny
-    }
-
-    /// Notifies those whom the policies name: by a line in the log, which whoever collects the logs routes to them.
-    pub(crate) fn notify(&self, caller: &Caller, plugin: &str, name: &str, request_id: &str, trace_id: TraceId) {
-        let (channels, policies) = (self.obligations.notify().join(","), self.policy_ids.join(","));
-        tracing::warn!(
-            target: "mcpg::notify",
-            notify = channels,
-            caller = caller.name().as_str(),
-            called = format_args!("{plugin}/{name}"),
-            policies,
-            request_id,
-            %trace_id,
-            "a policy wants this call to be noticed"
-        );
     }
 
     fn permit(policy_ids: Vec<String>, obligations: Arc<Obligations>) -> Self {
