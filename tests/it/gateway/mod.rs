@@ -1,8 +1,14 @@
 //! The gateway between real MCP clients and real MCP servers.
 //!
-//! Each test starts a gateway and its upstreams on free ports. `harness::GatewayConfig` starts the one, `harness::Upstream` the others.
+//! Each test starts a gateway and its upstreams on free ports: `harness::GatewayConfig` the one, `harness::Upstream` the others.
 
+mod airline;
 mod canaries;
+mod clients;
 mod conformance;
+mod everything;
+mod faults;
 mod identity;
+mod pass_through;
 mod policy;
+mod sessions;
