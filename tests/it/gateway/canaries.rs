@@ -65,7 +65,8 @@ async fn no_secret_of_a_call_is_found_anywhere() {
     client.call("fix__count", json!({ "text": secret("denied-argument") })).await.error();
     client.call("fix__echo", json!({ "deny": secret("judged-argument") })).await.error();
     client.call("fix__sleep", json!({ "ms": 20_000, "note": secret("late-argument") })).await.error();
-    client.call(&format!("fix__{}", secret("unknown-tool")), json!({})).await.error();
+    client.call(&secret("unknown-tool"), json!({ "x": secret("lost-argument") })).await.error();
+    client.call("fix__no_such_tool", json!({ "x": secret("unknown-argument") })).await.error();
     client.request(&secret("unknown-method"), json!({ "x": secret("parameter") })).await.error();
     let garbage = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":{}", secret("garbage"));
     client.post(garbage.into_bytes(), &HeaderMap::new()).await.unwrap();
@@ -73,11 +74,11 @@ async fn no_secret_of_a_call_is_found_anywhere() {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {}", secret("wrong"))).unwrap())]);
     Mcp::try_connect(&gateway.url(), wrong).await.unwrap_err();
 
-    // All of it has been told: seven calls of tools, each in all three streams.
+    // All of it has been told: eight calls of tools, each in all three streams.
     let calls = server.client();
     let rows = eventually("the samples", PATIENCE, async || {
         let rows = calls.sql("SELECT * FROM tool_invocations").await;
-        (rows.len() >= 7).then_some(rows)
+        (rows.len() >= 8).then_some(rows)
     })
     .await;
     let entries = eventually("the audit entries", PATIENCE, async || {
@@ -86,7 +87,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
     })
     .await;
     let spans =
-        collector.spans_with("the spans", 7, |span| span.kind == "SERVER" && span.name.starts_with("tools/call")).await;
+        collector.spans_with("the spans", 8, |span| span.kind == "SERVER" && span.name.starts_with("tools/call")).await;
     let metrics = calls.get("metrics").await.text() + &calls.get("/metrics").await.text();
     let own = reqwest::Client::builder().no_proxy().build().unwrap();
     let own =
