@@ -12,3 +12,4 @@ mod identity;
 mod pass_through;
 mod policy;
 mod sessions;
+mod traces;
