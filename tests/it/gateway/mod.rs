@@ -7,5 +7,7 @@ mod clients;
 mod conformance;
 mod everything;
 mod faults;
+mod outage;
 mod pass_through;
 mod sessions;
+mod streams;
