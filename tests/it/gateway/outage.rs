@@ -131,7 +131,7 @@ async fn assert_equal(server: &Server, tally: &Tally) {
     assert_eq!(counted as usize, samples.len(), "the counters and SQL");
     let rollup = client.number("SELECT sum(calls) FROM tool_usage_hourly").await;
     assert_eq!(rollup as usize, samples.len(), "the rollup and SQL");
-    let undispatched = samples.keys().filter(|id| !permits.contains_key(id)).count();
+    let undispatched = samples.keys().filter(|id| !permits.contains_key(*id)).count();
     assert_eq!(undispatched, 0, "no call without its decision");
     let seqs = client
         .sql("SELECT min(emitter_seq), max(emitter_seq) - count(*), count(*) - count(DISTINCT emitter_seq) FROM audit_log WHERE instance = 'gw-1'")
