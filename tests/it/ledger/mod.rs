@@ -5,6 +5,7 @@ mod auditors;
 mod crash;
 mod forms;
 mod given;
+mod merged;
 mod pages;
 mod random;
 mod spoil;
