@@ -19,6 +19,7 @@
 //! | [`keys`] | the keys that heads are signed with |
 //! | [`signer`] | who signs heads, and refuses any that is no extension of the last |
 //! | [`proof`] | that an entry is under a head, for whoever asks |
+//! | [`witness`] | what is said to a witness |
 //!
 //! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing. Every
 //! column of a row is in its canonical bytes; the hash of these is in its leaf and in its successor's bytes; the leaf is
@@ -35,6 +36,7 @@ pub mod segment;
 pub mod signer;
 pub mod tile;
 pub mod tree;
+pub mod witness;
 
 pub use chain::{ChainHead, Leaf, Sealed, seal};
 pub use checkpoint::Checkpoint;

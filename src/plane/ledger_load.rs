@@ -1,6 +1,6 @@
 //! A ledger as it is found on the store: what the chain and the tree go on from.
 //!
-//! The newest segment says where the chain stands and up to which place of the log. The newest head says which tiles are whole.
+//! The newest segment says where the chain stands, up to which place of the log, and what has been pruned. The newest head says which tiles are whole.
 //! Entries between the two were stored and not yet signed when the last process died; they are put into the tree again.
 //!
 //! Nothing here checks every hash; that is `mcpg audit verify`. It is checked that what the control plane goes on from fits
@@ -17,9 +17,11 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::Plane;
+use super::heads::{self, SignedHead};
 use super::ledger::{LedgerState, Segment, folder, segment_path};
 use super::press::{Press, delete, get};
 use super::recovery::list;
+use super::standing::Standing;
 use crate::audit::segment::{self, SegmentEnd, SegmentName};
 use crate::audit::tile::{TileKind, Tiles};
 use crate::audit::tree::Peaks;
@@ -32,16 +34,21 @@ pub(super) fn empty(plane: &Plane, name: &OrgName) -> (LedgerState, Press) {
     let origin = checkpoint::origin(&plane.settings.name, name);
     let schema = Arc::clone(&plane.schemas.audit_log);
     let signer = Signer::new(origin.clone(), Arc::clone(&plane.signing), Peaks::default());
-    let ledger = LedgerState::new(origin, schema, ChainHead::default(), Vec::new());
-    (ledger, Press::new(TreeEdge::default(), signer))
+    let ledger = LedgerState::new(origin, schema, ChainHead::default(), Vec::new(), Standing::default());
+    (ledger, Press::new(TreeEdge::default(), signer, None))
 }
 
 /// Loads an org's ledger.
 pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, Press), StorageError> {
     let origin = checkpoint::origin(&plane.settings.name, name);
-    let head = newest_head(plane, name, &origin).await?;
-    let (mut segments, gone) = found_segments(plane, name).await?;
-    let signed = head.as_ref().map_or(0, |head| head.size);
+    // The mirror's first: it follows this store, so it is behind it whenever all is well.
+    let mirrored = heads::mirrored(plane, name, &origin).await?;
+    let newest = newest_head(plane, name, &origin).await?;
+    let head = newest.as_ref().map(|newest| &newest.checkpoint);
+    heads::compare(plane, name, mirrored.as_ref(), head).await?;
+    let pruned = standing_on_store(plane, name).await?.pruned;
+    let (mut segments, gone) = found_segments(plane, name, pruned.map_or(0, |pruned| pruned.first_kept)).await?;
+    let signed = head.map_or(0, |head| head.size);
     let end = loop {
         let Some((last, _)) = segments.last().copied() else { break None };
         match read_end(plane, name, last).await {
@@ -63,7 +70,7 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
         );
         return Err(plane.store.unusable(reason));
     }
-    let (mut edge, peaks) = restore_tree(plane, name, head.as_ref()).await?;
+    let (mut edge, peaks) = restore_tree(plane, name, head).await?;
     for (segment, _) in segments.iter().filter(|(segment, _)| segment.last >= signed) {
         for leaf in leaves(plane, name, *segment).await?.iter().filter(|leaf| leaf.seq >= signed) {
             edge.push(leaf);
@@ -72,23 +79,50 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
     for part in gone {
         delete(plane, &segment_path(name, part)).await?;
     }
+    let standing = standing_of(name, end.as_ref())?;
     let position = end.as_ref().map_or(0, |end| end.position);
+    let text: Arc<str> = end.as_ref().and_then(|end| end.standing.as_deref()).unwrap_or("{}").into();
     let count = segments.len();
-    let found = segments
-        .into_iter()
-        .enumerate()
-        .map(|(at, (segment, size))| Segment::found(segment, if at + 1 == count { position } else { 0 }, size));
+    let found = segments.into_iter().enumerate().map(|(at, (segment, size))| {
+        let is_last = at + 1 == count;
+        let (position, text) = if is_last { (position, Arc::clone(&text)) } else { (0, Arc::from("{}")) };
+        Segment::found(segment, position, text, size)
+    });
     let (chain, schema) = (end.map(|end| end.head).unwrap_or_default(), Arc::clone(&plane.schemas.audit_log));
-    let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect());
-    Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks))))
+    let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect(), standing);
+    Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks), newest)))
+}
+
+fn standing_of(name: &OrgName, end: Option<&SegmentEnd>) -> Result<Standing, StorageError> {
+    let text = end.and_then(|end| end.standing.as_deref());
+    Standing::of_segment(text).map_err(|e| StorageError::damaged(format!("{}/segments", folder(name)), e))
+}
+
+/// How the ledger stands after the newest segment that is whole: it says what has been pruned, which must be known before a
+/// gap between segments can be called one.
+async fn standing_on_store(plane: &Plane, name: &OrgName) -> Result<Standing, StorageError> {
+    let mut names = Vec::new();
+    for meta in list(plane, &Path::from(format!("{}/segments", folder(name)))).await? {
+        names.extend(meta.location.filename().unwrap_or_default().parse::<SegmentName>());
+    }
+    // The last entry first; of two that end with it, the one that begins later, since the other may be half written.
+    names.sort_unstable_by_key(|segment| (segment.last, segment.first));
+    for segment in names.into_iter().rev() {
+        match read_end(plane, name, segment).await {
+            Ok(end) => return standing_of(name, Some(&end)),
+            Err(e) if e.is_damage() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Standing::default())
 }
 
 /// The newest head, if there is one; its copy by size is made if a crash kept that from being made.
-async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<Checkpoint>, StorageError> {
+async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
     let path = Path::from(format!("{}/checkpoint", folder(name)));
     let Some(bytes) = get(plane, &path).await? else { return Ok(None) };
     let note = std::str::from_utf8(&bytes).map_err(|_| StorageError::damaged(&path, "it is not UTF-8"))?;
-    let head = match signer::check(&plane.signing, origin, note) {
+    let checkpoint = match signer::check(&plane.signing, origin, note) {
         Ok(head) => head,
         Err(e @ AuditError::Signature(_)) => {
             return Err(plane.store.unusable(format!(
@@ -98,7 +132,8 @@ async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Opti
         }
         Err(e) => return Err(StorageError::damaged(&path, e)),
     };
-    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.size));
+    let head = SignedHead::found(checkpoint, note.to_owned());
+    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.checkpoint.size));
     match plane.store.objects().head(&kept).await {
         Ok(_) => {}
         Err(Error::NotFound { .. }) => {
@@ -113,9 +148,12 @@ async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Opti
 }
 
 /// The segments in order, with their sizes in bytes, and those that have become part of a larger one but are still there.
+///
+/// Those that end before `first_kept` are left out: they were pruned, and are about to be deleted.
 async fn found_segments(
     plane: &Plane,
     name: &OrgName,
+    first_kept: u64,
 ) -> Result<(Vec<(SegmentName, u64)>, Vec<SegmentName>), StorageError> {
     let folder = Path::from(format!("{}/segments", folder(name)));
     let mut all = Vec::new();
@@ -123,6 +161,7 @@ async fn found_segments(
         let segment = meta.location.filename().unwrap_or_default().parse::<SegmentName>();
         all.push((segment.map_err(|e| StorageError::damaged(&meta.location, e))?, meta.size));
     }
+    all.retain(|(segment, _)| segment.last >= first_kept);
     all.sort_unstable_by_key(|(segment, _)| (segment.first, u64::MAX - segment.last));
     let (mut segments, mut gone) = (Vec::<(SegmentName, u64)>::new(), Vec::new());
     let mut rest = all.into_iter().peekable();
