@@ -10,6 +10,7 @@
 //! | [`gateway`] | the MCP gateway; it stands beside `api` |
 //! | [`plane`] | the control plane's state: the WAL applied; group commit, catch-up, flush |
 //! | [`query`] | SQL sessions of one org each, their limits and result formats |
+//! | [`audit`] | the ledger: canonical entries, chain, Merkle tree, signed heads, verification |
 //! | [`ingest`] | request bodies to canonical record batches; idempotency keys |
 //! | [`rollup`] | the latency histogram, its SQL functions, running totals and their exposition |
 //! | [`storage`] | the durable object store, the WAL, the Delta tables |

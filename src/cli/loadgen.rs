@@ -35,6 +35,8 @@ const TEMPLATE_ROWS: usize = 100_000;
 const MAX_TEMPLATES: usize = 16;
 /// How long a run lasts when neither `--duration` nor `--total` says.
 const DEFAULT_SECONDS: f64 = 10.0;
+/// How often a burst comes.
+const BURST_CYCLE_SECONDS: f64 = 10.0;
 /// The stretch of time that the samples of a batch are spread over, when sending as fast as possible.
 const BATCH_SPAN: TimeDelta = TimeDelta::seconds(1);
 
@@ -53,6 +55,9 @@ pub struct LoadgenArgs {
     /// Samples a second; 0 sends as fast as they are acknowledged
     #[arg(long, default_value_t = 1000.0, value_parser = not_negative)]
     pub rate: f64,
+    /// Send half of the samples in a tenth of the time: a burst every ten seconds
+    #[arg(long)]
+    pub bursts: bool,
     /// Seconds to run [default: 10, or until --total]
     #[arg(long, value_parser = not_negative)]
     pub duration: Option<f64>,
@@ -203,6 +208,7 @@ pub async fn generate(args: LoadgenArgs, clock: Arc<dyn Clock>) -> Result<Report
         run_id: rand::rng().random(),
         next_batch: AtomicU64::new(0),
         batches: args.batches(),
+        bursts: args.bursts,
         gap: (args.rate > 0.0).then(|| Duration::from_secs_f64(f64::from(args.batch) / args.rate)),
         started: Instant::now(),
         stop_after: args.stop_after(),
@@ -281,6 +287,7 @@ struct Run {
     run_id: u64,
     next_batch: AtomicU64,
     batches: u64,
+    bursts: bool,
     gap: Option<Duration>,
     started: Instant,
     stop_after: Option<Duration>,
@@ -288,12 +295,29 @@ struct Run {
     progress: ProgressBar,
 }
 
+impl Run {
+    /// When a batch is due; none when it is sent as soon as a connection is free.
+    fn due(&self, number: u64) -> Option<Instant> {
+        let even = self.gap?.mul_f64(number as f64);
+        Some(self.started + if self.bursts { in_bursts(even) } else { even })
+    }
+}
+
+/// Moves a moment of an even load into a load of bursts: in each ten seconds, the first half of what is due comes in
+/// the first second.
+fn in_bursts(even: Duration) -> Duration {
+    let cycles = even.as_secs_f64() / BURST_CYCLE_SECONDS;
+    let (cycle, share) = (cycles.floor(), cycles.fract());
+    let place = if share < 0.5 { share * 0.2 } else { 0.1 + (share - 0.5) * 1.8 };
+    Duration::from_secs_f64((cycle + place) * BURST_CYCLE_SECONDS)
+}
+
 /// One connection: takes the next batch, waits until it is due, sends it.
 async fn worker(run: Arc<Run>) -> Result<Tally, LoadgenError> {
     let mut tally = Tally::default();
     loop {
         let number = run.next_batch.fetch_add(1, Ordering::Relaxed);
-        let due = run.gap.map(|gap| run.started + gap.mul_f64(number as f64));
+        let due = run.due(number);
         let over = run.stop_after.is_some_and(|limit| due.unwrap_or_else(Instant::now) >= run.started + limit);
         if number >= run.batches || over || run.stopped.load(Ordering::Relaxed) {
             return Ok(tally);
@@ -455,7 +479,7 @@ mod tests {
     use tokio::net::TcpListener;
     use uuid::Uuid;
 
-    use super::{LoadgenArgs, Report, Tally, generate};
+    use super::{LoadgenArgs, Report, Tally, generate, in_bursts};
     use crate::ingest::{DecodeContext, DecodeLimits, Encoding, Media, RandomIds, decode};
     use crate::model::{Clock, SystemClock};
 
@@ -524,6 +548,14 @@ mod tests {
         let report = generated(&plane, "--rate 1000 --duration 1 --batch 50").await;
         assert_eq!(report.samples, 1000);
         assert!((0.9..3.0).contains(&report.seconds), "{}", report.seconds);
+    }
+
+    #[test]
+    fn bursts_bring_half_of_the_load_in_a_tenth_of_the_time_and_keep_the_rate() {
+        let due: Vec<f64> = (0..3_000).map(|n| in_bursts(Duration::from_millis(10 * n)).as_secs_f64()).collect();
+        assert!(due.is_sorted());
+        assert_eq!(due.iter().filter(|at| (10.0..11.0).contains(*at)).count(), 500);
+        assert_eq!(due.iter().filter(|at| (10.0..20.0).contains(*at)).count(), 1_000);
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ fn hash(input: &str) -> Result<TokenHash, CliError> {
 }
 
 /// A token of these 256 random bits. Its prefix tells people and secret scanners what it is.
-fn new_token(bits: [u8; 32]) -> String {
+pub(super) fn new_token(bits: [u8; 32]) -> String {
     format!("mcpg_{}", URL_SAFE_NO_PAD.encode(bits))
 }
 

@@ -1,8 +1,8 @@
 //! The fleet: gateways, and the samples each would have sent for a stretch of time.
 //!
 //! Latencies are lognormal, and one call in a hundred falls into a Pareto tail (α = 1.5) up to the timeout of 30 s, so that a mean
-//! says little and p99 is many times p50, as with real tools. Bursts and error episodes are functions of the seed and of the
-//! time, not of the calls made: all gateways see the same tool fail at the same time, whoever asks and in whatever order.
+//! says little and p99 is many times p50, as with real tools. Error episodes are functions of the seed and of the time,
+//! not of the calls made: all gateways see the same tool fail at the same time, whoever asks and in whatever order.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -26,10 +26,8 @@ const TIMEOUT_MS: f64 = 30_000.0;
 /// Share of calls in the tail, and the tail's exponent.
 const TAIL_SHARE: f64 = 0.01;
 const TAIL_ALPHA: f64 = 1.5;
-/// Length of an error episode, and of the slices that the rate changes in, µs.
+/// Length of an error episode, µs.
 const EPISODE_MICROS: i64 = 300_000_000;
-const BURST_MICROS: i64 = 20_000_000;
-const DAY_MICROS: i64 = 86_400_000_000;
 /// One tool in so many is in an episode at any time.
 const EPISODE_ODDS: u64 = 40;
 /// Entries of the tables that tools and callers are drawn from: a power of two.
@@ -37,11 +35,9 @@ const DRAW_SLOTS: usize = 1024;
 
 /// One gateway of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gateway {
-    /// Its workspace.
-    pub workspace: String,
-    /// Its name.
-    pub instance: String,
+struct Gateway {
+    workspace: String,
+    instance: String,
 }
 
 /// The fleet.
@@ -82,24 +78,6 @@ impl Fleet {
                 .collect(),
             rng,
         }
-    }
-
-    /// The gateways.
-    pub fn gateways(&self) -> &[Gateway] {
-        &self.gateways
-    }
-
-    /// How much traffic there is at a time, relative to the mean: a daily wave, and bursts of up to five times in between.
-    pub fn intensity(&self, at: DateTime<Utc>) -> f64 {
-        let at = micros(at);
-        // Highest at 14:00 UTC, lowest at 02:00.
-        let wave = 1.0 + 0.4 * (TAU * (at.rem_euclid(DAY_MICROS) as f64 / DAY_MICROS as f64 - 1.0 / 3.0)).sin();
-        let burst = match self.chance(u64::MAX, at.div_euclid(BURST_MICROS)) % 100 {
-            0..5 => 4.0,
-            5..15 => 2.0,
-            _ => 0.75,
-        };
-        wave * burst
     }
 
     /// Samples that a gateway took between two times, in their order, in the schema of [`emitted_schema`].
@@ -436,15 +414,6 @@ mod tests {
         let of_tool = || (0..batch.num_rows()).filter(|&row| tools.value(row) == TOOLS[0].name);
         let failed = of_tool().filter(|&row| Outcome::parse(outcomes.value(row)).unwrap().is_error()).count();
         assert!(failed * 4 > of_tool().count(), "{failed} of {}", of_tool().count());
-    }
-
-    #[test]
-    fn traffic_comes_in_bursts_around_its_mean() {
-        let fleet = Fleet::new(1, 3);
-        let day: Vec<f64> = (0..8640).map(|slot| fleet.intensity(start() + TimeDelta::seconds(slot * 10))).collect();
-        let mean = day.iter().sum::<f64>() / day.len() as f64;
-        assert!((0.8..1.4).contains(&mean), "{mean}");
-        assert!(day.iter().any(|&intensity| intensity > 3.0 * mean));
     }
 
     #[test]

@@ -2,17 +2,25 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`emit`] | streams 1 and 3: samples and audit events on their way to the control plane |
+//! | [`metrics`] | stream 1, the near half: the gateway's own Prometheus metrics |
+//! | `spool` | the durable queue on disk that samples and events wait in |
 //! | [`mcp`] | MCP as clients see it: HTTP, sessions, names, lists |
 //! | [`call`] | one call's story: identity, policy, dispatch, and what is told of it |
+//! | [`identity`] | who calls |
 //! | [`upstream`] | the MCP servers behind it, as a client of theirs |
 //! | [`traces`] | stream 2: the spans of each request |
 //! | [`message`] | JSON-RPC messages as a relay sees them |
 //! | [`error`] | why it does not start |
 
 mod call;
+pub mod emit;
 mod error;
+pub mod identity;
 mod mcp;
 mod message;
+pub mod metrics;
+mod spool;
 pub mod traces;
 mod upstream;
 

@@ -39,13 +39,14 @@ const SERVICE: &str = "mcpg-gateway";
 /// The longest text of a client, bytes, that becomes an attribute (ids of sessions and of requests).
 const ID_BYTES: usize = 128;
 
-/// The requests of MCP, and the word for what is none.
-const METHODS: [&str; 21] = [
+/// The requests and notifications of MCP that reach a gateway, and the word for what is none.
+const METHODS: [&str; 30] = [
     "completion/complete",
     "elicitation/create",
     "initialize",
     "logging/setLevel",
     "notifications/cancelled",
+    "notifications/elicitation/response",
     "notifications/initialized",
     "notifications/message",
     "notifications/progress",
@@ -53,6 +54,7 @@ const METHODS: [&str; 21] = [
     "ping",
     "prompts/get",
     "prompts/list",
+    "resources/directory/read",
     "resources/list",
     "resources/read",
     "resources/subscribe",
@@ -60,6 +62,13 @@ const METHODS: [&str; 21] = [
     "resources/unsubscribe",
     "roots/list",
     "sampling/createMessage",
+    "server/discover",
+    "skills/get",
+    "skills/list",
+    "subscriptions/listen",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/update",
     "tools/call",
     "tools/list",
 ];

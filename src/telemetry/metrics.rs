@@ -226,6 +226,29 @@ pub struct Process {
     cpu_seconds: Counter,
 }
 
+impl Process {
+    /// The families, not read yet.
+    pub(crate) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            start_time_seconds: r
+                .decimal("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds"),
+            resident_bytes: r.gauge("process_resident_memory_bytes", "Resident memory size in bytes"),
+            open_files: r.gauge("process_open_fds", "Number of open file descriptors"),
+            cpu_seconds: r
+                .add(Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds")),
+        }
+    }
+
+    /// Reads the process's figures as they are now.
+    pub(crate) fn read(&self) {
+        if let Some(figures) = process::figures() {
+            self.resident_bytes.set(figures.resident_bytes);
+            self.open_files.set(figures.open_files);
+            self.cpu_seconds.inc_by((figures.cpu_seconds - self.cpu_seconds.get()).max(0.0));
+        }
+    }
+}
+
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {
@@ -354,14 +377,7 @@ impl Metrics {
                 ),
                 running: r.gauge("mcpg_cp_http_requests_running", "Requests under way"),
             },
-            process: Process {
-                start_time_seconds: r
-                    .decimal("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds"),
-                resident_bytes: r.gauge("process_resident_memory_bytes", "Resident memory size in bytes"),
-                open_files: r.gauge("process_open_fds", "Number of open file descriptors"),
-                cpu_seconds: r
-                    .add(Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds")),
-            },
+            process: Process::new(&r),
             registry: registry.clone(),
         };
         for format in ["arrow", "ndjson", "json"] {
@@ -381,11 +397,7 @@ impl Metrics {
     /// # Errors
     /// When the metrics crate refuses to encode, which would be a fault of this module.
     pub fn render(&self) -> Result<String, prometheus::Error> {
-        if let Some(figures) = process::figures() {
-            self.process.resident_bytes.set(figures.resident_bytes);
-            self.process.open_files.set(figures.open_files);
-            self.process.cpu_seconds.inc_by((figures.cpu_seconds - self.process.cpu_seconds.get()).max(0.0));
-        }
+        self.process.read();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
@@ -397,40 +409,40 @@ impl Default for Metrics {
 }
 
 /// Makes and registers metrics.
-struct Registrar<'a>(&'a Registry);
+pub(crate) struct Registrar<'a>(pub(crate) &'a Registry);
 
 impl Registrar<'_> {
     #[expect(
         clippy::expect_used,
         reason = "names and labels are constants of this file, and every test of it would fail here"
     )]
-    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+    pub(crate) fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("valid name and labels");
         self.0.register(Box::new(metric.clone())).expect("a name of its own");
         metric
     }
 
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
+    pub(crate) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::new(name, help))
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub(crate) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+    pub(crate) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
 
-    fn decimal(&self, name: &str, help: &str) -> Gauge {
+    pub(crate) fn decimal(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(name, help))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    pub(crate) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    pub(crate) fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 }

@@ -18,6 +18,9 @@ const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
 
+/// The flags there are: the trace is kept, and its id is random (Trace Context Level 2, section 3.2.2.5).
+const FLAGS: TraceFlags = TraceFlags::new(0b11);
+
 /// The longest `tracestate` that is read, bytes: 32 members of 256 and 256 characters (Trace Context, section 3.3.1).
 const TRACESTATE_BYTES: usize = 32 * (256 + 256 + 2);
 
@@ -79,7 +82,7 @@ impl Outbound {
     pub fn new(span: Option<&SpanContext>, baggage: Option<Baggage>) -> Self {
         let span = span.filter(|span| span.is_valid());
         let traceparent = span.map(|span| {
-            let flags = (span.trace_flags() & TraceFlags::SAMPLED).to_u8();
+            let flags = (span.trace_flags() & FLAGS).to_u8();
             format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())
         });
         let tracestate = span.map(|span| span.trace_state().header()).filter(|state| !state.is_empty());
@@ -207,7 +210,13 @@ fn span_context(fields: &Fields) -> Option<SpanContext> {
     }
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), fields);
     let span = context.span().span_context().clone();
-    span.is_valid().then_some(span)
+    if !span.is_valid() {
+        return None;
+    }
+    // The propagator knows the flags of Level 1 alone.
+    let flags = u8::from_str_radix(fields.traceparent.as_deref()?.trim().get(53..55)?, 16).ok()?;
+    let (flags, state) = (TraceFlags::new(flags) & FLAGS, span.trace_state().clone());
+    Some(SpanContext::new(span.trace_id(), span.span_id(), flags, true, state))
 }
 
 fn one(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -255,6 +264,15 @@ mod tests {
         assert_eq!(span.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(span.span_id().to_string(), "b7ad6b7169203331");
         assert!(span.is_sampled() && span.is_remote());
+    }
+
+    #[test]
+    fn flags_that_there_are_go_on_and_others_do_not() {
+        for (given, expected) in [("00", "00"), ("02", "02"), ("03", "03"), ("ff", "03")] {
+            let traceparent = ONE.replace("-01", &format!("-{given}"));
+            let read = Inbound::read(&HeaderMap::new(), Some(&meta(json!({ "traceparent": traceparent }))));
+            assert_eq!(sent(&read)["traceparent"], ONE.replace("-01", &format!("-{expected}")));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod cases;
 mod client;
+mod collector;
 mod disk;
 mod exposition;
 mod gateway;
@@ -19,6 +20,7 @@ mod upstream;
 
 pub(crate) use cases::cases;
 pub(crate) use client::{Answer, Client};
+pub(crate) use collector::{Collector, Span};
 pub(crate) use disk::Disk;
 pub(crate) use exposition::Exposition;
 pub(crate) use gateway::{Gateway, GatewayConfig};
@@ -28,7 +30,7 @@ pub(crate) use mcp::{Mcp, Reply};
 pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
 pub(crate) use program::Program;
 pub(crate) use prometheus::Prometheus;
-pub(crate) use python::python;
+pub(crate) use python::{python, python_command};
 pub(crate) use sample::{Sample, arrow_stream, ndjson, now};
 pub(crate) use server::{Config, Server};
 pub(crate) use upstream::{Upstream, airline_command, fixture_command, node, npm};

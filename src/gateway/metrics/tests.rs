@@ -1,0 +1,83 @@
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::calls::MAX_TOOLS;
+use super::{GatewayMetrics, Loss};
+use crate::model::{Decision, Outcome};
+
+fn busy() -> GatewayMetrics {
+    let metrics = GatewayMetrics::new("acme", "prod");
+    let took = Duration::from_millis(80);
+    metrics.calls.ended("github", "list_repos", Outcome::Ok, took);
+    metrics.calls.ended("github", "list_repos", Outcome::Timeout, took);
+    metrics.calls.ended("github", "list_repos", Outcome::PolicyDenied, took);
+    metrics.sessions.open.set(3);
+    metrics.sessions.opened.inc_by(5);
+    metrics.upstreams.set_up("github", true);
+    metrics.upstreams.restarted("github");
+    metrics.upstreams.in_flight("github").set(2);
+    metrics.policy.decided(Decision::Permit);
+    metrics.policy.seconds.observe(Duration::from_micros(30));
+    metrics.policy.reloaded(true);
+    metrics.samples.lost(Loss::SpoolFull, 7);
+    metrics.samples.fsync_seconds.observe(Duration::from_millis(2));
+    metrics.audit.age_seconds.set(1.5);
+    metrics.audit_failures.inc();
+    metrics
+}
+
+#[test]
+fn what_was_recorded_is_rendered() {
+    let text = busy().render().unwrap();
+    let tool = "org=\"acme\",plugin=\"github\",tool=\"list_repos\",workspace=\"prod\"";
+    for line in [
+        &format!("mcpg_tool_calls_total{{{tool}}} 3"),
+        &format!("mcpg_tool_errors_total{{{tool}}} 1"),
+        &format!("mcpg_tool_denials_total{{{tool}}} 1"),
+        &format!("mcpg_tool_duration_seconds_count{{{tool}}} 3"),
+        "mcpg_gateway_sessions 3",
+        "mcpg_gateway_upstream_up{plugin=\"github\"} 1",
+        "mcpg_gateway_policy_decisions_total{decision=\"permit\"} 1",
+        "mcpg_gateway_policy_decisions_total{decision=\"deny\"} 0",
+        "mcpg_gateway_policy_duration_seconds_count 1",
+        "mcpg_gateway_telemetry_lost_total{reason=\"spool_full\",stream=\"samples\"} 7",
+        "mcpg_gateway_telemetry_lost_total{reason=\"disk\",stream=\"audit\"} 0",
+        "mcpg_gateway_spool_fsync_duration_seconds_count{stream=\"samples\"} 1",
+        "mcpg_gateway_spool_age_seconds{stream=\"audit\"} 1.5",
+        "mcpg_gateway_audit_failures_total 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn tools_past_the_bound_are_counted_as_other() {
+    let metrics = GatewayMetrics::new("acme", "prod");
+    for n in 0..MAX_TOOLS + 5 {
+        metrics.calls.ended("github", &format!("tool-{n}"), Outcome::ClientError, Duration::ZERO);
+    }
+    metrics.calls.ended("github", "tool-0", Outcome::Ok, Duration::ZERO);
+    let text = metrics.render().unwrap();
+    let series = text.lines().filter(|line| line.starts_with("mcpg_tool_calls_total{")).count();
+    assert_eq!(series, MAX_TOOLS + 1);
+    let other = "org=\"acme\",plugin=\"__other__\",tool=\"__other__\",workspace=\"prod\"";
+    assert!(text.contains(&format!("mcpg_tool_calls_total{{{other}}} 5\n")));
+    assert!(text.contains("tool=\"tool-0\",workspace=\"prod\"} 2\n"), "a known tool keeps its series");
+    assert!(text.contains("mcpg_gateway_series_overflowed_total{org=\"acme\",workspace=\"prod\"} 5\n"));
+}
+
+#[test]
+fn promtool_finds_nothing_to_complain_of() {
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool: install the prometheus package");
+    child.stdin.take().unwrap().write_all(busy().render().unwrap().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}

@@ -1,0 +1,57 @@
+//! The thread that keeps one lane: it writes what calls left behind, fsyncs for many at once, seals, deletes.
+//!
+//! It is a thread of its own, not a task, since a slow disk would hold up whatever else ran beside it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use super::journal::Journal;
+
+/// The keeper while it runs.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Starts to keep `journal`; `yields` is the lane whose records make room for it.
+    pub(super) fn start(journal: Arc<Journal>, yields: Option<Arc<Journal>>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let name = format!("spool-{}", journal.name.as_str());
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            loop {
+                let rest = journal.tend(yields.as_deref());
+                if stopped.load(Ordering::Acquire) {
+                    journal.tend(yields.as_deref());
+                    return journal.sync_all();
+                }
+                thread::park_timeout(rest);
+            }
+        })?;
+        Ok(Self { thread: Some(thread), stop })
+    }
+
+    /// Has it look now.
+    pub(super) fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    /// Ends the thread; what was recorded is durable then, or said not to be.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's keeper ended by a panic");
+        }
+    }
+}

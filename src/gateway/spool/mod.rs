@@ -1,0 +1,230 @@
+//! A durable, bounded, crash-safe queue of records on the local disk, between a call and whoever its telemetry is for.
+//!
+//! Two **lanes**, samples and audit events, each a folder of segment files. A record is appended to the lane's open
+//! segment as it comes; a segment that is large or old enough is sealed, and *is* then a batch: it is sent whole, under the
+//! idempotency key in its header, and deleted once it is acknowledged. So a record is written once, a retry sends the same
+//! rows under the same key whatever crashed in between, and the receiver stores them exactly once.
+//!
+//! ```text
+//! <spool>/lock                          held while a gateway uses the spool
+//! <spool>/samples/00000000000000000007  segments, numbered without end
+//! <spool>/audit/00000000000000000031
+//! <spool>/quarantine/<lane>-<number>    what the receiver refuses for good, or what is damaged; see below
+//!
+//! a segment   offset  bytes
+//!                  0      8  magic "MCPGSPL1"
+//!                  8      4  length of the header, u32 little-endian
+//!                 12      8  checksum: the first 8 bytes of the BLAKE3 of the header
+//!                 20      …  header, JSON: key, lane, org, the number of the first record, time of creation
+//!                  …      …  frames
+//! a frame          0      4  length of the payload, u32 little-endian, at most 256 KiB
+//!                  4      8  number of the record, u64 little-endian; rising
+//!                 12      8  checksum: the first 8 bytes of the BLAKE3 of the bytes before and the payload
+//!                 20      …  payload: a JSON object
+//! end mark                   a frame numbered 2^64 - 1 whose payload is the count of records and the next number, u64 each;
+//!                            written when the segment was made durable as a whole
+//! ```
+//!
+//! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be written
+//! leaves a hole in the numbers. There is always an open segment, made durable with the next number in its header before
+//! an older one may go, so that no number is ever given twice.
+//!
+//! # What is durable, and when
+//!
+//! Appending writes to the file before it returns (a few µs, no fsync), so a record outlives `kill -9` from then on. What
+//! a power cut may take:
+//!
+//! - of samples, those of the last [`SYNC_EVERY`] that were not delivered yet;
+//! - of audit events, none whose recording was waited for: those are fsynced first, many at once. Others are fsynced
+//!   within [`SYNC_EVERY`], and always before they are sent.
+//!
+//! The one exception: while a disk is slow or refuses writes, records wait in memory (bounded), and `kill -9` takes them.
+//! A disk that hangs holds up the one call that is writing; all others leave their records and go on.
+//!
+//! # Bounds
+//!
+//! All segments together have at most the bound of bytes. Past it, or when the disk is full, the oldest batches of samples
+//! are deleted and counted as lost. Audit events are never deleted: when no sample is left to make room for them,
+//! recording fails, and the caller decides what that means.
+//!
+//! # After a crash
+//!
+//! A segment without an end mark is read to its last sound frame; what follows is the torn tail of a write that was never
+//! acknowledged, and is cut off. Bytes that are no frame *between* sound frames, a frame that is missing under an end mark,
+//! or a header that is not sound are damage: said in the log and in a metric, the segment kept in the quarantine, and what is
+//! sound of it delivered all the same. To send a quarantined segment again, stop the gateway and move the file back into its
+//! lane's folder under its number.
+
+mod bound;
+mod disk;
+mod journal;
+mod keeper;
+mod lane;
+mod recovery;
+mod segment;
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use disk::{Disk, LocalDisk, create_folder};
+pub(crate) use journal::{Batch, Sealed};
+pub(crate) use lane::Lane;
+
+use super::metrics::GatewayMetrics;
+use crate::model::{Clock, OrgName, Random};
+use bound::Bound;
+use journal::Tuning;
+
+/// How long a record may be in the operating system's memory alone.
+pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The most records of a segment: what one request brings.
+const SEGMENT_RECORDS: u64 = 8_192;
+
+/// The most bytes of a segment, and the least that a small bound is cut into.
+const SEGMENT_BYTES: u64 = 4 << 20;
+const LEAST_SEGMENT_BYTES: u64 = 16 << 10;
+
+/// Which of the two lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneName {
+    Samples,
+    Audit,
+}
+
+impl LaneName {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Samples => "samples",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// How old the first record of a segment becomes before it is sealed for a sender that waits. An audit segment is
+    /// fsynced when it is sealed, so those are made more rarely.
+    const fn window(self) -> Duration {
+        match self {
+            Self::Samples => Duration::from_millis(200),
+            Self::Audit => Duration::from_millis(500),
+        }
+    }
+}
+
+/// Why a record is not in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRecorded {
+    /// The bound of bytes is reached.
+    #[error("the spool is full; raise control_plane.spool.max_bytes, or see why nothing is delivered")]
+    Full,
+    /// Too many records wait for a slow disk.
+    #[error("records come faster than the spool's disk takes them")]
+    Backlog,
+    /// The disk refused it.
+    #[error("the spool's disk refuses to be written to; the log says why")]
+    Disk,
+    /// It is larger than a record may be.
+    #[error("the record is larger than 256 KiB")]
+    TooLarge,
+    /// The disk did not answer in time.
+    #[error("the spool's disk did not answer in time")]
+    Late,
+    /// The gateway is stopping.
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+/// Why a spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another process uses it.
+    #[error("{0} is used by another gateway; give each its own control_plane.spool.path")]
+    InUse(PathBuf),
+    /// The disk refuses.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl SpoolError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// What a spool is opened with.
+#[derive(Debug, Clone)]
+pub(crate) struct SpoolSettings {
+    pub(crate) folder: PathBuf,
+    /// The bound of all segments together.
+    pub(crate) max_bytes: u64,
+    /// The org that records are for from now on; those from before keep theirs.
+    pub(crate) org: OrgName,
+    /// Which lanes are used. The folder of another one is left as it is.
+    pub(crate) samples: bool,
+    pub(crate) audit: bool,
+}
+
+/// What a spool stands on.
+#[derive(Debug, Clone)]
+pub(crate) struct SpoolParts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: Arc<GatewayMetrics>,
+}
+
+/// The spool while it is open.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    pub(crate) samples: Option<Lane>,
+    pub(crate) audit: Option<Lane>,
+    /// Released by the operating system however the process ends.
+    _lock: File,
+}
+
+impl Spool {
+    /// Opens the spool, making it if it is not there, and takes up what an earlier run left.
+    ///
+    /// # Errors
+    /// See [`SpoolError`].
+    pub(crate) fn open(settings: &SpoolSettings, parts: &SpoolParts) -> Result<Self, SpoolError> {
+        let folder = &settings.folder;
+        create_folder(folder).map_err(SpoolError::io("create", folder))?;
+        let lock = lock(folder)?;
+        let bound = Arc::new(Bound::new(settings.max_bytes));
+        parts.metrics.spool_limit_bytes.set(i64::try_from(settings.max_bytes).unwrap_or(i64::MAX));
+        let open = |name: LaneName| {
+            let tuning = Tuning::of(name, settings.max_bytes);
+            recovery::open(folder, name, &settings.org, tuning, parts, &bound)
+        };
+        let samples = settings.samples.then(|| open(LaneName::Samples)).transpose()?;
+        let audit = settings.audit.then(|| open(LaneName::Audit)).transpose()?;
+        let yields = samples.clone();
+        Ok(Self {
+            samples: samples.map(|journal| Lane::start(journal, None)).transpose()?,
+            audit: audit.map(|journal| Lane::start(journal, yields)).transpose()?,
+            _lock: lock,
+        })
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, SpoolError> {
+    let path = folder.join("lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(SpoolError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SpoolError::InUse(folder.to_owned())),
+        Err(TryLockError::Error(error)) => Err(SpoolError::io("lock", &path)(error)),
+    }
+}
