@@ -48,6 +48,16 @@ impl fmt::Display for Fault {
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
+    /// One fault.
+    pub(crate) fn one(fault: Fault) -> Self {
+        Self(vec![fault])
+    }
+
+    /// These faults, if there are any.
+    pub(crate) fn of(faults: Vec<Fault>) -> Option<Self> {
+        (!faults.is_empty()).then_some(Self(faults))
+    }
+
     /// The faults, in the file's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Fault> {
         self.0.iter()

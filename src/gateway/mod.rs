@@ -8,6 +8,7 @@
 //! | [`mcp`] | MCP as clients see it: HTTP, sessions, names, lists |
 //! | [`call`] | one call's story: identity, policy, dispatch, and what is told of it |
 //! | [`identity`] | who calls |
+//! | [`policy`] | what a caller may do, and under which obligations |
 //! | [`upstream`] | the MCP servers behind it, as a client of theirs |
 //! | [`traces`] | stream 2: the spans of each request |
 //! | [`message`] | JSON-RPC messages as a relay sees them |
@@ -20,6 +21,7 @@ pub mod identity;
 mod mcp;
 mod message;
 pub mod metrics;
+pub mod policy;
 mod spool;
 pub mod traces;
 mod upstream;
