@@ -376,11 +376,9 @@ impl LedgerState {
     }
 
     /// The stored segment that begins with an entry.
-    pub(super) fn stored_from(&self, first: u64) -> Option<(SegmentName, u64)> {
-        self.segments.iter().find(|segment| segment.name.first == first).and_then(|segment| match &segment.place {
-            Place::Stored(stored) => Some((segment.name, stored.size)),
-            Place::Cut(_) | Place::Parts(..) => None,
-        })
+    pub(super) fn stored_from(&self, first: u64) -> Option<SegmentName> {
+        let segment = self.segments.iter().find(|segment| segment.name.first == first)?;
+        segment.is_whole().then_some(segment.name)
     }
 
     /// The first entry that is there.

@@ -65,6 +65,7 @@ use replica::Replica;
 use retention::Keep;
 
 use crate::audit::SigningKeys;
+use crate::audit::segment::SegmentName;
 use crate::config::{ControlPlane, Org as OrgSettings, Period};
 use crate::ingest::{IdempotencyKey, RowKind};
 use crate::model::schema::{Schemas, schemas};
@@ -149,6 +150,8 @@ pub struct Plane {
     marks: Mutex<Marks>,
     signing: Arc<SigningKeys>,
     elsewhere: Elsewhere,
+    /// Segments that a prune looked at last, and when the newest entry of each was recorded.
+    ages: Mutex<HashMap<OrgName, (SegmentName, Option<i64>)>>,
     /// Whether the last heads are signed, and whether they have been handed on: the process may end then.
     pressed: watch::Sender<bool>,
     handed_on: watch::Sender<bool>,
@@ -229,6 +232,7 @@ impl Plane {
             marks: Mutex::default(),
             signing,
             elsewhere,
+            ages: Mutex::default(),
             pressed: watch::Sender::new(false),
             handed_on: watch::Sender::new(false),
             flushed: AtomicU64::new(0),

@@ -60,6 +60,8 @@ pub(super) struct Press {
     tiles: Vec<(String, Bytes)>,
     /// When the tree grew past the last head, and whether by this node's doing.
     due: Option<Duty>,
+    /// Whether it was said that this node lacks the ledger's key.
+    told_of_key: bool,
     /// The newest head there is, as it is stored.
     pub(super) newest: Option<SignedHead>,
 }
@@ -68,7 +70,7 @@ impl Press {
     /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
     pub(super) fn new(edge: TreeEdge, signer: Signer, newest: Option<SignedHead>) -> Self {
         let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
-        Self { edge, signer, tiles: Vec::new(), due, newest }
+        Self { edge, signer, tiles: Vec::new(), due, told_of_key: false, newest }
     }
 }
 
@@ -280,6 +282,11 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         let text = std::str::from_utf8(&found).map_err(|_| forked("it is not UTF-8".to_owned()))?;
         press.signer.observe(text, &checkpoint, press.edge.grown()).map_err(|e| forked(e.to_string()))?;
         press.newest = Some(SignedHead { note: text.to_owned(), checkpoint, ours: false, since: Instant::now() });
+    } else if !may_sign(plane, org)? {
+        if !std::mem::replace(&mut press.told_of_key, true) {
+            tracing::error!(org = %org.name, "its ledger has got another key: this node signs nothing until it has it too");
+        }
+        return Ok(());
     } else if due.ours || due.since.elapsed() >= PATIENCE {
         press.tiles.extend(press.edge.take_tiles());
         for (path, bytes) in &press.tiles {
@@ -305,6 +312,14 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         drop_outgrown(plane, org, press).await?;
     }
     Ok(())
+}
+
+/// Whether this node has the key that the ledger's newest `ledger.key` tells of, if it tells of any.
+fn may_sign(plane: &Plane, org: &Org) -> Result<bool, PlaneError> {
+    let ledger = org.ledger();
+    let Some(key) = ledger.standing().key.as_deref() else { return Ok(true) };
+    let known = plane.signing.vkeys(ledger.origin()).map_err(|e| PlaneError::Internal(e.to_string()))?;
+    Ok(known.iter().any(|vkey| vkey.to_string() == key))
 }
 
 /// Deletes the partial tiles whose full one is on the store and under a head.

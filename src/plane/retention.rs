@@ -16,18 +16,16 @@
 //! Segments go whole, and the newest stays whatever its age. So an entry is there for as long as the newest of its segment is
 //! kept. Nothing here touches the analytics tables, nor does their retention touch the ledger.
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arrow::array::AsArray;
-use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use serde::Serialize;
 use serde_json::json;
@@ -207,9 +205,8 @@ impl Plane {
         let mut plan = PrunePlan { rule, before, hold, first_kept, entries: 0, segments: Vec::new() };
         let mut chain = None;
         for (segment, size) in candidates.into_iter().take(MOST_SEGMENTS).take_while(|_| hold.is_none()) {
-            match self.is_older(name, segment, size, before).await? {
-                ControlFlow::Continue(()) => {}
-                ControlFlow::Break(()) => break,
+            if !self.is_older(name, segment, before).await? {
+                break;
             }
             let (sha256, last) = self.check(name, segment, chain).await?;
             chain = Some(last);
@@ -228,43 +225,32 @@ impl Plane {
     }
 
     /// Whether all entries of a segment were recorded before then, as its statistics say.
-    async fn is_older(
-        &self,
-        org: &OrgName,
-        name: SegmentName,
-        size: u64,
-        before: DateTime<Utc>,
-    ) -> Result<ControlFlow<()>, PlaneError> {
-        let builder = self.open(org, name, size).await?;
-        let groups = builder.metadata().row_groups();
-        let newest = groups.iter().map(|group| {
-            let column = group.columns().iter().find(|column| column.column_path().string() == "recorded_at")?;
-            match column.statistics()? {
-                Statistics::Int64(times) => times.max_opt().copied(),
-                _ => None,
+    async fn is_older(&self, org: &OrgName, name: SegmentName, before: DateTime<Utc>) -> Result<bool, PlaneError> {
+        let ages = || self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        // The segment that is looked at is the same one for a long time: until it is old.
+        let known = ages().get(org).filter(|(known, _)| *known == name).map(|(_, newest)| *newest);
+        let newest = match known {
+            Some(newest) => newest,
+            None => {
+                let path = segment_path(org, name);
+                let bytes = self.segment(&path).await?;
+                let newest = newest_recorded(bytes).map_err(|e| StorageError::damaged(&path, e))?;
+                ages().insert(org.clone(), (name, newest));
+                newest
             }
-        });
-        // A group without statistics is of an age that is not known: it is kept.
-        let newest = newest.collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max());
-        let is_older = newest.is_some_and(|newest| newest < before.timestamp_micros());
-        Ok(if is_older { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        };
+        // What has no statistics is of an age that is not known: it is kept.
+        Ok(newest.is_some_and(|newest| newest < before.timestamp_micros()))
     }
 
-    async fn open(
-        &self,
-        org: &OrgName,
-        name: SegmentName,
-        size: u64,
-    ) -> Result<ParquetRecordBatchStreamBuilder<ParquetObjectReader>, StorageError> {
-        let path = segment_path(org, name);
-        let reader = ParquetObjectReader::new(Arc::clone(self.store.objects()), path.clone()).with_file_size(size);
-        ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|e| StorageError::failed("read", &path, e))
+    async fn segment(&self, path: &Path) -> Result<Bytes, StorageError> {
+        get(self, path).await?.ok_or_else(|| StorageError::damaged(path, "it is missing"))
     }
 
     /// Checks each entry of a segment against its hash, and the chain through it. Gives the file's hash and the last entry's.
     async fn check(&self, org: &OrgName, name: SegmentName, chain: Option<Hash>) -> Result<(Hash, Hash), PlaneError> {
         let path = segment_path(org, name);
-        let bytes: Bytes = get(self, &path).await?.ok_or_else(|| StorageError::damaged(&path, "it is missing"))?;
+        let bytes = self.segment(&path).await?;
         let origin = self.org(org)?.ledger().origin().to_owned();
         let checked = tokio::task::spawn_blocking(move || check(&path, name, bytes, &origin, chain)).await;
         let checked = checked.map_err(|e| PlaneError::Internal(e.to_string()))?;
@@ -273,17 +259,13 @@ impl Plane {
 
     /// Checks that the first entry that is kept follows the last one that goes.
     async fn check_link(&self, org: &OrgName, first_kept: u64, chain: Hash) -> Result<(), PlaneError> {
-        let ledger = self.org(org)?.ledger().stored_from(first_kept);
+        let next = self.org(org)?.ledger().stored_from(first_kept);
         // Whatever comes next may have become part of a larger segment since: then the plan has no effect anyway.
-        let Some((name, size)) = ledger else { return Ok(()) };
-        let builder = self.open(org, name, size).await?;
-        let columns = ProjectionMask::columns(builder.parquet_schema(), ["prev_hash"]);
+        let Some(name) = next else { return Ok(()) };
         let path = segment_path(org, name);
-        let failed = |e| StorageError::failed("read", &path, e);
-        let mut rows = builder.with_projection(columns).with_limit(1).build().map_err(failed)?;
-        let first: Option<RecordBatch> = rows.try_next().await.map_err(failed)?;
-        let hash = first.as_ref().and_then(|batch| batch.column_by_name("prev_hash")?.as_string_opt::<i32>()?.iter().next()?);
-        let follows = hash.and_then(|hash| hash.parse::<Hash>().ok()) == Some(chain);
+        let bytes = self.segment(&path).await?;
+        let hash = first_link(bytes).map_err(|e| StorageError::damaged(&path, e))?;
+        let follows = hash == Some(chain);
         let reason = || StorageError::damaged(&path, format!("entry {first_kept} does not follow the one before it"));
         self.judged(org, name, if follows { Ok(()) } else { Err(reason()) }).await
     }
@@ -305,6 +287,29 @@ impl Plane {
         }
         Ok(checked?)
     }
+}
+
+/// When the newest entry of a segment was recorded, in µs, as its statistics say.
+fn newest_recorded(bytes: Bytes) -> Result<Option<i64>, ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    let newest = builder.metadata().row_groups().iter().map(|group| {
+        let column = group.columns().iter().find(|column| column.column_path().string() == "recorded_at")?;
+        match column.statistics()? {
+            Statistics::Int64(times) => times.max_opt().copied(),
+            _ => None,
+        }
+    });
+    Ok(newest.collect::<Option<Vec<_>>>().and_then(|times| times.into_iter().max()))
+}
+
+/// `prev_hash` of a segment's first entry.
+fn first_link(bytes: Bytes) -> Result<Option<Hash>, ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    let column = ProjectionMask::columns(builder.parquet_schema(), ["prev_hash"]);
+    let Some(first) = builder.with_projection(column).with_limit(1).build()?.next() else { return Ok(None) };
+    let first = first.map_err(|e| ParquetError::ArrowError(e.to_string()))?;
+    let hashes = first.column_by_name("prev_hash").and_then(|column| column.as_string_opt::<i32>());
+    Ok(hashes.and_then(|hashes| hashes.iter().next().flatten()?.parse().ok()))
 }
 
 /// See [`Plane::check`].

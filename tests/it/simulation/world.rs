@@ -17,7 +17,7 @@ use mcpg::config::ControlPlane;
 use mcpg::ingest::{IdempotencyKey, RowKind};
 use mcpg::model::schema::schemas;
 use mcpg::model::{Clock, Random};
-use mcpg::plane::{Ack, Parts, Plane, PlaneError};
+use mcpg::plane::{Ack, Elsewhere, Parts, Plane, PlaneError};
 use mcpg::query::TableState;
 use mcpg::rollup::exposition::{Format, render};
 use mcpg::rollup::{Granularity, RunningTotals, partials};
@@ -107,6 +107,7 @@ impl Node {
             random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             metrics: Arc::new(Metrics::new()),
             signing: Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32]))),
+            elsewhere: Elsewhere::default(),
         };
         let plane = Plane::new(&config, parts).unwrap();
         let recovered = plane.recover().await;

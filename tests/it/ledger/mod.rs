@@ -1,0 +1,7 @@
+//! The audit ledger, on the real program.
+
+mod chain;
+mod events;
+mod retention;
+mod rotation;
+mod witness;
