@@ -3,26 +3,27 @@
 //! With a rate the load is open: batch *n* is due at `n · batch / rate` whether the ones before it are acknowledged or not, and its
 //! latency counts from then, so that a server that stalls shows it. With rate 0 each connection sends as fast as it is
 //! acknowledged, and latency counts from the sending.
-//!
-//! With `--acked-log` each batch is logged after its acknowledgement and not before, as a line
-//! `key ⇥ samples ⇥ first invocation_id ⇥ accepted|duplicate`; the ids of a batch count up from the first. Whoever kills the server can
-//! then tell which samples must be there.
 
-use std::fs::{File, OpenOptions};
+mod acked_log;
+mod report;
+
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
-use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use acked_log::AckedLog;
+pub use report::Report;
+use report::Tally;
 
 use crate::demo::{DemoError, Fleet, Refusal, Sender, Template};
 use crate::ingest::{Encoding, Media};
@@ -132,33 +133,6 @@ pub enum LoadgenError {
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Report(#[from] io::Error),
-}
-
-/// What became of the samples.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
-    /// Samples acknowledged.
-    pub samples: u64,
-    /// Batches acknowledged.
-    pub batches: u64,
-    /// Of these, batches that the server had already, from an attempt whose answer was lost.
-    pub duplicates: u64,
-    /// Attempts beyond the first, of all batches.
-    pub retries: u64,
-    /// Batches never acknowledged.
-    pub failed_batches: u64,
-    /// The first reason for that.
-    pub first_failure: Option<String>,
-    /// Seconds from the first sending to the last acknowledgement.
-    pub seconds: f64,
-    /// Samples acknowledged a second.
-    pub samples_per_second: f64,
-    /// Median time until a batch was acknowledged, ms.
-    pub ack_p50_ms: f64,
-    /// Its 99th percentile.
-    pub ack_p99_ms: f64,
-    /// Its maximum.
-    pub ack_max_ms: f64,
 }
 
 /// Runs `mcpg loadgen`: exit code 0 when every batch was acknowledged, 1 when not.
@@ -347,101 +321,6 @@ async fn worker(run: Arc<Run>) -> Result<Tally, LoadgenError> {
     }
 }
 
-/// The log of acknowledged batches.
-struct AckedLog {
-    path: PathBuf,
-    file: Mutex<File>,
-}
-
-impl AckedLog {
-    fn open(path: &Path) -> Result<Self, LoadgenError> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|cause| LoadgenError::AckedLog { path: path.to_owned(), cause })?;
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file) })
-    }
-
-    /// Appends a line in one write, so that a kill leaves whole lines.
-    fn append(&self, line: &str) -> Result<(), LoadgenError> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(line.as_bytes()).map_err(|cause| LoadgenError::AckedLog { path: self.path.clone(), cause })
-    }
-}
-
-/// What one connection saw.
-#[derive(Default)]
-struct Tally {
-    report: Report,
-    latencies: Vec<Duration>,
-}
-
-impl Tally {
-    fn acknowledged(&mut self, samples: usize, duplicate: bool, retries: u32, latency: Duration) {
-        self.report.samples += samples as u64;
-        self.report.batches += 1;
-        self.report.duplicates += u64::from(duplicate);
-        self.report.retries += u64::from(retries);
-        self.latencies.push(latency);
-    }
-
-    fn fail(&mut self, reason: String) {
-        self.report.failed_batches += 1;
-        self.report.first_failure.get_or_insert(reason);
-    }
-
-    fn add(&mut self, other: Self) {
-        let Self { report, latencies } = other;
-        self.report.samples += report.samples;
-        self.report.batches += report.batches;
-        self.report.duplicates += report.duplicates;
-        self.report.retries += report.retries;
-        self.report.failed_batches += report.failed_batches;
-        self.report.first_failure = self.report.first_failure.take().or(report.first_failure);
-        self.latencies.extend(latencies);
-    }
-
-    fn report(mut self, elapsed: Duration) -> Report {
-        self.latencies.sort_unstable();
-        let quantile = |q: f64| {
-            // The smallest latency that at least a share q of them does not exceed.
-            let rank = (q * self.latencies.len() as f64).ceil() as usize;
-            self.latencies.get(rank.saturating_sub(1)).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
-        };
-        let seconds = elapsed.as_secs_f64();
-        Report {
-            seconds,
-            samples_per_second: self.report.samples as f64 / seconds.max(f64::MIN_POSITIVE),
-            ack_p50_ms: quantile(0.5),
-            ack_p99_ms: quantile(0.99),
-            ack_max_ms: quantile(1.0),
-            ..self.report
-        }
-    }
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "acknowledged  {} samples in {} batches, {:.1} s", self.samples, self.batches, self.seconds)?;
-        writeln!(f, "rate          {:.0} samples/s", self.samples_per_second)?;
-        writeln!(
-            f,
-            "ack latency   p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
-            self.ack_p50_ms, self.ack_p99_ms, self.ack_max_ms
-        )?;
-        write!(
-            f,
-            "retries       {}, duplicates {}, failed batches {}",
-            self.retries, self.duplicates, self.failed_batches
-        )?;
-        match &self.first_failure {
-            Some(reason) => write!(f, "\nfirst failure {reason}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A bar on a terminal, nothing elsewhere.
 fn progress(args: &LoadgenArgs) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
@@ -479,7 +358,7 @@ mod tests {
     use tokio::net::TcpListener;
     use uuid::Uuid;
 
-    use super::{LoadgenArgs, Report, Tally, generate, in_bursts};
+    use super::{LoadgenArgs, Report, generate, in_bursts};
     use crate::ingest::{DecodeContext, DecodeLimits, Encoding, Media, RandomIds, decode};
     use crate::model::{Clock, SystemClock};
 
@@ -590,16 +469,5 @@ mod tests {
         let report = generate(args, Arc::new(SystemClock)).await.unwrap();
         assert_eq!((report.samples, report.failed_batches), (0, 2));
         assert!(report.first_failure.is_some());
-    }
-
-    #[test]
-    fn quantiles_are_by_rank() {
-        let mut tally = Tally::default();
-        for ms in (1..=200).rev() {
-            tally.acknowledged(1, false, 0, Duration::from_millis(ms));
-        }
-        let report = tally.report(Duration::from_secs(2));
-        assert_eq!((report.ack_p50_ms, report.ack_p99_ms, report.ack_max_ms), (100.0, 198.0, 200.0));
-        assert_eq!(report.samples_per_second, 100.0);
     }
 }

@@ -20,6 +20,8 @@ mod file;
 mod receiver;
 mod sample;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::future::Future;

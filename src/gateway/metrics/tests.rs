@@ -1,9 +1,21 @@
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
 use super::calls::MAX_TOOLS;
+use super::push::Push;
+use super::server::serve;
 use super::{GatewayMetrics, Loss};
+use crate::config::{MetricsPush, OtlpProtocol, Period, Secret};
 use crate::model::{Decision, Outcome};
 
 fn busy() -> GatewayMetrics {
@@ -80,4 +92,74 @@ fn promtool_finds_nothing_to_complain_of() {
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// Keeps what is posted anywhere: path, authorization, body.
+async fn sink() -> (url::Url, mpsc::UnboundedReceiver<(String, String, Vec<u8>)>) {
+    let (sender, received) = mpsc::unbounded_channel();
+    let keep = move |request: Request| {
+        let sender = sender.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+            sender.send((head.uri.path().to_owned(), authorization.unwrap_or_default(), body)).unwrap();
+            ([("content-type", "application/grpc"), ("grpc-status", "0")], "")
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = url::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let router: Router = Router::new().fallback(keep);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_family_is_pushed_over_either_protocol() {
+    for (protocol, expected) in [
+        (OtlpProtocol::Http, "/v1/metrics"),
+        (OtlpProtocol::Grpc, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"),
+    ] {
+        let (endpoint, mut received) = sink().await;
+        let settings = MetricsPush {
+            endpoint: endpoint.into(),
+            headers: BTreeMap::from([("authorization".to_owned(), Secret::new("Bearer t"))]),
+            protocol,
+            interval: Period::new(Duration::from_secs(3600)),
+        };
+        let metrics = GatewayMetrics::new("acme", "prod");
+        let push = Push::start(&settings, "gw-1", &metrics).unwrap();
+        metrics.calls.ended("github", "list_repos", Outcome::Timeout, Duration::from_millis(80));
+        metrics.audit.age_seconds.set(1.5);
+        push.shutdown().await;
+        let (path, authorization, body) = received.try_recv().unwrap();
+        assert_eq!((path.as_str(), authorization.as_str()), (expected, "Bearer t"));
+        for part in [
+            "mcpg_tool_calls_total",
+            "mcpg_tool_errors_total",
+            "mcpg_tool_duration_seconds",
+            "mcpg_gateway_spool_age_seconds",
+            "mcpg_gateway_sessions",
+            "list_repos",
+            "mcpg-gateway",
+            "gw-1",
+        ] {
+            assert!(body.windows(part.len()).any(|window| window == part.as_bytes()), "{part} is not in the push");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_listener_serves_the_metrics_and_nothing_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, Arc::new(busy()), stop.clone()));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let page = client.get(format!("{url}/metrics")).send().await.unwrap();
+    assert_eq!(page.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert!(page.text().await.unwrap().contains("mcpg_gateway_sessions 3\n"));
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 404);
+    stop.cancel();
+    server.await.unwrap().unwrap();
 }

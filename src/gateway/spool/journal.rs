@@ -673,6 +673,18 @@ impl Journal {
     }
 }
 
+#[cfg(test)]
+impl Journal {
+    pub(super) fn open_ordinal(&self) -> u64 {
+        locked(&self.open).ordinal
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        let sealed: u64 = locked(&self.shelf).sealed.iter().map(|sealed| sealed.records).sum();
+        sealed + locked(&self.open).records
+    }
+}
+
 /// Where segment `ordinal` of a lane's folder is.
 pub(super) fn segment_path(folder: &Path, ordinal: u64) -> PathBuf {
     folder.join(format!("{ordinal:020}"))

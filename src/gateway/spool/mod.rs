@@ -62,6 +62,8 @@ mod keeper;
 mod lane;
 mod recovery;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -1,0 +1,231 @@
+//! A disk that is full, that does not make things durable, or that hangs.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::super::disk::{Disk, LocalDisk, SegmentFile};
+use super::super::{NotRecorded, Spool, SpoolSettings};
+use super::{all, copy_of, eventually, parts_on, settings};
+
+/// What is wrong with the disk.
+#[derive(Debug)]
+struct Faults {
+    /// Bytes that can still be written.
+    room: AtomicU64,
+    sync_fails: AtomicBool,
+    syncs: AtomicU64,
+    write_hangs: Gate,
+    sync_hangs: Gate,
+}
+
+/// Holds up whoever passes while it is shut.
+#[derive(Debug, Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    opened: Condvar,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    fn shut(&self) {
+        *self.shut.lock().unwrap() = true;
+    }
+
+    fn open(&self) {
+        *self.shut.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let shut = self.shut.lock().unwrap();
+        drop(self.opened.wait_while(shut, |shut| *shut).unwrap());
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug, Clone)]
+struct FaultyDisk(Arc<Faults>);
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Arc<dyn SegmentFile>,
+    faults: Arc<Faults>,
+}
+
+impl FaultyDisk {
+    fn new() -> Self {
+        Self(Arc::new(Faults {
+            room: AtomicU64::new(u64::MAX),
+            sync_fails: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
+            write_hangs: Gate::default(),
+            sync_hangs: Gate::default(),
+        }))
+    }
+
+    fn set_room(&self, bytes: u64) {
+        self.0.room.store(bytes, Ordering::SeqCst);
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn SegmentFile>> {
+        Ok(Arc::new(FaultyFile { file: LocalDisk.create(path)?, faults: Arc::clone(&self.0) }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn SegmentFile>> {
+        LocalDisk.open(path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let freed = path.metadata()?.len();
+        LocalDisk.remove(path)?;
+        let room = self.0.room.load(Ordering::SeqCst);
+        self.set_room(room.saturating_add(freed));
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalDisk.rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        LocalDisk.sync_folder(folder)
+    }
+}
+
+impl SegmentFile for FaultyFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.faults.write_hangs.pass();
+        let room = self.faults.room.load(Ordering::SeqCst);
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        // As on a real disk: what fits is written, then it fails.
+        self.file.write_at(&bytes[..fits], offset)?;
+        if fits < bytes.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.faults.room.store(room.saturating_sub(fits as u64), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.file.truncate(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.syncs.fetch_add(1, Ordering::SeqCst);
+        self.faults.sync_hangs.pass();
+        if self.faults.sync_fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk does not answer"));
+        }
+        self.file.sync()
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let parts = parts_on(Arc::new(disk.clone()));
+    // Small segments: the bound is far away, the disk is what is full.
+    let spool = Spool::open(&SpoolSettings { max_bytes: 2 << 20, ..settings(folder.path()) }, &parts).unwrap();
+    let (samples, audit) = (spool.samples.as_ref().unwrap(), spool.audit.as_ref().unwrap());
+    for _ in 0..100 {
+        samples.append(&[b's'; 1000]).unwrap();
+    }
+    samples.seal_now().await;
+    disk.set_room(0);
+    let mut taken = 0_u64;
+    let refused = loop {
+        match audit.append_durably(&[b'a'; 1000]).await {
+            Ok(()) => taken += 1,
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(refused, NotRecorded::Disk);
+    assert!((80..=100).contains(&taken), "{taken} events took the samples' place");
+    assert!(samples.is_empty());
+    assert_eq!(parts.metrics.samples.all_lost(), 100);
+
+    disk.set_room(u64::MAX);
+    audit.append_durably(b"room again").await.unwrap();
+    let found = all(audit).await;
+    assert_eq!(found.len() as u64, taken + 1);
+    let hole = found.windows(2).filter(|pair| pair[0].0 + 1 != pair[1].0).count();
+    assert_eq!(hole, 1, "what was refused is missing in the numbers, and nothing else");
+}
+
+#[tokio::test]
+async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let samples = spool.samples.as_ref().unwrap();
+    samples.append(b"before").unwrap();
+    disk.set_room(10);
+    samples.append(b"into the full disk").unwrap();
+    eventually(|| parts.metrics.samples.all_lost() == 1).await;
+    disk.set_room(u64::MAX);
+    samples.append(b"after").unwrap();
+    eventually(|| parts.metrics.samples.spooled.get() == 2).await;
+    let copy = copy_of(folder.path());
+    let after = super::open(copy.path());
+    let texts: Vec<_> = all(after.samples.as_ref().unwrap()).await.into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn a_failed_fsync_is_never_taken_for_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let audit = spool.audit.as_ref().unwrap();
+    disk.0.sync_fails.store(true, Ordering::SeqCst);
+    assert_eq!(audit.append_durably(b"event").await, Err(NotRecorded::Disk));
+    disk.0.sync_fails.store(false, Ordering::SeqCst);
+    audit.append_durably(b"event").await.unwrap();
+}
+
+#[tokio::test]
+async fn many_events_at_once_share_an_fsync() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let audit = spool.audit.as_ref().unwrap();
+    disk.0.sync_hangs.shut();
+    let before = disk.0.syncs.load(Ordering::SeqCst);
+    let events: Vec<_> = (0..200).map(|_| audit.append_durably(b"event")).collect();
+    disk.0.sync_hangs.open();
+    for event in events {
+        event.await.unwrap();
+    }
+    let syncs = disk.0.syncs.load(Ordering::SeqCst) - before;
+    assert!(syncs <= 3, "{syncs} fsyncs for 200 events");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_one_call_and_loses_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let samples = spool.samples.clone().unwrap();
+    disk.0.write_hangs.shut();
+    let held = {
+        let samples = samples.clone();
+        std::thread::spawn(move || samples.append(b"held up"))
+    };
+    eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    for _ in 0..100 {
+        samples.append(b"goes on").unwrap();
+    }
+    assert!(!held.is_finished());
+    disk.0.write_hangs.open();
+    held.join().unwrap().unwrap();
+    eventually(|| parts.metrics.samples.spooled.get() == 101).await;
+    assert_eq!(all(&samples).await.len(), 101);
+}
