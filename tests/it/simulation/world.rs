@@ -105,7 +105,12 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
-        let config = ControlPlane::parse("simulation", CONFIG, &|_| None).unwrap();
+        Self::try_start_with(store, CONFIG).await
+    }
+
+    /// As [`Node::try_start`], with a configuration of the test's own.
+    pub(super) async fn try_start_with(store: Arc<FaultyStore>, config: &str) -> Result<Self, PlaneError> {
+        let config = ControlPlane::parse("simulation", config, &|_| None).unwrap();
         let seed = Arc::as_ptr(&store) as u64;
         let parts = Parts {
             store: Store::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://"),
@@ -310,7 +315,9 @@ impl World {
             let stored = ids.len() as i64;
             let counts = node.count(org).await;
             assert!(counts.values().all(|count| *count == stored), "{org} has {stored} samples and counts {counts:?}");
-            self.events.check(number, &ledger::check(node, org).await, ledger::ids);
+            let shown = ledger::check(node, org).await;
+            assert_eq!((shown.first, shown.signed), (0, shown.size), "{org}: entries that no head covers");
+            self.events.check(number, &shown.ids, ledger::ids);
         }
     }
 }
