@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::chain::{SOON, column, emit, entries, folder, post, sealed, segments, size, verify, vkey};
 use crate::harness::{Client, Config, Server, eventually, python};
 
-/// Entries are kept for two seconds; deleted segments may be read by queries for one more.
-const SHORT: &str = "orgs: [{ name: default, tier: enterprise, retention: { ledger: 2s } }]\nlimits: { sql: { timeout: 1s } }";
+/// Entries are kept for two seconds; deleted segments may be read by queries for five more.
+const SHORT: &str = "orgs: [{ name: default, tier: enterprise, retention: { ledger: 2s } }]\nlimits: { sql: { timeout: 5s } }";
 
 async fn prune(client: &Client, query: &str) -> Value {
     client.send(Method::POST, &format!("audit/prune{query}"), &[], Vec::new()).await.unwrap().ok().json()

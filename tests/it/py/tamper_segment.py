@@ -13,5 +13,6 @@ row = next(at for at, old in enumerate(values) if old is not None and old != val
 values[row] = value
 place = table.schema.get_field_index(column)
 changed = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
-pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+metadata = {key: text for key, text in pq.read_metadata(path).metadata.items() if key != b"ARROW:schema"}
+pq.write_table(changed.replace_schema_metadata(metadata), path)
 print(json.dumps(table.column("seq")[row].as_py()))
