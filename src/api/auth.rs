@@ -49,12 +49,7 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::allow`].
-    pub(super) fn allow_actor(
-        &self,
-        headers: &HeaderMap,
-        org: &str,
-        role: Role,
-    ) -> Result<(OrgName, String), Problem> {
+    pub(super) fn allow_actor(&self, headers: &HeaderMap, org: &str, role: Role) -> Result<(OrgName, String), Problem> {
         let token = self.authenticate(headers)?;
         let known = org.parse().ok().filter(|org| self.orgs.contains(org));
         let opened = known.filter(|org| token.as_ref().is_none_or(|token| token.org.covers(org)));

@@ -40,7 +40,15 @@ pub(super) struct Problem {
 impl Problem {
     /// A problem of the kind `code`, a stable word of lower-case letters and underscores.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None, challenge: None, members: Map::new(), refused: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            challenge: None,
+            members: Map::new(),
+            refused: None,
+        }
     }
 
     /// A fault of the program itself; what it was is for the log alone.

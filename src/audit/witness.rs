@@ -80,7 +80,9 @@ mod tests {
     const TEXT: &str = "mcpg.local/orgs/acme/audit/1\n7\nAAAA\n";
 
     fn note() -> String {
-        Note::sign(TEXT.to_owned(), "mcpg.local/orgs/acme/audit/1", &[&SigningKey::from_bytes(&[1; 32])]).unwrap().to_string()
+        Note::sign(TEXT.to_owned(), "mcpg.local/orgs/acme/audit/1", &[&SigningKey::from_bytes(&[1; 32])])
+            .unwrap()
+            .to_string()
     }
 
     fn witness(seed: u8) -> (SigningKey, VKey) {

@@ -266,9 +266,10 @@ fn elsewhere(settings: &Audit) -> Result<Elsewhere, CliError> {
         vkey.and_then(|vkey| Witness::new(&witness.url, vkey))
             .map_err(|error| CliError::could_not("audit.witness", error))
     });
-    let mirror = settings.mirror.as_ref().map(|mirror| {
-        Store::open(&mirror.url.to_string()).map_err(|error| CliError::could_not("audit.mirror", error))
-    });
+    let mirror = settings
+        .mirror
+        .as_ref()
+        .map(|mirror| Store::open(&mirror.url.to_string()).map_err(|error| CliError::could_not("audit.mirror", error)));
     Ok(Elsewhere { witness: witness.transpose()?, mirror: mirror.transpose()? })
 }
 

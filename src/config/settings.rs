@@ -12,9 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::check;
 use super::fault::{Collector, Faults};
 use super::interpolate::interpolate;
-use super::{
-    ByteSize, Endpoint, Environment, Period, Secret, Storage, StorageUrl, Telemetry, TokenHash, decode, tree,
-};
+use super::{ByteSize, Endpoint, Environment, Period, Secret, Storage, StorageUrl, Telemetry, TokenHash, decode, tree};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -216,7 +214,14 @@ pub struct Mirror {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { key_file: PathBuf::from("./mcpg-data/keys/ledger.key"), key: None, previous_key_file: None, prune_interval: Period::new(Duration::from_secs(3_600)), witness: None, mirror: None }
+        Self {
+            key_file: PathBuf::from("./mcpg-data/keys/ledger.key"),
+            key: None,
+            previous_key_file: None,
+            prune_interval: Period::new(Duration::from_secs(3_600)),
+            witness: None,
+            mirror: None,
+        }
     }
 }
 

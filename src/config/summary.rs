@@ -97,12 +97,16 @@ mod tests {
         );
         let config = ControlPlane::parse("f", &text, &|_| None).unwrap();
         let summary = serde_json::to_string(&OrgSummary::of(&config, &"acme".parse().unwrap())).unwrap();
-        assert!(!summary.contains("canary") && !summary.contains(&hash) && summary.contains("flush.interval"), "{summary}");
+        assert!(
+            !summary.contains("canary") && !summary.contains(&hash) && summary.contains("flush.interval"),
+            "{summary}"
+        );
     }
 
     #[test]
     fn where_a_node_listens_is_no_change() {
-        let summary = |text| OrgSummary::of(&ControlPlane::parse("f", text, &|_| None).unwrap(), &"default".parse().unwrap());
+        let summary =
+            |text| OrgSummary::of(&ControlPlane::parse("f", text, &|_| None).unwrap(), &"default".parse().unwrap());
         assert_eq!(summary("listen: 127.0.0.1:1"), summary("listen: 127.0.0.1:2"));
         assert_ne!(summary("name: a").digest(), summary("name: b").digest());
     }

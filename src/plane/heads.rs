@@ -75,7 +75,9 @@ impl Witness {
     /// [`AuditError::Malformed`] when the key is no cosignature's, [`AuditError::Key`] when the client cannot be made.
     pub fn new(url: &Url, vkey: VKey) -> Result<Self, AuditError> {
         if !vkey.is_cosignature() {
-            return Err(AuditError::Malformed(format!("{vkey} is no witness's key: those are for cosignatures (type 4)")));
+            return Err(AuditError::Malformed(format!(
+                "{vkey} is no witness's key: those are for cosignatures (type 4)"
+            )));
         }
         let http = reqwest::Client::builder().timeout(ANSWER).build().map_err(|e| AuditError::Key(e.to_string()))?;
         Ok(Self { url: format!("{}/add-checkpoint", url.as_str().trim_end_matches('/')), vkey, http })
@@ -175,7 +177,9 @@ async fn hand_on(plane: &Plane, org: &Org, progress: &mut Progress) -> Result<()
         && progress.cosigned < head.checkpoint.size
         && is_our_turn
     {
-        if !head.ours && let Some(stored) = kept(plane, &org.name, head.checkpoint.size).await.map_err(|e| e.to_string())? {
+        if !head.ours
+            && let Some(stored) = kept(plane, &org.name, head.checkpoint.size).await.map_err(|e| e.to_string())?
+        {
             head.note = stored;
         }
         let known = head.note.parse::<Note>().is_ok_and(|note| witness.vkey.verify(&note).is_ok());

@@ -175,8 +175,20 @@ impl LedgerState {
     ) -> Self {
         let loaded = segments.last().map_or(0, |segment| segment.position);
         // What a process left undone, if anything.
-        let removal = standing.pruned.map(|Pruned { entry, first_kept }| Removal { entry, first_kept, since: Instant::now() });
-        Self { origin, schema, head, loaded, live: VecDeque::new(), segments, files: None, cut_at: None, standing, removal }
+        let removal =
+            standing.pruned.map(|Pruned { entry, first_kept }| Removal { entry, first_kept, since: Instant::now() });
+        Self {
+            origin,
+            schema,
+            head,
+            loaded,
+            live: VecDeque::new(),
+            segments,
+            files: None,
+            cut_at: None,
+            standing,
+            removal,
+        }
     }
 
     /// What its entries say of it.
@@ -396,7 +408,8 @@ impl LedgerState {
                 Place::Parts(_, parts) => stored(parts, seq),
             }
         }
-        let live = self.live.iter().find(|entries| entries.end > seq && seq + entries.batch.num_rows() as u64 >= entries.end);
+        let live =
+            self.live.iter().find(|entries| entries.end > seq && seq + entries.batch.num_rows() as u64 >= entries.end);
         live.map(|entries| Found::Live(entries.batch.clone()))
             .or_else(|| stored(&self.segments, seq).map(Found::Stored))
     }

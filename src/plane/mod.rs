@@ -60,9 +60,9 @@ pub use evidence::LedgerFile;
 pub use heads::{Elsewhere, Witness};
 use org::Org;
 pub use own_events::{OwnEvent, start};
-pub use retention::{Keeping, PrunePlan, PrunedSegment};
 use replica::Replica;
 use retention::Keep;
+pub use retention::{Keeping, PrunePlan, PrunedSegment};
 
 use crate::audit::SigningKeys;
 use crate::audit::segment::SegmentName;

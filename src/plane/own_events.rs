@@ -145,9 +145,13 @@ impl Plane {
         let version = json!({ "version": env!("CARGO_PKG_VERSION") });
         let started = OwnEvent::new(self.actor(), "operator.started").target(&self.node()).detail(version);
         let mut events = vec![started];
-        events.extend(changed_key(self, name, org.press.lock().await.newest.as_ref().map(|head| head.note.as_str()))?
-            .filter(|vkey| org.ledger().standing().key.as_deref() != Some(&vkey.to_string()))
-            .map(|vkey| OwnEvent::new(self.actor(), KEY).target(vkey.name()).detail(json!({ "vkey": vkey.to_string() }))));
+        events.extend(
+            changed_key(self, name, org.press.lock().await.newest.as_ref().map(|head| head.note.as_str()))?
+                .filter(|vkey| org.ledger().standing().key.as_deref() != Some(&vkey.to_string()))
+                .map(|vkey| {
+                    OwnEvent::new(self.actor(), KEY).target(vkey.name()).detail(json!({ "vkey": vkey.to_string() }))
+                }),
+        );
         events.push(OwnEvent::new(self.actor(), CONFIG_LOADED).detail(loaded));
         let at = org.ledger().standing().config;
         self.record(name, events).await?;

@@ -175,7 +175,9 @@ impl Plane {
             && let Some(detail) = self.entry_detail(name, seq).await?
         {
             let detail = serde_json::from_str(&detail).map_err(|e| PlaneError::Internal(e.to_string()))?;
-            events.push(OwnEvent::new(self.actor(), CONFIG_LOADED).reason("said again before it is pruned").detail(detail));
+            events.push(
+                OwnEvent::new(self.actor(), CONFIG_LOADED).reason("said again before it is pruned").detail(detail),
+            );
         }
         let detail = json!({
             "rule": plan.rule,
@@ -320,7 +322,8 @@ fn check(
     origin: &str,
     chain: Option<Hash>,
 ) -> Result<(Hash, Hash), StorageError> {
-    let (sha256, mut chain, mut seq, mut canonical) = (Hash::of(&[&bytes]), chain, name.first, Vec::with_capacity(1_024));
+    let (sha256, mut chain, mut seq, mut canonical) =
+        (Hash::of(&[&bytes]), chain, name.first, Vec::with_capacity(1_024));
     let end = segment::read(path.as_ref(), name, bytes, |batch| {
         let damaged = |seq: u64, what: &str| StorageError::damaged(path, format!("entry {seq}: {what}"));
         let columns = entry::Columns::of(&batch).map_err(|e| StorageError::damaged(path, e))?;
@@ -330,7 +333,9 @@ fn check(
         };
         for (row, (before, own)) in before.iter().zip(own).enumerate() {
             let hash = |text: Option<&str>| text.and_then(|text| text.parse::<Hash>().ok());
-            let (Some(before), Some(own)) = (hash(before), hash(own)) else { return Err(damaged(seq, "it has no hashes")) };
+            let (Some(before), Some(own)) = (hash(before), hash(own)) else {
+                return Err(damaged(seq, "it has no hashes"));
+            };
             if chain.is_some_and(|chain| chain != before) {
                 return Err(damaged(seq, "it does not follow the one before it"));
             }

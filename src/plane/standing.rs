@@ -148,7 +148,8 @@ mod tests {
     }
 
     const NODE: &str = "system:control-plane@1";
-    const PRUNE: &str = r#"{"first_kept":"4","segments":[{"name":"00000000000000000000-00000000000000000003.parquet"}]}"#;
+    const PRUNE: &str =
+        r#"{"first_kept":"4","segments":[{"name":"00000000000000000000-00000000000000000003.parquet"}]}"#;
 
     #[test]
     fn the_newest_entries_of_a_kind_say_how_the_ledger_stands() {

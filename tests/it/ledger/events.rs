@@ -34,7 +34,10 @@ async fn starts_and_stops_stand_in_every_orgs_ledger_before_anything_else_does()
         let entries = entries(&server.client().with_org(org), "").await;
         let expected = ["operator.started", "operator.config_loaded", "operator.org_made"];
         assert_eq!(column(&entries, "action"), expected, "{org}");
-        assert!(column(&entries, "actor").iter().all(|actor| actor.starts_with("system:control-plane@")), "{entries:?}");
+        assert!(
+            column(&entries, "actor").iter().all(|actor| actor.starts_with("system:control-plane@")),
+            "{entries:?}"
+        );
     }
     emit(&server.client(), 3).await;
     assert!(server.stop().await.success());
@@ -67,13 +70,15 @@ async fn what_changed_in_the_configuration_is_told_by_name_and_no_secret_with_it
     assert_eq!(column(&made, "target"), ["left", "operator", "reader"]);
     assert!(server.stop().await.success());
 
-    let after = tokens(&[operator, ("reader", "another-token", "default", "read"), ("new", "new-token", "default", "read")]);
+    let after =
+        tokens(&[operator, ("reader", "another-token", "default", "read"), ("new", "new-token", "default", "read")]);
     let orgs = "orgs: [{ name: default, tier: team }, { name: acme }]";
     server.reconfigure(&[orgs, &after, secret, "flush: { interval: 7s }"]);
     server.start().await;
     let all = own(&client).await;
     let changes = &all[all.iter().rposition(|entry| entry["action"] == "operator.config_loaded").unwrap() + 1..];
-    let told: Vec<_> = changes.iter().map(|e| (e["action"].as_str().unwrap(), e["target"].as_str().unwrap_or(""))).collect();
+    let told: Vec<_> =
+        changes.iter().map(|e| (e["action"].as_str().unwrap(), e["target"].as_str().unwrap_or(""))).collect();
     assert_eq!(
         told,
         [
@@ -98,15 +103,14 @@ async fn what_changed_in_the_configuration_is_told_by_name_and_no_secret_with_it
 
 #[tokio::test]
 async fn refused_requests_are_told_of_once_and_then_counted() {
-    let tokens = tokens(&[
-        ("operator", OPERATOR, "*", "read, ingest, operator"),
-        ("reader", READER, "default", "read"),
-    ]);
+    let tokens =
+        tokens(&[("operator", OPERATOR, "*", "read, ingest, operator"), ("reader", READER, "default", "read")]);
     let mut server = configured("orgs: [{ name: default }, { name: acme }]", &tokens, "").await;
     let (operator, reader) = (server.client(), server.client().with_token(READER));
     let refused = async || entries(&operator, "action=operator.request_refused").await;
     assert_eq!(post(&reader, "audit/hold", &json!({ "reason": "x" })).await.status, StatusCode::FORBIDDEN);
-    let told = eventually("the first refusal", SOON, async || Some(refused().await).filter(|told| !told.is_empty())).await;
+    let told =
+        eventually("the first refusal", SOON, async || Some(refused().await).filter(|told| !told.is_empty())).await;
     assert_eq!((told[0]["actor"].as_str(), told[0]["decision"].as_str()), (Some("service:reader"), Some("deny")));
     assert_eq!(told[0]["target"], "POST /v1/orgs/{org}/audit/hold");
     for _ in 0..40 {

@@ -10,7 +10,8 @@ use super::chain::{SOON, column, emit, entries, folder, post, sealed, segments, 
 use crate::harness::{Client, Config, Server, eventually, python};
 
 /// Entries are kept for two seconds; deleted segments may be read by queries for five more.
-const SHORT: &str = "orgs: [{ name: default, tier: enterprise, retention: { ledger: 2s } }]\nlimits: { sql: { timeout: 5s } }";
+const SHORT: &str =
+    "orgs: [{ name: default, tier: enterprise, retention: { ledger: 2s } }]\nlimits: { sql: { timeout: 5s } }";
 
 async fn prune(client: &Client, query: &str) -> Value {
     client.send(Method::POST, &format!("audit/prune{query}"), &[], Vec::new()).await.unwrap().ok().json()
@@ -159,7 +160,11 @@ async fn what_does_not_verify_is_not_pruned_and_the_ledger_says_so() {
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     let refused = client.send(Method::POST, "audit/prune", &[], Vec::new()).await.unwrap();
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text());
-    assert!(refused.text().contains(&victim) && refused.text().contains("not what its hash was made of"), "{}", refused.text());
+    assert!(
+        refused.text().contains(&victim) && refused.text().contains("not what its hash was made of"),
+        "{}",
+        refused.text()
+    );
     let told = entries(&client, "action=ledger.verification_failed").await;
     assert_eq!((told.len(), &told[0]["detail"]["segment"]), (1, &json!(victim)));
     assert!(entries(&client, "action=ledger.prune").await.is_empty());

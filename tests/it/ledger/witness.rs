@@ -123,7 +123,8 @@ async fn a_witness_that_does_not_answer_holds_nothing_up() {
     sealed(&client).await;
     let failures = async || {
         let metrics = client.get("/metrics").await.ok().text();
-        let line = metrics.lines().find(|line| line.starts_with("mcpg_cp_audit_handing_failures_total")).unwrap().to_owned();
+        let line =
+            metrics.lines().find(|line| line.starts_with("mcpg_cp_audit_handing_failures_total")).unwrap().to_owned();
         (!line.ends_with(" 0")).then_some(())
     };
     eventually("the failure to be counted", SOON, failures).await;

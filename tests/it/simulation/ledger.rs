@@ -70,11 +70,19 @@ pub(super) async fn check(node: &Node, org: &str) -> Shown {
         let columns = Columns::of(batch).unwrap();
         for row in 0..batch.num_rows() {
             assert_eq!(numbers(batch).value(row), seq as i64, "{org}: an entry is missing or there twice");
-            assert_eq!(text(batch, "prev_hash", row), expected.to_string(), "{org}: {seq} does not follow the one before");
+            assert_eq!(
+                text(batch, "prev_hash", row),
+                expected.to_string(),
+                "{org}: {seq} does not follow the one before"
+            );
             canonical.clear();
             columns.write_canonical(row, &origin, seq, &expected, &mut canonical).unwrap();
             let entry_hash = Hash::of(&[&canonical]);
-            assert_eq!(text(batch, "entry_hash", row), entry_hash.to_string(), "{org}: {seq} is another than was hashed");
+            assert_eq!(
+                text(batch, "entry_hash", row),
+                entry_hash.to_string(),
+                "{org}: {seq} is another than was hashed"
+            );
             peaks.push(leaf_hash(&Leaf { seq, prev_hash: expected, entry_hash }.bytes()));
             roots.push(peaks.root());
             (expected, seq) = (entry_hash, seq + 1);

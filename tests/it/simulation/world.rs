@@ -70,9 +70,7 @@ pub(super) fn batch(key: u64, rows: usize) -> RecordBatch {
     let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
-            "invocation_id" => Arc::new(StringArray::from_iter_values(
-                sample_ids(key, rows),
-            )),
+            "invocation_id" => Arc::new(StringArray::from_iter_values(sample_ids(key, rows))),
             "tool" => text(&format!("tool-{}", key % 5)),
             "started_at" | "arrived_at" | "ingested_at" => {
                 let hours = (key % 30) as i64 * 3_600_000_000;
