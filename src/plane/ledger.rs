@@ -443,3 +443,61 @@ impl LedgerState {
         self.live.iter().map(|entries| entries.batch.get_array_memory_size()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{LedgerState, Segment, SegmentName};
+    use crate::audit::{ChainHead, Hash};
+    use crate::model::schema::schemas;
+    use crate::plane::standing::{Pruned, Standing};
+
+    fn name(first: u64) -> SegmentName {
+        SegmentName { first, last: first + 9 }
+    }
+
+    /// A ledger of three stored segments of ten entries each.
+    fn ledger() -> LedgerState {
+        let segments = [0, 10, 20].map(|first| Segment::found(name(first), first, Arc::from("{}"), 100));
+        let head = ChainHead { size: 30, last: Hash::ZERO };
+        let schema = Arc::clone(&schemas().unwrap().audit_log);
+        LedgerState::new("o".to_owned(), schema, head, segments.into(), Standing::default())
+    }
+
+    fn prune(ledger: &mut LedgerState, first_kept: u64, named: &[SegmentName]) -> u64 {
+        ledger.prune(30, first_kept, &named.iter().copied().collect());
+        ledger.first_kept()
+    }
+
+    #[test]
+    fn what_a_prune_names_is_seen_no_more_and_to_be_deleted() {
+        let mut ledger = ledger();
+        assert_eq!(prune(&mut ledger, 20, &[name(0), name(10)]), 20);
+        assert_eq!(ledger.standing().pruned, Some(Pruned { entry: 30, first_kept: 20 }));
+        assert_eq!(ledger.removal().map(|removal| removal.first_kept), Some(20));
+        ledger.removed(30);
+        assert!(ledger.removal().is_none());
+    }
+
+    #[test]
+    fn a_prune_that_would_take_what_it_does_not_name_takes_nothing() {
+        assert_eq!(prune(&mut ledger(), 20, &[name(0)]), 0);
+        let mut merged = ledger();
+        merged.merge(31, SegmentName { first: 0, last: 19 }, true);
+        assert_eq!(prune(&mut merged, 20, &[name(0), name(10)]), 0);
+        assert!(merged.removal().is_none());
+    }
+
+    #[test]
+    fn the_newest_segment_is_never_pruned() {
+        assert_eq!(prune(&mut ledger(), 30, &[name(0), name(10), name(20)]), 0);
+    }
+
+    #[test]
+    fn segments_that_another_node_has_deleted_already_may_lack() {
+        let mut late = ledger();
+        late.segments.remove(0);
+        assert_eq!(prune(&mut late, 20, &[name(0), name(10)]), 20);
+    }
+}
