@@ -11,6 +11,7 @@
 
 mod encode;
 mod figures;
+mod gateway;
 mod ingest;
 mod load;
 mod machine;
@@ -66,6 +67,7 @@ fn run(options: &Options) -> Result<bool> {
             Section::Memory => runtime.block_on(memory::measure(options)),
             Section::Scrape => runtime.block_on(scrape::measure(options)),
             Section::Query => runtime.block_on(query::measure(options)),
+            Section::Gateway => runtime.block_on(gateway::measure(options)),
             Section::Replay => runtime.block_on(replay::measure(options)),
         };
         report.take(section.name(), found);

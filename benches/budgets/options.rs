@@ -41,6 +41,8 @@ pub(crate) enum Section {
     Scrape,
     /// Stored bytes, SQL beside DuckDB and ClickHouse on the same files, dashboard queries from the rollups
     Query,
+    /// What the gateway adds to a call, carries and holds, with all streams on and with all off
+    Gateway,
     /// Restart after kill -9, with a million samples not flushed
     Replay,
 }
@@ -85,6 +87,7 @@ impl Section {
             Self::Memory => "memory",
             Self::Scrape => "scrape",
             Self::Query => "query",
+            Self::Gateway => "gateway",
             Self::Replay => "replay",
         }
     }

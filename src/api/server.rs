@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
-/// Connections at once; further ones wait to be accepted.
+/// Connections at once unless it is said; further ones wait to be accepted.
 const CONNECTIONS: usize = 8_192;
 
 /// How long a request's head may take, and a connection be idle. Longer than clients commonly keep an idle connection,
@@ -43,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    connections: usize,
 }
 
 impl Server {
@@ -53,7 +54,12 @@ impl Server {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, connections: CONNECTIONS })
+    }
+
+    /// The same with so many connections at once at most.
+    pub fn with_connections(self, most: usize) -> Self {
+        Self { connections: most.min(Semaphore::MAX_PERMITS), ..self }
     }
 
     /// The address, with the port that was chosen.
@@ -65,7 +71,7 @@ impl Server {
     pub async fn run(self, router: Router, stop: impl Future<Output = ()>, grace: Duration) -> bool {
         let mut stop = std::pin::pin!(stop);
         let graceful = GracefulShutdown::new();
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let connections = Arc::new(Semaphore::new(self.connections));
         loop {
             let accepted = async {
                 let permit = Arc::clone(&connections).acquire_owned().await;
@@ -77,8 +83,8 @@ impl Server {
                 accepted = accepted => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection = serve(stream, router.clone(), &graceful);
+                Ok((stream, client)) => {
+                    let connection = serve(stream, client, router.clone(), &graceful);
                     tokio::spawn(async move {
                         let _permit = permit;
                         connection.await;
@@ -97,12 +103,18 @@ impl Server {
 }
 
 /// One connection, until it ends.
-fn serve(stream: TcpStream, router: Router, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    router: Router,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection is slower than it could be");
     }
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let router = router.clone();
+        request.extensions_mut().insert(ConnectInfo(client));
         async move { Ok::<_, Infallible>(answer(router, request.map(Body::new)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -71,6 +71,7 @@ pub struct Sealed {
 /// When an event is not of the form that validation makes sure of.
 pub fn seal(schema: &SchemaRef, origin: &str, head: &ChainHead, events: &RecordBatch) -> Result<Sealed, AuditError> {
     let columns = Columns::of(events)?;
+    columns.check_complete()?;
     let rows = events.num_rows();
     let (mut head, mut leaves, mut canonical) = (*head, Vec::with_capacity(rows), Vec::with_capacity(1_024));
     for row in 0..rows {

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
 /// A SHA-256 hash (FIPS 180-4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Hash(pub [u8; 32]);
@@ -24,13 +22,17 @@ impl Hash {
 
     /// Adds its text to `out`.
     pub fn write_hex(&self, out: &mut Vec<u8>) {
-        out.reserve(64);
-        for byte in self.0 {
-            for digit in [byte >> 4, byte & 15] {
-                out.extend(DIGITS.get(usize::from(digit)));
-            }
+        let mut text = [[0; 2]; 32];
+        for (pair, byte) in text.iter_mut().zip(self.0) {
+            *pair = [digit(byte >> 4), digit(byte & 15)];
         }
+        out.extend_from_slice(text.as_flattened());
     }
+}
+
+/// The hex digit of a number below 16.
+const fn digit(number: u8) -> u8 {
+    if number < 10 { b'0' + number } else { b'a' - 10 + number }
 }
 
 impl fmt::Display for Hash {
@@ -54,7 +56,7 @@ impl FromStr for Hash {
     type Err = InvalidHash;
 
     fn from_str(text: &str) -> Result<Self, InvalidHash> {
-        fn digit(b: u8) -> Result<u8, InvalidHash> {
+        fn value(b: u8) -> Result<u8, InvalidHash> {
             match b {
                 b'0'..=b'9' => Ok(b - b'0'),
                 b'a'..=b'f' => Ok(b - b'a' + 10),
@@ -67,7 +69,7 @@ impl FromStr for Hash {
         }
         let mut bytes = [0; 32];
         for (byte, [high, low]) in bytes.iter_mut().zip(pairs.0) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
+            *byte = value(*high)? << 4 | value(*low)?;
         }
         Ok(Self(bytes))
     }

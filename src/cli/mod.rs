@@ -4,10 +4,13 @@
 //! wrong use or could not run. What was asked for goes to standard output, everything else to standard error; a reader
 //! that goes away (`mcpg sql … | head`) ends the program quietly.
 
+mod audit;
+mod audit_keeping;
 mod config;
 mod control_plane;
 mod demo;
 mod gateway;
+mod http;
 pub mod loadgen;
 mod output;
 mod sql;
@@ -43,6 +46,11 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Send realistic samples to a control plane at a chosen rate.
     Loadgen(loadgen::LoadgenArgs),
+    /// Verify and export audit ledgers.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
+    },
     /// Check a configuration without starting anything.
     Config {
         #[command(subcommand)]
@@ -115,6 +123,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Loadgen(args) => {
             return block_on(async { loadgen::run(args).await.map_err(|error| CliError::CouldNot(error.to_string())) });
         }
+        Command::Audit { command } => block_on(audit::run(command))?,
         Command::Config { command } => config::run(&command)?,
         Command::Token { command } => token::run(&command)?,
     }

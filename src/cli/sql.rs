@@ -10,9 +10,9 @@ use futures::StreamExt;
 use reqwest::header::ACCEPT;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
-use url::{Host, Url};
+use url::Url;
 
-use super::{CliError, output};
+use super::{CliError, http, output};
 use crate::config::Secret;
 use crate::model::OrgName;
 
@@ -27,7 +27,7 @@ pub(super) struct SqlArgs {
     #[arg(long, env = "MCPG_ORG", default_value = "default")]
     org: OrgName,
     /// The API token, with the role `read`.
-    #[arg(long, env = "MCPG_TOKEN", hide_env_values = true, value_parser = secret)]
+    #[arg(long, env = "MCPG_TOKEN", hide_env_values = true, value_parser = http::secret)]
     token: Option<Secret>,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -66,10 +66,6 @@ impl Format {
     }
 }
 
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret::new(text))
-}
-
 pub(super) async fn run(args: SqlArgs) -> Result<(), CliError> {
     let binary = matches!(args.format, Format::Arrow | Format::Parquet);
     if binary && std::io::stdout().is_terminal() {
@@ -104,33 +100,16 @@ fn query_text(argument: &str) -> Result<String, CliError> {
 }
 
 async fn send(args: &SqlArgs, query: &str) -> Result<Response, CliError> {
-    let mut url = args.url.clone();
-    url.path_segments_mut()
-        .map_err(|()| CliError::CouldNot(format!("{} is no http:// URL", args.url)))?
-        .pop_if_empty()
-        .extend(["v1", "orgs", args.org.as_str(), "sql"]);
+    let url = http::path(&args.url, &["v1", "orgs", args.org.as_str(), "sql"])?;
     let params: Vec<Value> = args.params.iter().map(|text| parameter(text)).collect();
-    let mut client = reqwest::Client::builder();
-    if is_loopback(&args.url) {
-        // No proxy leads to this machine.
-        client = client.no_proxy();
-    }
-    let client = client.build().map_err(|error| CliError::could_not("the HTTP client", error))?;
-    let mut request =
-        client.post(url).header(ACCEPT, args.format.accept()).json(&json!({ "query": query, "params": params }));
+    let mut request = http::client(&args.url)?
+        .post(url)
+        .header(ACCEPT, args.format.accept())
+        .json(&json!({ "query": query, "params": params }));
     if let Some(token) = &args.token {
         request = request.bearer_auth(token.expose());
     }
-    request.send().await.map_err(|error| CliError::could_not(format!("{} is not reached", args.url), causes(&error)))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+    request.send().await.map_err(|error| http::not_reached(&args.url, &error))
 }
 
 /// A parameter as JSON where it is a plain value of it, else as text.
@@ -167,18 +146,7 @@ fn explain(problem: &Value, query: &str) -> String {
 }
 
 fn broken_off(error: reqwest::Error) -> CliError {
-    CliError::could_not("the answer broke off, so it is not complete", causes(&error))
-}
-
-/// An error with what caused it, down to the first cause.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        said = format!("{said}: {cause}");
-        next = cause.source();
-    }
-    said
+    CliError::could_not("the answer broke off, so it is not complete", http::causes(&error))
 }
 
 /// An Arrow stream as a table.

@@ -3,6 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
+use opentelemetry_otlp::ExporterBuildError;
+
+use super::emit::EmitError;
+use super::identity::IdentityError;
+use crate::config::Faults;
+
 /// Why the gateway does not start, or ends.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
@@ -14,6 +20,21 @@ pub enum GatewayError {
         /// Why not.
         error: io::Error,
     },
+    /// The policies have faults.
+    #[error("the policies have faults\n{0}")]
+    Policy(Faults),
+    /// Callers cannot be identified.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Samples and audit events cannot be kept.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    /// Spans cannot be exported.
+    #[error("observability.otlp: {0}")]
+    Traces(ExporterBuildError),
+    /// Metrics cannot be pushed.
+    #[error("observability.metrics.push: {0}")]
+    Push(ExporterBuildError),
     /// TLS for requests to plugins cannot be set up.
     #[error("requests over HTTP cannot be made: {0}")]
     HttpClient(reqwest::Error),

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use rmcp::model::{ErrorData, RequestId};
+use rmcp::model::{CustomResult, ErrorData, RequestId, ServerJsonRpcMessage, ServerResult};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -141,6 +141,16 @@ pub(crate) fn meta(params: Option<&Value>) -> Option<&Map<String, Value>> {
 /// The request's progress token, as its sender wrote it.
 pub(crate) fn progress_token(params: Option<&Value>) -> Option<&Value> {
     meta(params)?.get("progressToken")
+}
+
+/// The response to the request of that id, and how large it is.
+pub(crate) fn response(id: &RequestId, outcome: Result<Value, ErrorData>) -> (ServerJsonRpcMessage, u64) {
+    let message = match outcome {
+        Ok(result) => ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(result)), id.clone()),
+        Err(error) => ServerJsonRpcMessage::error(error, Some(id.clone())),
+    };
+    let bytes = size(&message);
+    (message, bytes)
 }
 
 /// How many bytes `value` has as JSON.

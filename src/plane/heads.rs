@@ -277,8 +277,8 @@ async fn accuse(plane: &Plane, org: &OrgName, size: u64, reason: &str) {
 }
 
 /// Stores a head with more signatures than before: by its size, and as the newest if it still is. Nobody may sign a newer one
-/// in this process meanwhile. Should another node do so between the look and the write, its own head is put back once it is
-/// cosigned in turn.
+/// in this process meanwhile. Should another node do so between the look and the write, its head is the newest again as soon
+/// as it is cosigned in turn.
 async fn keep(plane: &Plane, org: &Org, head: &SignedHead, note: &str) -> Result<String, StorageError> {
     let mut press = org.press.lock().await;
     let before = kept(plane, &org.name, head.checkpoint.size).await?;
@@ -286,9 +286,11 @@ async fn keep(plane: &Plane, org: &Org, head: &SignedHead, note: &str) -> Result
     put(plane, &kept_path(&org.name, head.checkpoint.size), note.clone().into()).await?;
     let newest = newest_path(&org.name);
     let found = get(plane, &newest).await?;
-    let found = found.and_then(|found| String::from_utf8(found.to_vec()).ok());
-    if let Some(joined) = found.and_then(|found| witness::joined(&note, &found)) {
-        put(plane, &newest, joined.into()).await?;
+    let found = found.and_then(|found| String::from_utf8(found.to_vec()).ok()).unwrap_or_default();
+    match witness::joined(&note, &found) {
+        Some(joined) => put(plane, &newest, joined.into()).await?,
+        None if size_of(&found) < Some(head.checkpoint.size) => put(plane, &newest, note.clone().into()).await?,
+        None => {}
     }
     if let Some(newest) = press.newest.as_mut().filter(|newest| newest.checkpoint == head.checkpoint) {
         newest.note.clone_from(&note);
@@ -321,14 +323,17 @@ async fn consistency(plane: &Plane, org: &OrgName, old: u64, new: u64) -> Result
     Ok(tiles.proof(&ranges).ok_or_else(|| damaged(&"the tiles do not give a consistency proof"))?)
 }
 
+/// How many entries a head covers; none of what is no head.
+fn size_of(note: &str) -> Option<u64> {
+    let note: Note = note.parse().ok()?;
+    note.text.parse::<Checkpoint>().ok().map(|checkpoint| checkpoint.size)
+}
+
 /// Copies a head to the mirror, unless that has a newer one.
 async fn copy(mirror: &Store, org: &OrgName, head: &SignedHead) -> Result<(), StorageError> {
     let newest = newest_path(org);
-    let size = |bytes: &[u8]| {
-        let note: Note = std::str::from_utf8(bytes).ok()?.parse().ok()?;
-        note.text.parse::<Checkpoint>().ok().map(|checkpoint| checkpoint.size)
-    };
-    if read(mirror, &newest).await?.and_then(|found| size(&found)) > Some(head.checkpoint.size) {
+    let found = read(mirror, &newest).await?.map(|found| String::from_utf8_lossy(&found).into_owned());
+    if found.and_then(|found| size_of(&found)) > Some(head.checkpoint.size) {
         return Ok(());
     }
     let failed = |e| StorageError::failed("write", &newest, e);

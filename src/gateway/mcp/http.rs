@@ -11,32 +11,41 @@
 //! No answer repeats anything of the request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use rmcp::model::{ErrorData, JsonRpcError, RequestId};
+use rmcp::transport::common::http_header::{HEADER_MCP_PROTOCOL_VERSION, HEADER_SESSION_ID};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::inbound::Inbound;
 use super::relay::Relay;
 use super::session::Endpoint;
 use super::sessions::{Sessions, WithSessions};
 use crate::config;
-use crate::gateway::message::{Message, Notification};
+use crate::gateway::identity::{Caller, Identity};
+use crate::gateway::message::{self, Message, Notification};
+use crate::gateway::story::Telling;
+use crate::gateway::traces::{self, RequestSpans, Traces};
 use crate::gateway::upstream::{Listeners, Plugin};
-use crate::model::{CallerName, Clock};
+use crate::telemetry::w3c;
+
+/// The header that says which id the gateway gave a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How often sessions that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -48,6 +57,9 @@ const AGAIN: HeaderValue = HeaderValue::from_static("30");
 pub(crate) struct Doors {
     doors: Vec<Arc<Door>>,
     limits: config::GatewayLimits,
+    identity: Identity,
+    traces: Arc<Traces>,
+    telling: Telling,
     draining: AtomicBool,
 }
 
@@ -56,7 +68,6 @@ struct Door {
     service: StreamableHttpService<WithSessions, Sessions>,
     sessions: Arc<Sessions>,
     path: String,
-    clock: Arc<dyn Clock>,
 }
 
 impl Doors {
@@ -64,7 +75,8 @@ impl Doors {
         settings: &config::Gateway,
         plugins: &[Arc<Plugin>],
         relay: &Arc<Relay>,
-        clock: &Arc<dyn Clock>,
+        identity: Identity,
+        traces: Arc<Traces>,
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let door = |path: String, plugins: Vec<Arc<Plugin>>, namespaced| {
@@ -72,13 +84,15 @@ impl Doors {
             let sessions = Arc::new(Sessions::new(endpoint, Arc::clone(relay)));
             let service =
                 StreamableHttpService::new(|| Ok(WithSessions), Arc::clone(&sessions), http_config(settings, stop));
-            Arc::new(Door { service, sessions, path, clock: Arc::clone(clock) })
+            Arc::new(Door { service, sessions, path })
         };
         let mut doors = vec![door("/mcp".to_owned(), plugins.to_vec(), true)];
         doors.extend(
             plugins.iter().map(|plugin| door(format!("/mcp/{}", plugin.name()), vec![Arc::clone(plugin)], false)),
         );
-        Arc::new(Self { doors, limits: settings.limits.clone(), draining: AtomicBool::new(false) })
+        let telling = relay.calls().telling.clone();
+        let (limits, draining) = (settings.limits.clone(), AtomicBool::new(false));
+        Arc::new(Self { doors, limits, identity, traces, telling, draining })
     }
 
     /// How many sessions there are.
@@ -161,7 +175,8 @@ pub(crate) fn router(doors: &Arc<Doors>) -> Router {
 }
 
 async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Request) -> Response {
-    match receive(&doors, &door, request).await {
+    let request_id: Arc<str> = doors.telling.id().to_string().into();
+    let mut response = match receive(&doors, request, Arc::clone(&request_id)).await {
         Ok((inbound, request)) => {
             let ending = request.method() == Method::DELETE;
             let mut response = inbound.during(door.service.handle(request)).await.map(Body::new);
@@ -172,36 +187,94 @@ async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Re
             response
         }
         Err(refused) => refused,
+    };
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
+    response
 }
 
-/// Finds out who asks, and takes the message in.
-async fn receive(doors: &Doors, door: &Door, request: Request) -> Result<(Inbound, Request<Full<Bytes>>), Response> {
-    let arrived_at = door.clock.now();
+/// Takes the message in, and finds out who sent it.
+async fn receive(
+    doors: &Doors,
+    request: Request,
+    request_id: Arc<str>,
+) -> Result<(Inbound, Request<Full<Bytes>>), Response> {
+    let arrived_at = doors.telling.now();
     let (parts, body) = request.into_parts();
-    let caller = CallerName::anonymous();
-    let client = parts.extensions.get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0);
     let (message, body) = if parts.method == Method::POST {
         let body = take_in(body, doors.limits.body_bytes.as_usize()).await?;
         let message =
             Message::parse(&body).map_err(|malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error()))?;
-        if matches!(&message, Message::Request(request) if request.method == "initialize") {
-            doors.may_open()?;
-        }
         (Some(message), body)
     } else {
         (None, Bytes::new())
     };
-    let inbound = Inbound {
-        message,
-        caller,
-        arrived_at,
-        bytes: body.len() as u64,
-        headers: parts.headers.clone(),
-        http_version: parts.version,
-        client,
+    let invocation_id = doors.telling.id();
+    let spans = match &message {
+        Some(Message::Request(request)) => Some(doors.spans(&parts, request, &request_id, invocation_id)),
+        _ => None,
     };
+    let caller = doors.identify(&parts, &message, spans.as_ref()).await?;
+    if matches!(&message, Some(Message::Request(request)) if request.method == "initialize") {
+        doors.may_open()?;
+    }
+    let bytes = body.len() as u64;
+    let spans = Mutex::new(spans);
+    let inbound = Inbound { message, caller, arrived_at, bytes, request_id, invocation_id, spans };
     Ok((inbound, Request::from_parts(parts, Full::new(body))))
+}
+
+impl Doors {
+    /// Opens the spans of a request that has just arrived.
+    fn spans(&self, parts: &Parts, request: &message::Request, request_id: &str, invocation_id: Uuid) -> RequestSpans {
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let (jsonrpc_id, invocation_id) = (request.id.to_string(), invocation_id.to_string());
+        let described = traces::Request {
+            method: &request.method,
+            jsonrpc_id: Some(&jsonrpc_id),
+            session_id: header(HEADER_SESSION_ID),
+            protocol_version: header(HEADER_MCP_PROTOCOL_VERSION),
+            http_version: Some(parts.version),
+            client: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
+            request_id: Some(request_id),
+            invocation_id: (request.method == "tools/call").then_some(&*invocation_id),
+        };
+        self.traces.request(&described, w3c::Inbound::read(&parts.headers, request.meta()))
+    }
+
+    /// Finds out who asks.
+    async fn identify(
+        &self,
+        parts: &Parts,
+        message: &Option<Message>,
+        spans: Option<&RequestSpans>,
+    ) -> Result<Caller, Response> {
+        let span = spans.map(RequestSpans::identity);
+        match self.identity.identify(&parts.headers).await {
+            Ok(caller) => {
+                if let Some(span) = span {
+                    span.caller(caller.name().as_str());
+                }
+                Ok(caller)
+            }
+            Err(unidentified) => {
+                if let Some(span) = span {
+                    span.refused();
+                }
+                self.telling.metrics.unidentified.inc();
+                let id = match message {
+                    Some(Message::Request(request)) => Some(request.id.clone()),
+                    _ => None,
+                };
+                let mut response = refuse(unidentified.status(), id, unidentified.to_string());
+                if let Some(challenge) = unidentified.challenge() {
+                    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                }
+                Err(response)
+            }
+        }
+    }
 }
 
 async fn take_in(body: Body, limit: usize) -> Result<Bytes, Response> {
@@ -224,9 +297,6 @@ fn answer(status: StatusCode, id: Option<RequestId>, error: ErrorData) -> Respon
     let mut response = (status, [(CONTENT_TYPE, "application/json")], body).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, AGAIN);
-    }
-    if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

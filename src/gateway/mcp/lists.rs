@@ -5,16 +5,16 @@
 //! only when none could be asked is the list an error. At the endpoint of one plugin the list is that plugin's page, as it
 //! is.
 
-use std::sync::Arc;
-
 use futures::future::join_all;
 use rmcp::model::ErrorData;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::names;
-use super::session::Session;
-use crate::gateway::upstream::{Ask, UpstreamFault};
+use crate::gateway::call::{Calls, Work};
+use crate::gateway::policy::Action;
+use crate::gateway::traces::Target;
+use crate::gateway::upstream::UpstreamFault;
 
 /// Pages that are fetched of one plugin's list; a server that never ends is cut off.
 const PAGES: usize = 100;
@@ -70,23 +70,27 @@ impl List {
     fn is_named(self) -> bool {
         matches!(self, Self::Tools | Self::Prompts)
     }
+
+    /// What policy is asked before an entry is shown, and the member that names it there. A template stands for no
+    /// resource in particular.
+    pub(super) fn governed(self) -> Option<(Action, &'static str)> {
+        match self {
+            Self::Tools => Some((Action::CallTool, "name")),
+            Self::Prompts => Some((Action::GetPrompt, "name")),
+            Self::Resources => Some((Action::ReadResource, "uri")),
+            Self::ResourceTemplates => None,
+        }
+    }
 }
 
-/// The list of all plugins. `meta` goes to each; `may_list` says which tools, by plugin and name, the caller may see.
-pub(super) async fn joined(
-    session: &Arc<Session>,
-    list: List,
-    meta: Option<Value>,
-    may_list: &(dyn Fn(&str, &str) -> bool + Sync),
-) -> Result<Value, ErrorData> {
+/// The list of all plugins, as far as the caller may see it.
+pub(super) async fn joined(work: &Work<'_>, list: List, calls: &Calls) -> Result<Value, ErrorData> {
+    let session = work.session;
     let plugins = session.endpoint.plugins.iter().enumerate();
-    let asked = join_all(plugins.map(|(index, plugin)| {
-        let meta = meta.clone();
-        async move {
-            let patience = plugin.timeout();
-            let entries = timeout(patience, entries(session, index, list, meta)).await;
-            entries.unwrap_or(Err(UpstreamFault::TimedOut { after: patience }))
-        }
+    let asked = join_all(plugins.map(|(index, plugin)| async move {
+        let patience = plugin.timeout();
+        let entries = timeout(patience, entries(work, index, list)).await;
+        entries.unwrap_or(Err(UpstreamFault::TimedOut { after: patience }))
     }))
     .await;
     let (mut all, mut answered, mut first_fault) = (Vec::new(), false, None);
@@ -95,9 +99,7 @@ pub(super) async fn joined(
             Ok(entries) => {
                 answered = true;
                 let mut entries = Value::Array(entries);
-                if list == List::Tools {
-                    retain(&mut entries, |tool| may_list(plugin.name(), tool));
-                }
+                visible(&mut entries, list, plugin.name(), work, calls);
                 if list.is_named() {
                     prefix(&mut entries, plugin.name());
                 }
@@ -118,26 +120,22 @@ pub(super) async fn joined(
 }
 
 /// Every entry of one plugin's list.
-async fn entries(
-    session: &Arc<Session>,
-    index: usize,
-    list: List,
-    meta: Option<Value>,
-) -> Result<Vec<Value>, UpstreamFault> {
-    let link = session.link(index).await?;
+async fn entries(work: &Work<'_>, index: usize, list: List) -> Result<Vec<Value>, UpstreamFault> {
+    let link = work.session.link(index).await?;
     if link.opened().pointer(&format!("/capabilities/{}", list.capability())).is_none() {
         return Ok(Vec::new());
     }
+    let patience = work.plugin(index).map(|plugin| plugin.timeout()).unwrap_or_default();
     let (mut entries, mut cursor) = (Vec::new(), None);
     for _ in 0..PAGES {
         let mut params = Map::new();
         if let Some(cursor) = cursor.take() {
             params.insert("cursor".to_owned(), cursor);
         }
-        if let Some(meta) = &meta {
-            params.insert("_meta".to_owned(), meta.clone());
+        if let Some(meta) = work.request.meta() {
+            params.insert("_meta".to_owned(), Value::Object(meta.clone()));
         }
-        let mut page = link.ask(Ask::plain(list.method(), Some(Value::Object(params)))).await?;
+        let mut page = work.ask(index, Target::Unnamed, Some(Value::Object(params)), patience).await?;
         if let Some(Value::Array(more)) = page.get_mut(list.member()).map(Value::take) {
             entries.extend(more);
         }
@@ -150,10 +148,17 @@ async fn entries(
     Ok(entries)
 }
 
-/// Keeps the entries whose name `keep` says yes to.
-pub(super) fn retain(entries: &mut Value, keep: impl Fn(&str) -> bool) {
+/// Keeps the entries of a plugin's list that the caller may see.
+pub(super) fn visible(entries: &mut Value, list: List, plugin: &str, work: &Work<'_>, calls: &Calls) {
+    if let Some((action, member)) = list.governed() {
+        retain(entries, member, |name| calls.may_list(work.inbound, action, plugin, name));
+    }
+}
+
+/// Keeps the entries that `keep` says yes to, by their `member`.
+fn retain(entries: &mut Value, member: &str, keep: impl Fn(&str) -> bool) {
     if let Value::Array(entries) = entries {
-        entries.retain(|entry| entry.get("name").and_then(Value::as_str).is_none_or(&keep));
+        entries.retain(|entry| entry.get(member).and_then(Value::as_str).is_none_or(&keep));
     }
 }
 
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn entries_keep_all_but_their_name() {
         let mut entries = json!([{"name": "a", "x": {"y": [1]}}, {"name": "b"}, {"other": 1}]);
-        retain(&mut entries, |name| name != "b");
+        retain(&mut entries, "name", |name| name != "b");
         prefix(&mut entries, "p");
         assert_eq!(entries, json!([{"name": "p__a", "x": {"y": [1]}}, {"other": 1}]));
     }

@@ -16,18 +16,19 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use rmcp::model::{CustomResult, ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage, ServerResult};
+use rmcp::model::{ErrorCode, ErrorData, RequestId};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::inbound::Inbound;
 use super::lists::{self, List};
 use super::session::Session;
-use crate::gateway::call::{Calls, Work};
-use crate::gateway::message::{Message, Notification, Request, size};
-use crate::gateway::upstream::{Ask, StreamNumber, UpstreamFault};
+use crate::gateway::call::{Calls, Reply, Subject, Work};
+use crate::gateway::message::{Message, Notification, Response};
+use crate::gateway::policy::Action;
+use crate::gateway::story::Ending;
+use crate::gateway::traces::Target;
+use crate::gateway::upstream::{StreamNumber, UpstreamFault};
 
 /// Messages of clients, on their way.
 pub(crate) struct Relay {
@@ -41,10 +42,6 @@ impl Relay {
         Self { calls, tasks }
     }
 
-    pub(super) fn new_session_id(&self) -> String {
-        self.calls.random_id().simple().to_string()
-    }
-
     pub(super) fn calls(&self) -> &Calls {
         &self.calls
     }
@@ -53,20 +50,26 @@ impl Relay {
     pub(super) fn serve(self: Arc<Self>, session: Arc<Session>, inbound: Arc<Inbound>, stream: StreamNumber) {
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
-            let Some(Message::Request(request)) = &inbound.message else {
+            let (Some(Message::Request(request)), Some(spans)) = (&inbound.message, inbound.take_spans()) else {
                 session.streams.end(stream, None);
                 return;
             };
             let Some(cancelled) = session.begin(&request.id) else {
                 let error = ErrorData::invalid_request("Invalid Request: a request with this id is under way", None);
-                session.streams.end(stream, Some(respond(&request.id, Err(error))));
+                let reply = Reply::plain(&request.id, Err(error));
+                spans.end(reply.told());
+                session.streams.end(stream, Some((reply.message, reply.bytes)));
                 return;
             };
-            let response = tokio::select! {
-                outcome = self.answer(&session, &inbound, request, stream) => Some(respond(&request.id, outcome)),
+            let mut work = Work { session: &session, inbound: &inbound, request, stream, spans };
+            let reply = tokio::select! {
+                reply = self.answer(&mut work) => Some(reply),
                 () = cancelled.cancelled() => None,
             };
-            session.streams.end(stream, response);
+            if let Some(reply) = &reply {
+                work.spans.end(reply.told());
+            }
+            session.streams.end(stream, reply.map(|reply| (reply.message, reply.bytes)));
             session.finish(&request.id);
         });
     }
@@ -75,10 +78,7 @@ impl Relay {
     pub(super) async fn accept(&self, session: &Arc<Session>, inbound: Arc<Inbound>) {
         match &inbound.message {
             Some(Message::Response(response)) => {
-                session.answered(crate::gateway::message::Response {
-                    id: response.id.clone(),
-                    outcome: response.outcome.clone(),
-                });
+                session.answered(Response { id: response.id.clone(), outcome: response.outcome.clone() });
             }
             Some(Message::Notification(notification)) => self.told(session, notification).await,
             Some(Message::Request(_)) | None => {}
@@ -103,64 +103,74 @@ impl Relay {
         }
     }
 
-    async fn answer(
-        &self,
-        session: &Arc<Session>,
-        inbound: &Arc<Inbound>,
-        request: &Request,
-        stream: StreamNumber,
-    ) -> Result<Value, ErrorData> {
-        let work = Work { session, inbound, request, stream };
-        match request.method.as_str() {
+    async fn answer(&self, work: &mut Work<'_>) -> Reply {
+        let request = work.request;
+        if request.method == "tools/call" {
+            // The one request that is decided on, and told as a call.
+            let target = request.text("name").and_then(|name| work.session.endpoint.resolve(name));
+            return self.calls.tool(work, target).await;
+        }
+        Reply::plain(&request.id, self.other(work).await)
+    }
+
+    /// A request that is no call.
+    async fn other(&self, work: &mut Work<'_>) -> Result<Value, ErrorData> {
+        let (method, namespaced) = (work.request.method.as_str(), work.session.endpoint.namespaced);
+        match method {
             "ping" => Ok(json!({})),
             "initialize" => Err(ErrorData::invalid_request("Invalid Request: the session is initialized", None)),
-            "tools/call" => self.call_tool(work).await,
-            method => match List::of(method) {
-                Some(list) if session.endpoint.namespaced => self.list_all(&work, list).await,
-                Some(List::Tools) => self.list_tools(&work).await,
-                _ if session.endpoint.namespaced => self.route(&work).await,
-                _ => self.forward(&work, 0, request.params.clone()).await,
+            "prompts/get" => {
+                let name = work.request.text("name").unwrap_or_default();
+                let (index, name) = work.session.endpoint.resolve(name).ok_or_else(|| unknown("prompt"))?;
+                self.govern(work, Subject { action: Action::GetPrompt, index, name }).await
+            }
+            "resources/read" | "resources/subscribe" => self.read(work).await,
+            _ => match List::of(method) {
+                Some(list) if namespaced => lists::joined(work, list, &self.calls).await,
+                Some(list) => self.list(work, list).await,
+                None if namespaced => self.route(work).await,
+                None => self.forward(work, 0, work.request.params.clone()).await,
             },
         }
     }
 
-    /// `tools/call`: the one request that is identified, decided, dispatched and told as a call.
-    async fn call_tool(&self, work: Work<'_>) -> Result<Value, ErrorData> {
-        let target = work.request.text("name").and_then(|name| work.session.endpoint.resolve(name));
-        self.calls.tool(work, target).await
-    }
-
-    async fn list_all(&self, work: &Work<'_>, list: List) -> Result<Value, ErrorData> {
-        let may_list = |plugin: &str, tool: &str| self.calls.may_list(work.inbound, plugin, tool);
-        lists::joined(work.session, list, work.request.meta().cloned().map(Value::Object), &may_list).await
-    }
-
-    async fn list_tools(&self, work: &Work<'_>) -> Result<Value, ErrorData> {
+    /// The one plugin's list, a page of it.
+    async fn list(&self, work: &mut Work<'_>, list: List) -> Result<Value, ErrorData> {
         let mut result = self.forward(work, 0, work.request.params.clone()).await?;
-        if let (Some(tools), Some(plugin)) = (result.get_mut(List::Tools.member()), work.plugin(0)) {
-            lists::retain(tools, |tool| self.calls.may_list(work.inbound, plugin.name(), tool));
+        if let (Some(entries), Some(plugin)) = (result.get_mut(list.member()), work.plugin(0)) {
+            lists::visible(entries, list, plugin.name(), work, &self.calls);
         }
         Ok(result)
     }
 
-    /// A request other than for tools, at the endpoint of all plugins.
-    async fn route(&self, work: &Work<'_>) -> Result<Value, ErrorData> {
-        let request = work.request;
-        match request.method.as_str() {
-            "prompts/get" => {
-                let name = request.text("name").unwrap_or_default();
-                let (index, own) = work.session.endpoint.resolve(name).ok_or_else(|| unknown("prompt"))?;
-                let params = with(request.params.as_ref(), "/name", own);
-                self.forward(work, index, params).await
-            }
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => self.search(work, "resources").await,
+    /// A request that policy has no say in, at the endpoint of all plugins.
+    async fn route(&self, work: &mut Work<'_>) -> Result<Value, ErrorData> {
+        match work.request.method.as_str() {
+            "resources/unsubscribe" => self.search(work, "resources").await,
             "completion/complete" => self.complete(work).await,
             "logging/setLevel" => self.set_level(work).await,
             _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "there is no such method here", None)),
         }
     }
 
-    async fn complete(&self, work: &Work<'_>) -> Result<Value, ErrorData> {
+    /// A resource: from the first plugin that has it, and from which the caller may read it.
+    async fn read(&self, work: &mut Work<'_>) -> Result<Value, ErrorData> {
+        let uri = work.request.text("uri").unwrap_or_default();
+        let mut refused = None;
+        for index in having(work, "resources") {
+            match self.govern(work, Subject { action: Action::ReadResource, index, name: uri }).await {
+                Ok(result) => return Ok(result),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| unknown("resource")))
+    }
+
+    async fn govern(&self, work: &mut Work<'_>, subject: Subject<'_>) -> Result<Value, ErrorData> {
+        self.calls.governed(work, subject, None).await.map_err(Ending::into_error)
+    }
+
+    async fn complete(&self, work: &mut Work<'_>) -> Result<Value, ErrorData> {
         let params = work.request.params.as_ref();
         let prompt = params.and_then(|params| params.pointer("/ref/name")).and_then(Value::as_str);
         match prompt {
@@ -173,22 +183,18 @@ impl Relay {
     }
 
     /// Asks the plugins that have `capability`, in order, until one does not refuse.
-    async fn search(&self, work: &Work<'_>, capability: &str) -> Result<Value, ErrorData> {
-        let capability = format!("/capabilities/{capability}");
+    async fn search(&self, work: &mut Work<'_>, capability: &str) -> Result<Value, ErrorData> {
         let mut refused = None;
-        for (index, plugin) in work.session.endpoint.plugins.iter().enumerate() {
-            if plugin.health().opened.is_some_and(|opened| opened.pointer(&capability).is_none()) {
-                continue;
-            }
+        for index in having(work, capability) {
             match self.forward(work, index, work.request.params.clone()).await {
                 Ok(result) => return Ok(result),
                 Err(error) => refused = Some(error),
             }
         }
-        Err(refused.unwrap_or_else(|| ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "no plugin has resources", None)))
+        Err(refused.unwrap_or_else(|| ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "no plugin has that", None)))
     }
 
-    async fn set_level(&self, work: &Work<'_>) -> Result<Value, ErrorData> {
+    async fn set_level(&self, work: &mut Work<'_>) -> Result<Value, ErrorData> {
         work.session.set_log_level(work.request.params.clone());
         for (index, link) in work.session.open_links().await {
             if link.opened().pointer("/capabilities/logging").is_some() {
@@ -198,34 +204,23 @@ impl Relay {
         Ok(json!({}))
     }
 
-    /// The request to one plugin, with `params`, as a request that is no tool call: traced, and not decided on.
-    async fn forward(&self, work: &Work<'_>, index: usize, params: Option<Value>) -> Result<Value, ErrorData> {
+    /// The request to one plugin, with `params`.
+    async fn forward(&self, work: &mut Work<'_>, index: usize, params: Option<Value>) -> Result<Value, ErrorData> {
         let plugin = work.plugin(index).ok_or_else(|| unknown("plugin"))?;
-        let patience = plugin.timeout();
-        let asked = timeout(patience, async {
-            let _turn = plugin.turn(patience).await?;
-            let link = work.session.link(index).await?;
-            let request = Ask {
-                method: work.request.method.clone(),
-                params,
-                headers: HeaderMap::new(),
-                stream: Some(work.stream),
-            };
-            link.ask(request).await
-        });
-        let outcome = asked.await.unwrap_or(Err(UpstreamFault::TimedOut { after: patience }));
-        outcome.map_err(|fault| fault.to_error(plugin.name()))
+        work.spans.about(plugin.name(), Target::Unnamed);
+        let fault = |fault: UpstreamFault| fault.to_error(plugin.name());
+        let _turn = plugin.turn(plugin.timeout()).await.map_err(fault)?;
+        work.ask(index, Target::Unnamed, params, plugin.timeout()).await.map_err(fault)
     }
 }
 
-/// A response, and how large it is.
-fn respond(id: &RequestId, outcome: Result<Value, ErrorData>) -> (ServerJsonRpcMessage, u64) {
-    let message = match outcome {
-        Ok(result) => ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(result)), id.clone()),
-        Err(error) => ServerJsonRpcMessage::error(error, Some(id.clone())),
-    };
-    let bytes = size(&message);
-    (message, bytes)
+/// The plugins that have a capability, or may have it.
+fn having(work: &Work<'_>, capability: &str) -> Vec<usize> {
+    let pointer = format!("/capabilities/{capability}");
+    let plugins = work.session.endpoint.plugins.iter().enumerate();
+    let has =
+        plugins.filter(|(_, plugin)| plugin.health().opened.is_none_or(|opened| opened.pointer(&pointer).is_some()));
+    has.map(|(index, _)| index).collect()
 }
 
 fn unknown(what: &str) -> ErrorData {

@@ -1,8 +1,9 @@
 //! The sessions, as the SDK's HTTP service manages them.
 //!
 //! The service calls in here for each request that it has found to be well formed: for `initialize` to make a session and
-//! answer, for every other message with the session's id. It also runs a server of its own over each session's
-//! "transport"; since sessions are the gateway's, that transport is silent, and only says when the session is over.
+//! answer, for every other message with the session's id. It would also run a server of its own over each session's
+//! "transport"; since sessions are the gateway's, that transport is at its end from the start, and such a server with it:
+//! an idle session costs no task.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,21 +14,19 @@ use std::time::Duration;
 
 use futures::Stream;
 use rmcp::ServerHandler;
-use rmcp::model::{
-    ClientJsonRpcMessage, CustomResult, ErrorData, ProtocolVersion, RequestId, ServerConfig, ServerJsonRpcMessage,
-    ServerResult,
-};
+use rmcp::model::{ClientJsonRpcMessage, ErrorData, ProtocolVersion, ServerConfig, ServerJsonRpcMessage};
 use rmcp::service::RoleServer;
 use rmcp::transport::Transport;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::inbound::Inbound;
 use super::relay::Relay;
 use super::session::{Endpoint, Session};
 use super::streams::Events;
+use crate::gateway::call::Reply;
 use crate::gateway::message::{Message, Notification};
+use crate::gateway::upstream::UpstreamFault;
 
 /// How long `initialize` waits for a plugin that was never up to be.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,7 +98,7 @@ impl Sessions {
     fn get(&self, id: &SessionId) -> Option<Arc<Session>> {
         let session = self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()?;
         let inbound = Inbound::current()?;
-        if *session.caller != *inbound.caller.as_str() {
+        if *session.caller != *inbound.caller.name().as_str() {
             return None;
         }
         session.touch();
@@ -109,6 +108,7 @@ impl Sessions {
     async fn end(&self, id: &SessionId) {
         let session = self.sessions.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(session) = session {
+            self.relay.calls().telling.metrics.sessions.open.dec();
             session.close().await;
         }
     }
@@ -129,7 +129,7 @@ impl Sessions {
         };
         match plugin.opened(PATIENCE).await {
             Some(opened) => Ok((*opened).clone()),
-            None => Err(crate::gateway::upstream::UpstreamFault::Unreachable.to_error(plugin.name())),
+            None => Err(UpstreamFault::Unreachable.to_error(plugin.name())),
         }
     }
 
@@ -195,17 +195,19 @@ impl SessionManager for Sessions {
         if let Some(hello) = hello.as_object_mut() {
             hello.insert("protocolVersion".to_owned(), Value::from(version.as_str()));
         }
-        let id: SessionId = self.relay.new_session_id().into();
+        let id: SessionId = self.relay.calls().telling.random.uuid().simple().to_string().into();
         let session = Session::new(
             Arc::clone(&id),
-            inbound.caller.as_str().into(),
+            inbound.caller.name().as_str().into(),
             self.endpoint.clone(),
             version.as_str().to_owned(),
             hello,
         );
-        let silent = Silent { over: session.closed.clone() };
         self.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&id), session);
-        Ok((id, silent))
+        let counts = &self.relay.calls().telling.metrics.sessions;
+        counts.opened.inc();
+        counts.open.inc();
+        Ok((id, Silent))
     }
 
     async fn initialize_session(
@@ -214,17 +216,17 @@ impl SessionManager for Sessions {
         message: ClientJsonRpcMessage,
     ) -> Result<ServerJsonRpcMessage, SessionsError> {
         let session = self.get(id).ok_or(SessionsError::Ended)?;
-        let request_id = match message {
-            ClientJsonRpcMessage::Request(request) => request.id,
-            _ => return Err(SessionsError::NoRequest),
-        };
-        match self.opened(&session.version).await {
-            Ok(opened) => Ok(result(request_id, opened)),
-            Err(error) => {
-                self.end(id).await;
-                Ok(ServerJsonRpcMessage::error(error, Some(request_id)))
-            }
+        let inbound = Inbound::current().ok_or(SessionsError::NoRequest)?;
+        let ClientJsonRpcMessage::Request(request) = message else { return Err(SessionsError::NoRequest) };
+        let opened = self.opened(&session.version).await;
+        if opened.is_err() {
+            self.end(id).await;
         }
+        let reply = Reply::plain(&request.id, opened);
+        if let Some(spans) = inbound.take_spans() {
+            spans.end(reply.told());
+        }
+        Ok(reply.message)
     }
 
     async fn has_session(&self, id: &SessionId) -> Result<bool, SessionsError> {
@@ -232,8 +234,8 @@ impl SessionManager for Sessions {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), SessionsError> {
-        // From a client, only its own; at a session's end the service asks too, of no client.
-        if Inbound::current().is_none() || self.get(id).is_some() {
+        // The service's own server, which has nothing to serve, ends at once and says so here, within no request.
+        if self.get(id).is_some() {
             self.end(id).await;
         }
         Ok(())
@@ -278,10 +280,6 @@ impl SessionManager for Sessions {
     }
 }
 
-fn result(id: RequestId, result: Value) -> ServerJsonRpcMessage {
-    ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(result)), id)
-}
-
 /// A connection's events as a stream.
 struct Open(Events);
 
@@ -297,9 +295,7 @@ impl Stream for Open {
 }
 
 /// The transport of the SDK's own server: nothing passes it.
-pub(super) struct Silent {
-    over: CancellationToken,
-}
+pub(super) struct Silent;
 
 impl Transport<RoleServer> for Silent {
     type Error = Infallible;
@@ -313,7 +309,6 @@ impl Transport<RoleServer> for Silent {
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        self.over.cancelled().await;
         None
     }
 

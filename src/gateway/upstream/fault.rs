@@ -62,6 +62,20 @@ impl UpstreamFault {
         }
     }
 
+    /// A word of a small set, for spans.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Status(_) => "http_status",
+            Self::Broken => "connection_lost",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotMcp => "malformed",
+            Self::TimedOut { .. } => "timeout",
+            Self::Full { .. } | Self::Busy { .. } => "quota_exceeded",
+        }
+    }
+
     /// What it makes of the call. An error that says the request was wrong is the client's; every other is the server's.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {

@@ -40,17 +40,17 @@ impl Plugin {
         let watching = async {
             let mut backoff = Backoff::new(self.restart());
             let upcalls: Arc<dyn Upcalls> = Arc::new(Watcher { plugin: Arc::downgrade(&self), listeners });
-            let mut failed_before = false;
+            let mut failed = false;
             loop {
-                if failed_before {
-                    self.tell(Step::Restarted, None);
-                }
                 let fault = match self.open(hello(), Arc::clone(&upcalls), None).await {
                     Ok(link) => {
                         self.set_health(|health| {
                             health.opened = Some(Arc::new(link.opened().clone()));
                             health.up = Some(true);
                         });
+                        if std::mem::take(&mut failed) {
+                            self.tell(Step::Restarted, None);
+                        }
                         self.tell(Step::Ready, None);
                         tracing::info!(plugin = self.name(), "the plugin is ready");
                         let since = Instant::now();
@@ -63,10 +63,10 @@ impl Plugin {
                     Err(fault) => fault,
                 };
                 self.set_health(|health| health.up = Some(false));
-                if !failed_before || fault.is_of_the_connection() {
+                // Once an outage, however often it is tried.
+                if !std::mem::replace(&mut failed, true) {
                     self.tell(Step::Failed, Some(fault.code()));
                 }
-                failed_before = true;
                 let wait = backoff.failed(Instant::now());
                 tracing::warn!(
                     plugin = self.name(),

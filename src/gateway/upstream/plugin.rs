@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use prometheus::IntGauge;
 use rmcp::transport::common::client_side_sse::ExponentialBackoff;
 use rmcp::transport::streamable_http_client::{StreamableHttpClientTransport, StreamableHttpClientTransportConfig};
 use serde_json::Value;
@@ -25,6 +26,7 @@ use super::http::Wire;
 use super::link::{Link, LinkParts, Upcalls};
 use crate::config;
 use crate::gateway::error::GatewayError;
+use crate::gateway::traces::Upstream;
 
 /// How long a handshake may take at least: a child may have to be fetched before it runs.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -42,14 +44,28 @@ pub(crate) enum Step {
     Started,
     /// It answered `initialize`.
     Ready,
-    /// It failed, or is gone.
+    /// It failed, or is gone, and is tried again from now on.
     Failed,
-    /// It is tried again.
+    /// It was started, or connected to, again.
     Restarted,
     /// The gateway does not use it any more.
     Stopped,
     /// It offers other tools than before.
     ToolsChanged,
+}
+
+impl Step {
+    /// Its name in the ledger.
+    pub(crate) fn action(self) -> &'static str {
+        match self {
+            Self::Started => "plugin.started",
+            Self::Ready => "plugin.ready",
+            Self::Failed => "plugin.failed",
+            Self::Restarted => "plugin.restarted",
+            Self::Stopped => "plugin.stopped",
+            Self::ToolsChanged => "plugin.tools_changed",
+        }
+    }
 }
 
 /// Who is told of the steps.
@@ -74,7 +90,21 @@ pub(crate) struct Plugin {
     backoff: Mutex<Backoff>,
     health: watch::Sender<Health>,
     lifecycle: Lifecycle,
+    /// Requests under way.
+    running: IntGauge,
     tasks: TaskTracker,
+}
+
+/// A turn to send a request; over when it is dropped.
+pub(crate) struct Turn<'a> {
+    running: &'a IntGauge,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.running.dec();
+    }
 }
 
 /// How it is reached.
@@ -90,6 +120,7 @@ impl Plugin {
         settings: config::Plugin,
         http: reqwest::Client,
         lifecycle: Lifecycle,
+        running: IntGauge,
         tasks: TaskTracker,
     ) -> Result<Self, GatewayError> {
         let name = settings.name.as_str().to_owned();
@@ -110,6 +141,7 @@ impl Plugin {
             backoff: Mutex::new(Backoff::new(&settings.restart)),
             health: watch::Sender::default(),
             lifecycle,
+            running,
             tasks,
             settings,
         })
@@ -117,6 +149,17 @@ impl Plugin {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As spans tell of it.
+    pub(crate) fn described(&self) -> Upstream<'_> {
+        match &self.settings.transport {
+            config::Transport::Http { url, .. } => Upstream::Http {
+                address: url.host_str().unwrap_or_default(),
+                port: url.port_or_known_default().unwrap_or_default(),
+            },
+            config::Transport::Child { .. } => Upstream::Stdio,
+        }
     }
 
     /// How long a request may take, unless policy says less.
@@ -158,9 +201,12 @@ impl Plugin {
     }
 
     /// A turn to send a request; waits for it as long as the request may take.
-    pub(crate) async fn turn(&self, patience: Duration) -> Result<SemaphorePermit<'_>, UpstreamFault> {
+    pub(crate) async fn turn(&self, patience: Duration) -> Result<Turn<'_>, UpstreamFault> {
         match timeout(patience, self.requests.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
+            Ok(Ok(permit)) => {
+                self.running.inc();
+                Ok(Turn { running: &self.running, _permit: permit })
+            }
             _ => {
                 Err(UpstreamFault::Busy { limit: usize::try_from(self.settings.max_concurrency).unwrap_or(usize::MAX) })
             }

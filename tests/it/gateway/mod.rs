@@ -1,5 +1,11 @@
 //! The gateway between real MCP clients and real MCP servers.
 //!
-//! Each test starts a gateway and its upstreams on free ports. `harness::GatewayConfig` starts the one, `harness::Upstream` the others.
+//! Each test starts a gateway and its upstreams on free ports: `harness::GatewayConfig` the one, `harness::Upstream` the others.
 
+mod airline;
+mod clients;
 mod conformance;
+mod everything;
+mod faults;
+mod pass_through;
+mod sessions;

@@ -15,7 +15,7 @@ const START: Duration = Duration::from_secs(60);
 
 /// What a gateway is started with. Its ports stay the same over restarts.
 ///
-/// Unless a test says otherwise: everyone may do everything, no control plane, no traces, and its own metrics on a port of their own.
+/// Unless a test says otherwise everyone may do everything, the control plane is away, and traces are exported nowhere.
 #[derive(Debug)]
 pub(crate) struct GatewayConfig {
     port: u16,
@@ -34,6 +34,7 @@ impl GatewayConfig {
             "org": "default",
             "workspace": "prod",
             "instance": "gw-1",
+            "control_plane": { "url": format!("http://127.0.0.1:{}", free_port()), "spool": { "path": "spool" } },
             "plugins": [],
             "identity": { "anonymous": true },
             "policy": "allow_all",
@@ -68,7 +69,7 @@ impl GatewayConfig {
 
     /// Sends samples and audit events to a control plane, through a spool in the gateway's folder.
     pub(crate) fn control_plane(self, server: &Server) -> Self {
-        self.with(json!({ "control_plane": { "url": server.url(), "spool": { "path": "spool" } } }))
+        self.with(json!({ "control_plane": { "url": server.url() } }))
     }
 
     /// Decides by a Cedar policy file of this text, in place of allowing everything.

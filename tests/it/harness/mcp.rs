@@ -43,26 +43,34 @@ impl Mcp {
     /// # Errors
     /// The status and body of a refusal.
     pub(crate) async fn try_connect(url: &str, headers: HeaderMap) -> Result<Self, (StatusCode, String)> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
-        let next = AtomicU64::new(1);
-        let mut session = Self { http, url: url.to_owned(), headers, next, server: Value::Null };
+        Self { headers, ..Self::without_session(url) }.open().await
+    }
+
+    /// Opens one more session, over the same connections.
+    pub(crate) async fn another(&self) -> Self {
+        let (http, url, next) = (self.http.clone(), self.url.clone(), AtomicU64::new(1));
+        let session = Self { http, url, headers: HeaderMap::new(), next, server: Value::Null };
+        session.open().await.unwrap_or_else(|(status, text)| panic!("{status}: {text}"))
+    }
+
+    async fn open(mut self) -> Result<Self, (StatusCode, String)> {
         let client = json!({ "name": "mcpg-tests", "version": "1" });
         let params = json!({ "protocolVersion": VERSION, "capabilities": {}, "clientInfo": client });
         let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
-        let response = session.post(hello.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
+        let response = self.post(hello.to_string().into_bytes(), &HeaderMap::new()).await.unwrap();
         let status = response.status();
         let id = response.headers().get("mcp-session-id").cloned();
         let body = response.text().await.unwrap();
         let Some(result) = messages(&body).into_iter().find_map(|message| message.get("result").cloned()) else {
             return Err((status, body));
         };
-        session.server = result;
+        self.server = result;
         if let Some(id) = id {
-            session.headers.insert("mcp-session-id", id);
+            self.headers.insert("mcp-session-id", id);
         }
-        session.headers.insert("mcp-protocol-version", HeaderValue::from_static(VERSION));
-        session.notify("notifications/initialized", json!({})).await;
-        Ok(session)
+        self.headers.insert("mcp-protocol-version", HeaderValue::from_static(VERSION));
+        self.notify("notifications/initialized", json!({})).await;
+        Ok(self)
     }
 
     /// Posts a body as it is, with more headers.
@@ -122,6 +130,31 @@ impl Mcp {
         }
     }
 
+    /// A client that has opened no session.
+    pub(crate) fn without_session(url: &str) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
+        let (next, server) = (AtomicU64::new(1), Value::Null);
+        Self { http, url: url.to_owned(), headers: HeaderMap::new(), next, server }
+    }
+
+    /// The session's id.
+    pub(crate) fn session_id(&self) -> HeaderValue {
+        self.headers["mcp-session-id"].clone()
+    }
+
+    /// Opens the stream of what the server says by itself.
+    pub(crate) async fn events(&self) -> Events {
+        self.events_with(&HeaderMap::new()).await
+    }
+
+    /// Opens a stream with more headers, `last-event-id` say.
+    pub(crate) async fn events_with(&self, headers: &HeaderMap) -> Events {
+        let request = self.http.get(&self.url).header(ACCEPT, "text/event-stream");
+        let response = request.headers(self.headers.clone()).headers(headers.clone()).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        Events::of(response)
+    }
+
     /// Ends the session.
     pub(crate) async fn close(self) -> StatusCode {
         self.http.delete(&self.url).headers(self.headers.clone()).send().await.unwrap().status()
@@ -147,6 +180,48 @@ impl Reply {
     #[track_caller]
     pub(crate) fn error(&self) -> Value {
         self.message.get("error").cloned().unwrap_or_else(|| panic!("no error: {}", self.message))
+    }
+}
+
+/// A stream of what a server says by itself.
+#[derive(Debug)]
+pub(crate) struct Events {
+    response: reqwest::Response,
+    /// What came after the last whole line.
+    text: String,
+    seen: Vec<Value>,
+}
+
+impl Events {
+    /// Of a response whose body is such a stream.
+    pub(crate) fn of(response: reqwest::Response) -> Self {
+        Self { response, text: String::new(), seen: Vec::new() }
+    }
+
+    /// The next message of a method.
+    pub(crate) async fn next(&mut self, method: &str) -> Value {
+        self.find(|message| message["method"] == method).await
+    }
+
+    /// Reads on to the first message that is looked for; fails if the stream ends before.
+    pub(crate) async fn find(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let chunk = self.response.chunk().await.unwrap();
+            let chunk = chunk.unwrap_or_else(|| panic!("the stream ended: {:?}", self.seen));
+            self.text.push_str(&String::from_utf8_lossy(&chunk));
+            let Some(end) = self.text.rfind('\n') else { continue };
+            let new = messages(&self.text.drain(..=end).collect::<String>());
+            let found = new.iter().find(|message| is_it(message)).cloned();
+            self.seen.extend(new);
+            if let Some(found) = found {
+                return found;
+            }
+        }
+    }
+
+    /// All messages so far.
+    pub(crate) fn seen(&self) -> &[Value] {
+        &self.seen
     }
 }
 

@@ -1,0 +1,362 @@
+//! One entry after the other: each in its place, each following the one before, each a leaf of the tree.
+//!
+//! Entries come segment by segment. A segment whose entries have been seen already is one that was merged while it was read, or a
+//! leftover of a merge: its entries must be the same, which the chain shows if it begins and ends as it did before.
+
+use serde_json::Value;
+
+use super::coverage::Coverage;
+use super::emitters::Emitters;
+use super::heads::{self, Kept, NEWEST, Newest};
+use super::rows::{BadRow, Checked, Notice, Row, path};
+use super::run::look_again;
+use super::source::Source;
+use super::tiles::Tree;
+use super::{Fault, Kind, Progress, Sound, VerifyError};
+use crate::audit::segment::SegmentName;
+use crate::audit::tile::{TileKind, WIDTH};
+use crate::audit::tree::empty_root;
+use crate::audit::{Hash, TileId};
+
+/// The segment whose entries come now.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    name: SegmentName,
+    /// Rows, by the file's word.
+    total: u64,
+    /// The entry that is to come next.
+    at: u64,
+    /// `entry_hash` of the one before, where it is known.
+    prev: Option<Hash>,
+}
+
+/// See the module's doc.
+pub(super) struct Chain<'a> {
+    source: &'a dyn Source,
+    progress: &'a Progress<'a>,
+    head: Newest,
+    older: Vec<Kept>,
+    /// How many of the older heads the tree has grown past.
+    passed: usize,
+    /// The greatest of them whose root was the tree's, and the first whose was not.
+    agreed: u64,
+    disagreed: Option<u64>,
+    tree: Tree<'a>,
+    segments: Vec<SegmentName>,
+    current: Option<Current>,
+    /// The number after the last entry, and its hash where it is known.
+    next: u64,
+    last: Option<Hash>,
+    /// Ranges without entries, ends left out.
+    gaps: Vec<(u64, u64)>,
+    /// Entries whose hash will be asked for again by leftovers, in order, and the hashes so far.
+    bounds: Vec<u64>,
+    bound_hashes: Vec<Hash>,
+    /// The greatest `first_kept` that an entry `ledger.prune` tells.
+    prune_allows: u64,
+    /// The last entry `ledger.key`.
+    rotated: Option<u64>,
+    emitters: Emitters,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn new(
+        source: &'a dyn Source,
+        head: Newest,
+        older: Vec<Kept>,
+        coverage: &Coverage,
+        progress: &'a Progress<'a>,
+    ) -> Self {
+        let mut bounds: Vec<_> =
+            coverage.within.iter().flat_map(|name| [name.first.checked_sub(1), Some(name.last)]).flatten().collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        Self {
+            tree: Tree::new(source, head.checkpoint.size),
+            source,
+            progress,
+            head,
+            older,
+            passed: 0,
+            agreed: 0,
+            disagreed: None,
+            segments: coverage.wide.clone(),
+            current: None,
+            next: 0,
+            last: Some(Hash::ZERO),
+            gaps: Vec::new(),
+            bounds,
+            bound_hashes: Vec::new(),
+            prune_allows: 0,
+            rotated: None,
+            emitters: Emitters::default(),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.head.checkpoint.size
+    }
+
+    /// Entries of this segment come now.
+    pub(super) fn begin(&mut self, name: SegmentName, total: u64) -> Result<(), VerifyError> {
+        if name.first > self.next {
+            self.gap(name)?;
+        }
+        let prev = if name.first == self.next { self.last } else { self.before(name.first) };
+        self.current = Some(Current { name, total, at: name.first, prev });
+        Ok(())
+    }
+
+    /// The hash of the entry before one that has been seen already, where it is known.
+    fn before(&self, seq: u64) -> Option<Hash> {
+        match seq.checked_sub(1) {
+            None => Some(Hash::ZERO),
+            Some(before) => self.bound(before),
+        }
+    }
+
+    fn bound(&self, seq: u64) -> Option<Hash> {
+        self.bounds.binary_search(&seq).ok().and_then(|at| self.bound_hashes.get(at)).copied()
+    }
+
+    /// Takes the leaves of the entries before this segment, which are not there, from the tiles.
+    fn gap(&mut self, name: SegmentName) -> Result<(), VerifyError> {
+        let (from, to) = (self.next, name.first);
+        let missing = |why: String| Fault { kind: Kind::Missing, seq: Some(from), file: path(name), why };
+        if to > self.size() && from < to {
+            return Err(missing(format!("no segment has it; this one begins with entry {to}")).into());
+        }
+        while self.tree.count() < to {
+            let stop = self.older.get(self.passed).map_or(to, |head| head.size.clamp(self.tree.count(), to));
+            if let Some(lacking) = self.tree.push_removed(stop)? {
+                let why =
+                    format!("no segment has it; this one begins with entry {to}; {}: {}", lacking.file, lacking.why);
+                return Err(missing(why).into());
+            }
+            self.pass_heads();
+            if stop == to {
+                break;
+            }
+        }
+        self.gaps.push((from, to));
+        while self.bounds.get(self.bound_hashes.len()).is_some_and(|bound| *bound < to) {
+            self.bound_hashes.push(Hash::ZERO);
+        }
+        (self.next, self.last) = (to, None);
+        Ok(())
+    }
+
+    /// Compares the older heads that the tree has reached with it.
+    fn pass_heads(&mut self) {
+        while let Some(head) = self.older.get(self.passed).filter(|head| head.size <= self.tree.count()) {
+            if head.size == self.tree.count() {
+                if self.tree.root() == head.root {
+                    self.agreed = head.size;
+                } else if self.disagreed.is_none() {
+                    self.disagreed = Some(head.size);
+                }
+            } else if head.size == 0 && head.root != empty_root() {
+                self.disagreed = Some(0);
+            }
+            self.passed += 1;
+        }
+    }
+
+    /// Entries of the current segment.
+    pub(super) fn batch(&mut self, checked: Checked) -> Result<(), VerifyError> {
+        let Some(mut current) = self.current else { return Ok(()) };
+        for row in &checked.rows {
+            if row.leaf.seq != current.at || current.at > current.name.last {
+                return Err(self.out_of_place(&current, Some(row.leaf.seq), true));
+            }
+            if current.prev.is_some_and(|prev| prev != row.leaf.prev_hash) {
+                return Err(self.unlinked(&current, row));
+            }
+            if current.at >= self.next {
+                self.push(row)?;
+            } else {
+                self.compare(&current, row)?;
+            }
+            current.at += 1;
+            current.prev = Some(row.leaf.entry_hash);
+        }
+        if let Some(BadRow { seq, why }) = checked.bad {
+            let in_place = seq == Some(current.at) && current.at <= current.name.last;
+            return Err(if in_place {
+                Fault { kind: Kind::Changed, seq, file: path(current.name), why }.into()
+            } else {
+                self.out_of_place(&current, seq, false)
+            });
+        }
+        checked.notices.iter().for_each(|notice| self.notice(notice));
+        checked.emitted.into_iter().for_each(|emitted| self.emitters.note(emitted));
+        self.current = Some(current);
+        (self.progress)(self.next.min(self.size()), self.size());
+        Ok(())
+    }
+
+    fn push(&mut self, row: &Row) -> Result<(), VerifyError> {
+        let seq = row.leaf.seq;
+        self.pass_heads();
+        if seq < self.size() {
+            self.tree.push(row.hash, Some(row.leaf))?;
+            self.pass_heads();
+        }
+        if self.bounds.get(self.bound_hashes.len()) == Some(&seq) {
+            self.bound_hashes.push(row.leaf.entry_hash);
+        }
+        (self.next, self.last) = (seq + 1, Some(row.leaf.entry_hash));
+        Ok(())
+    }
+
+    /// An entry that has been seen already must be the same again; since it is chained, it is enough to look where that is known.
+    fn compare(&self, current: &Current, row: &Row) -> Result<(), Fault> {
+        let seq = current.at;
+        let known = if seq + 1 == self.next { self.last } else { self.bound(seq) };
+        if known.is_none_or(|known| known == row.leaf.entry_hash) {
+            return Ok(());
+        }
+        let why = "the segment that covers this one has another entry in this place".to_owned();
+        Err(Fault { kind: Kind::Changed, seq: Some(seq), file: path(current.name), why })
+    }
+
+    /// A row whose number is not the one that is to come.
+    fn out_of_place(&self, current: &Current, found: Option<u64>, is_sound: bool) -> VerifyError {
+        let (name, wanted, file) = (current.name, current.at, path(current.name));
+        let origin = &self.head.checkpoint.origin;
+        let (rows, is_elsewhere) = match look_again(self.source, origin, name, wanted) {
+            Ok((rows, elsewhere)) => (rows.max(current.total), elsewhere && wanted <= name.last),
+            Err(error) => return error,
+        };
+        let said = found.map_or("a row without a seq".to_owned(), |seq| format!("entry {seq}"));
+        let (kind, seq, why) = if rows > name.entries() {
+            (Kind::Added, found, format!("it has {rows} rows, its name says {}", name.entries()))
+        } else if is_elsewhere {
+            (Kind::Reordered, Some(wanted), format!("{said} is in its place"))
+        } else if is_sound {
+            (Kind::Missing, Some(wanted), format!("{said} is in its place"))
+        } else {
+            (Kind::Changed, Some(wanted), format!("{said} is in its place, and is not what its entry_hash says"))
+        };
+        Fault { kind, seq, file, why }.into()
+    }
+
+    /// Two entries that do not follow each other: the bundles tell which of them is not the one that was signed.
+    fn unlinked(&mut self, current: &Current, row: &Row) -> VerifyError {
+        let seq = row.leaf.seq;
+        let changed = match self.tree.difference_now() {
+            Ok(difference) => difference.filter(|difference| difference.seq < seq && difference.level == 0).cloned(),
+            Err(error) => return error.into(),
+        };
+        let (seq, file, why) = match changed {
+            Some(found) => {
+                let why = format!("its leaf is not the one in {}, and entry {seq} does not follow it", found.file);
+                (found.seq, self.file_of(found.seq), why)
+            }
+            None => {
+                let why = match current.prev {
+                    Some(prev) => {
+                        format!("its prev_hash is not the entry_hash of entry {}, {prev}", seq.saturating_sub(1))
+                    }
+                    None => "its prev_hash is not that of the entry before".to_owned(),
+                };
+                (seq, path(current.name), why)
+            }
+        };
+        Fault { kind: Kind::Changed, seq: Some(seq), file, why }.into()
+    }
+
+    /// The file that holds an entry.
+    fn file_of(&self, seq: u64) -> String {
+        let holds = |name: &&SegmentName| name.first <= seq && seq <= name.last;
+        self.segments.iter().find(holds).map_or_else(|| "segments".to_owned(), |name| path(*name))
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        if notice.seq >= self.size() {
+            return;
+        }
+        match notice.action.as_str() {
+            "ledger.key" => self.rotated = self.rotated.max(Some(notice.seq)),
+            "ledger.prune" => self.prune_allows = self.prune_allows.max(first_kept(notice).unwrap_or(0)),
+            _ => {}
+        }
+    }
+
+    /// The current segment is at its end.
+    pub(super) fn end(&mut self, name: SegmentName) -> Result<(), VerifyError> {
+        let Some(current) = self.current.take().filter(|current| current.at <= name.last) else { return Ok(()) };
+        let why = format!("the file ends before it, and its name says {}", name.last);
+        Err(Fault { kind: Kind::Missing, seq: Some(current.at), file: path(name), why }.into())
+    }
+
+    /// All entries have come.
+    pub(super) fn finish(mut self) -> Result<Sound, VerifyError> {
+        self.pass_heads();
+        if let Some((from, to)) = self.gaps.iter().find(|(_, to)| *to > self.prune_allows) {
+            let why = format!("no segment has the entries {from} to {}, and no entry ledger.prune says why", to - 1);
+            return Err(Fault { kind: Kind::Missing, seq: Some(*from), file: self.file_of(*to), why }.into());
+        }
+        if self.next < self.size() {
+            let why = format!("no segment has it, and the head covers {} entries", self.size());
+            return Err(Fault { kind: Kind::Missing, seq: Some(self.next), file: "segments".to_owned(), why }.into());
+        }
+        self.judge()?;
+        let first_kept = self.gaps.last().map_or(0, |(_, to)| *to);
+        heads::check_unsigned(&self.older, self.rotated, first_kept)?;
+        let (holes, more_holes) = self.emitters.holes();
+        Ok(Sound {
+            size: self.size(),
+            root: self.head.checkpoint.root,
+            first_kept,
+            unsigned: self.next - self.size(),
+            heads: self.older.len() as u64,
+            cosigned: self.head.cosigned,
+            origin: self.head.checkpoint.origin,
+            holes,
+            more_holes,
+        })
+    }
+
+    /// The signed root tells who is right where the entries and the tiles differ.
+    fn judge(&mut self) -> Result<(), VerifyError> {
+        let difference = self.tree.difference()?.cloned();
+        if self.tree.root() == self.head.checkpoint.root {
+            if let Some(size) = self.disagreed {
+                let why = format!("its root is not that of the first {size} entries under the newest head");
+                return Err(Fault { kind: Kind::ForgedHead, seq: None, file: heads::path(size), why }.into());
+            }
+            return match difference {
+                Some(found) => {
+                    Err(Fault { kind: Kind::DamagedTile, seq: Some(found.seq), file: found.file, why: found.why }
+                        .into())
+                }
+                None => Ok(()),
+            };
+        }
+        let Some(found) = difference else {
+            let why = format!(
+                "the signed root is not that of the entries: from here on they were changed, or the head is forged; the heads \
+                 before agree with them up to here ({})",
+                self.agreed
+            );
+            return Err(Fault { kind: Kind::Changed, seq: Some(self.agreed), file: NEWEST.to_owned(), why }.into());
+        };
+        if self.gaps.iter().any(|(from, to)| (*from..*to).contains(&found.seq)) {
+            // What was taken from the lowest tiles is not what was signed, and the one above tells of which tile.
+            let tile = TileId::within(self.size(), TileKind::Hashes(0), found.seq / WIDTH as u64);
+            let file = tile.map_or(found.file, |tile| format!("tile/{tile}"));
+            let why = "the hashes of removed entries in it are not those that were signed".to_owned();
+            return Err(Fault { kind: Kind::DamagedTile, seq: Some(found.seq), file, why }.into());
+        }
+        let why = format!("its leaf is not the one in {}, and the head is signed over another root", found.file);
+        Err(Fault { kind: Kind::Changed, seq: Some(found.seq), file: self.file_of(found.seq), why }.into())
+    }
+}
+
+/// What a `ledger.prune` entry says is the first entry that is kept: a number, or a decimal string.
+fn first_kept(notice: &Notice) -> Option<u64> {
+    let detail: Value = serde_json::from_str(notice.detail.as_deref()?).ok()?;
+    let first = detail.get("first_kept")?;
+    first.as_u64().or_else(|| first.as_str()?.parse().ok())
+}
