@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::chain::{SOON, column, emit, entries, folder, post, sealed, segments, size, verify, vkey};
-use crate::harness::{Client, Config, Server, eventually, python};
+use crate::harness::{Client, Config, Server, eventually, mcpg, python, run};
 
 /// Entries are kept for two seconds; deleted segments may be read by queries for five more.
 const SHORT: &str =
@@ -15,6 +15,13 @@ const SHORT: &str =
 
 async fn prune(client: &Client, query: &str) -> Value {
     client.send(Method::POST, &format!("audit/prune{query}"), &[], Vec::new()).await.unwrap().ok().json()
+}
+
+/// What `mcpg audit …` says of the org `default`.
+fn audit(server: &Server, args: &[&str]) -> String {
+    let output = run(mcpg().arg("audit").args(args).args(["--org", "default", "--url", &server.url()]));
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Five segments that are too old to be kept, and a newer one.
@@ -92,13 +99,13 @@ async fn a_hold_stops_it_and_is_an_entry_itself() {
     let client = server.client();
     let refused = post(&client, "audit/hold", &json!({})).await;
     assert_eq!((refused.status, &*refused.problem()), (StatusCode::BAD_REQUEST, "reason_missing"));
-    let held = post(&client, "audit/hold", &json!({ "reason": "case 4711" })).await.ok().json();
-    assert!(held["hold"].is_u64(), "{held}");
-    assert_eq!(prune(&client, "").await["entries"], 0);
-    let released = post(&client, "audit/release", &json!({ "reason": "case closed" })).await.ok().json();
-    assert!(released["hold"].is_null(), "{released}");
-    let done = prune(&client, "").await;
-    assert!(done["entries"].as_u64().unwrap() > 40, "{done}");
+    assert!(audit(&server, &["prune", "--dry-run"]).contains(" entries would be removed, kept from entry "));
+    assert!(audit(&server, &["hold", "--reason", "case 4711"]).contains("is on hold since entry "));
+    assert!(client.get("audit/retention").await.ok().json()["hold"].is_u64());
+    assert!(audit(&server, &["prune"]).contains("nothing is removed"));
+    assert!(audit(&server, &["release", "--reason", "case closed"]).contains("is not on hold"));
+    let done: Value = serde_json::from_str(&audit(&server, &["prune", "--json"])).unwrap();
+    assert!(done["entries"].as_u64().unwrap() > 40 && done["hold"].is_null(), "{done}");
     let told = entries(&client, "action_prefix=ledger.").await;
     assert_eq!(column(&told, "action"), ["ledger.hold", "ledger.release", "ledger.prune"]);
     assert_eq!(column(&told, "reason")[..2], ["case 4711", "case closed"]);

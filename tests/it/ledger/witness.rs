@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::chain::{SOON, emit, entries, folder, sealed, size, verify, vkey};
-use crate::harness::{Client, Config, Program, Server, eventually, free_port, run};
+use crate::harness::{Client, Config, Program, Server, eventually, free_port, mcpg, run};
 
 /// `aics-witness`, a public implementation of C2SP tlog-witness.
 struct Witness {
@@ -85,6 +85,13 @@ async fn cosigned(server: &Server, witness: &Witness) -> String {
     .await
 }
 
+/// The exit code of `mcpg audit verify` where the cosignature is demanded.
+fn demanded(server: &Server, key: &str, witness: &str) -> Option<i32> {
+    let store = format!("file://{}", server.storage().display());
+    let place = ["audit", "verify", "--org", "default", "--store", &store];
+    run(mcpg().args(place).args(["--vkey", key, "--witness-vkey", witness])).status.code()
+}
+
 #[tokio::test]
 async fn each_new_head_is_cosigned_also_after_an_outage_and_a_restart() {
     let (mut server, mut witness) = server_with_witness().await;
@@ -99,9 +106,12 @@ async fn each_new_head_is_cosigned_also_after_an_outage_and_a_restart() {
     }
     verify(&server, "default", &[&key, "--witness", &witness.vkey]).await;
 
+    assert_eq!(demanded(&server, &key, &witness.vkey), Some(0));
+
     witness.stop();
     emit(&client, 50).await;
     sealed(&client).await;
+    assert_eq!(demanded(&server, &key, &witness.vkey), Some(1), "a head without the cosignature will not do");
     server.kill();
     server.start().await;
     emit(&client, 50).await;
