@@ -87,6 +87,8 @@ node() {
     if cmp -s tests/setup/package-lock.json "$stamp"; then return; fi
     say "installing the MCP conformance suite, server and client into tests/setup/node_modules"
     npm ci --prefix tests/setup --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+    # npm 9 links no program by this name.
+    (cd tests/setup/node_modules/.bin && ln -sf ../node-linux-*/bin/node node)
     [ -x tests/setup/node_modules/.bin/node ] || die "there is no Node for $(uname -sm) among the packages of tests/setup/package.json"
     install -m 644 tests/setup/package-lock.json "$stamp"
 }

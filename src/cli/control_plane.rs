@@ -199,11 +199,6 @@ impl Node {
         format!("http://{}", self.address)
     }
 
-    /// The node's state.
-    pub(super) fn plane(&self) -> &Plane {
-        &self.plane
-    }
-
     /// Replays the write-ahead log, showing how far it is; afterwards requests are served.
     pub(super) async fn recover(&self) -> Result<(), CliError> {
         tokio::select! {

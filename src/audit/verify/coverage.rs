@@ -84,7 +84,9 @@ fn list(source: &dyn Source) -> Result<Vec<SegmentName>, VerifyError> {
 mod tests {
     use super::{Coverage, SegmentName};
 
-    fn of(names: &[(u64, u64)]) -> Result<(Vec<(u64, u64)>, Vec<(u64, u64)>), u64> {
+    type Ranges = Vec<(u64, u64)>;
+
+    fn of(names: &[(u64, u64)]) -> Result<(Ranges, Ranges), u64> {
         let mut names: Vec<_> = names.iter().map(|(first, last)| SegmentName { first: *first, last: *last }).collect();
         names.sort_unstable_by_key(|name| (name.first, u64::MAX - name.last));
         let plain = |names: Vec<SegmentName>| names.iter().map(|name| (name.first, name.last)).collect();

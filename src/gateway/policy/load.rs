@@ -81,7 +81,7 @@ fn parse<'a>(source: &'a Source, faults: &mut Vec<Fault>) -> Vec<Placed<'a>> {
     for template in policies.templates() {
         let start = source.text.find("?principal").or_else(|| source.text.find("?resource")).unwrap_or(0);
         let message = "a template, whose slots nothing here fills; write the policy out";
-        faults.push(source.fault(start, &template.id().to_string(), message));
+        faults.push(source.fault(start, template.id().as_ref(), message));
     }
     // Cedar counts the policies of a text: policy0, policy1, …; and keeps the text of each.
     let mut found: Vec<(usize, &Policy)> = policies
@@ -157,11 +157,11 @@ impl Loading {
                 return;
             }
             Ok(json) => {
-                let outlined = outline(&json).map(|json| Policy::from_json(Some(PolicyId::new(id)), json));
-                let added = match outlined {
+                let added = match outline(&json) {
                     None => Ok(()),
-                    Some(Ok(outline)) => self.outlines.add(outline).map_err(|error| error.to_string()),
-                    Some(Err(error)) => Err(error.to_string()),
+                    Some(outlined) => Policy::from_json(Some(PolicyId::new(id)), outlined)
+                        .map_err(|error| error.to_string())
+                        .and_then(|outlined| self.outlines.add(outlined).map_err(|error| error.to_string())),
                 };
                 if let Err(why) = added {
                     faults.push(placed.source.fault(placed.start, id, why));

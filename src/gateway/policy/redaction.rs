@@ -134,8 +134,7 @@ fn walk(value: &mut Value, steps: &[Step], act: &impl Fn(Slot<'_>)) {
         Value::Object(map) => walk_map(map, steps, act),
         Value::Array(items) => {
             let Some((step, rest)) = steps.split_first() else { return };
-            let mut visit =
-                |item: &mut Value| if rest.is_empty() { act(Slot::Item(item)) } else { walk(item, rest, act) };
+            let visit = |item: &mut Value| if rest.is_empty() { act(Slot::Item(item)) } else { walk(item, rest, act) };
             match step {
                 Step::Every => items.iter_mut().for_each(visit),
                 Step::Key(key) => {

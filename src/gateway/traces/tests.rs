@@ -35,8 +35,7 @@ async fn exported(rate: f64, make: impl FnOnce(&Traces)) -> Vec<SpanData> {
     let traces = Traces::through(Export::through(kept.clone(), rate, Resource::builder_empty().build()));
     make(&traces);
     traces.shutdown().await;
-    let spans = kept.0.lock().unwrap().clone();
-    spans
+    kept.0.lock().unwrap().clone()
 }
 
 fn off() -> Traces {

@@ -170,9 +170,8 @@ impl Asked {
             Ok(event) => Ok(self.seal_event(event)),
             Err(StreamFault::TooLarge { limit }) => match self {
                 Self::Request(id) => {
-                    let mut event = Event::default();
-                    event.data = serde_json::to_string(&envelope::seal_too_large(id, limit as u64)).ok();
-                    Ok(event)
+                    let data = serde_json::to_string(&envelope::seal_too_large(id, limit as u64)).ok();
+                    Ok(Event { data, ..Event::default() })
                 }
                 Self::Initialize | Self::Nothing => Err(StreamFault::TooLarge { limit }),
             },
