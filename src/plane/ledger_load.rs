@@ -14,12 +14,11 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::Plane;
 use super::heads::{self, SignedHead};
 use super::ledger::{LedgerState, Segment, folder, segment_path};
-use super::press::{Press, delete, get};
+use super::press::{Press, delete, get, is_no_note, put};
 use super::recovery::list;
 use super::standing::Standing;
 use crate::audit::segment::{self, SegmentEnd, SegmentName};
@@ -117,34 +116,53 @@ async fn standing_on_store(plane: &Plane, name: &OrgName) -> Result<Standing, St
     Ok(Standing::default())
 }
 
-/// The newest head, if there is one; its copy by size is made if a crash kept that from being made.
+/// The newest head, if there is one. Should its write have been cut short, it is the greatest of those that are kept by their
+/// size; and the copy by size is made or mended, if a crash kept that from being made.
 async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
     let path = Path::from(format!("{}/checkpoint", folder(name)));
-    let Some(bytes) = get(plane, &path).await? else { return Ok(None) };
-    let note = std::str::from_utf8(&bytes).map_err(|_| StorageError::damaged(&path, "it is not UTF-8"))?;
-    let checkpoint = match signer::check(&plane.signing, origin, note) {
-        Ok(head) => head,
-        Err(e @ AuditError::Signature(_)) => {
-            return Err(plane.store.unusable(format!(
-                "the ledger of org {name} is not signed by this control plane's key: {path}: {e}; set audit.key_file (or \
-                 audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
-            )));
+    let head = match get(plane, &path).await? {
+        Some(bytes) if is_no_note(&bytes) => {
+            tracing::error!(%path, "the newest head is no signed note; falling back to the greatest that is kept");
+            newest_kept(plane, name, origin).await?
         }
-        Err(e) => return Err(StorageError::damaged(&path, e)),
+        Some(bytes) => Some(read_head(plane, name, origin, &path, &bytes)?),
+        None => newest_kept(plane, name, origin).await?,
     };
-    let head = SignedHead::found(checkpoint, note.to_owned());
+    let Some(head) = head else { return Ok(None) };
     let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.checkpoint.size));
-    match plane.store.objects().head(&kept).await {
-        Ok(_) => {}
-        Err(Error::NotFound { .. }) => {
-            match plane.store.objects().put_opts(&kept, bytes.into(), PutMode::Create.into()).await {
-                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-                Err(e) => return Err(StorageError::failed("create", &kept, e)),
-            }
-        }
-        Err(e) => return Err(StorageError::failed("look for", &kept, e)),
+    if get(plane, &kept).await?.is_none_or(|found| is_no_note(&found)) {
+        put(plane, &kept, head.note.clone().into()).await?;
     }
     Ok(Some(head))
+}
+
+/// The greatest head that is kept by its size.
+async fn newest_kept(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
+    let kept = list(plane, &Path::from(format!("{}/checkpoints", folder(name)))).await?;
+    for meta in kept.into_iter().rev() {
+        if let Some(bytes) = get(plane, &meta.location).await?.filter(|bytes| !is_no_note(bytes)) {
+            return read_head(plane, name, origin, &meta.location, &bytes).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn read_head(
+    plane: &Plane,
+    name: &OrgName,
+    origin: &str,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<SignedHead, StorageError> {
+    let note = std::str::from_utf8(bytes).map_err(|_| StorageError::damaged(path, "it is not UTF-8"))?;
+    match signer::check(&plane.signing, origin, note) {
+        Ok(checkpoint) => Ok(SignedHead::found(checkpoint, note.to_owned())),
+        Err(e @ AuditError::Signature(_)) => Err(plane.store.unusable(format!(
+            "the ledger of org {name} is not signed by this control plane's key: {path}: {e}; set audit.key_file (or \
+             audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
+        ))),
+        Err(e) => Err(StorageError::damaged(path, e)),
+    }
 }
 
 /// The segments in order, with their sizes in bytes, and those that have become part of a larger one but are still there.

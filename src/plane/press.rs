@@ -30,6 +30,7 @@ use super::ledger::{Due, Duty, Entries, folder, segment_path};
 use super::org::Org;
 use super::recovery::list;
 use super::{Plane, PlaneError, Readiness, replica};
+use crate::audit::note::Note;
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::audit::{Checkpoint, Signer, TreeEdge};
 use crate::storage::StorageError;
@@ -273,7 +274,10 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
     let checkpoint = Checkpoint { origin, size: press.edge.size(), root: press.edge.root() };
     let newest = Path::from(format!("{}/checkpoint", folder(&org.name)));
     let kept = Path::from(format!("{}/checkpoints/{:020}", folder(&org.name), checkpoint.size));
-    if let Some(found) = get(plane, &kept).await? {
+    let found = get(plane, &kept).await?;
+    // One whose write was cut short is none yet: on a store whose writes are not atomic it is written again.
+    let is_torn = found.as_deref().is_some_and(is_no_note);
+    if let Some(found) = found.filter(|_| !is_torn) {
         let forked = |reason: String| {
             let e = StorageError::damaged(&kept, reason);
             org.stop(e.to_string());
@@ -295,7 +299,8 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         let signed =
             press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
         put(plane, &newest, signed.clone().into()).await?;
-        match plane.store.objects().put_opts(&kept, signed.clone().into(), PutMode::Create.into()).await {
+        let mode = if is_torn { PutMode::Overwrite } else { PutMode::Create };
+        match plane.store.objects().put_opts(&kept, signed.clone().into(), mode.into()).await {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
             Err(e) => return Err(StorageError::failed("create", &kept, e).into()),
         }
@@ -312,6 +317,11 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         drop_outgrown(plane, org, press).await?;
     }
     Ok(())
+}
+
+/// Whether these bytes are no signed note, whoever signed it.
+pub(super) fn is_no_note(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok()).is_none()
 }
 
 /// Whether this node has the key that the ledger's newest `ledger.key` tells of, if it tells of any.
