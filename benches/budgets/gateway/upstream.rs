@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::serve::ListenerExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ServerCapabilities,
     ServerConfig,
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::super::Result;
+use super::super::report::say;
 
 /// A server that runs until it is dropped.
 #[derive(Debug)]
@@ -35,6 +37,12 @@ impl Upstream {
         let sessions = Arc::new(LocalSessionManager::default());
         let service = StreamableHttpService::new(|| Ok(Echo), sessions, StreamableHttpServerConfig::default());
         let router = Router::new().route_service("/mcp", service);
+        // An answer is written in two parts. Without this the second waits for 40 ms until the first is acknowledged.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                say(&format!("gateway: the server's answers will be late: {error}"));
+            }
+        });
         Ok(Self { url, serving: tokio::spawn(async move { axum::serve(listener, router).await }) })
     }
 

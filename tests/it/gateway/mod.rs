@@ -9,3 +9,4 @@ mod everything;
 mod faults;
 mod pass_through;
 mod sessions;
+mod traces;

@@ -26,7 +26,7 @@ pub(crate) use exposition::Exposition;
 pub(crate) use gateway::{Gateway, GatewayConfig};
 pub(crate) use ledger::Ledger;
 pub(crate) use load::Load;
-pub(crate) use mcp::{Events, Mcp, Reply};
+pub(crate) use mcp::{Events, Mcp};
 pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
 pub(crate) use program::Program;
 pub(crate) use prometheus::Prometheus;
