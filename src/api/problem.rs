@@ -34,7 +34,7 @@ pub(super) struct Problem {
     /// Further members of the document.
     members: Map<String, Value>,
     /// Who was refused, where it was for want of rights: for the ledger.
-    refused: Option<Refused>,
+    refused: Option<Box<Refused>>,
 }
 
 impl Problem {
@@ -73,7 +73,7 @@ impl Problem {
     /// Refused for want of rights: for the ledger to know who it was.
     #[must_use]
     pub(super) fn refused(mut self, refused: Refused) -> Self {
-        self.refused = Some(refused);
+        self.refused = Some(Box::new(refused));
         self
     }
 
@@ -133,7 +133,7 @@ impl IntoResponse for Problem {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if let Some(refused) = self.refused {
-            response.extensions_mut().insert(refused);
+            response.extensions_mut().insert(*refused);
         }
         response
     }

@@ -135,7 +135,7 @@ pub fn decode_events(
 /// # Errors
 /// See [`IngestError`].
 pub fn complete_own_events(
-    lines: &[u8],
+    lines: &Bytes,
     context: &DecodeContext<'_>,
     ids: &mut dyn IdSource,
 ) -> Result<RecordBatch, IngestError> {

@@ -118,9 +118,9 @@ impl Plane {
         key: Option<IdempotencyKey>,
     ) -> Result<(), PlaneError> {
         let lines: Vec<String> = events.into_iter().map(|event| Value::Object(event.0).to_string()).collect();
-        let lines = lines.join("\n");
+        let lines = Bytes::from(lines.join("\n"));
         let context = DecodeContext { org, now: self.clock.now(), limits: DecodeLimits::default() };
-        let batch = complete_own_events(lines.as_bytes(), &context, &mut RandomIds::default());
+        let batch = complete_own_events(&lines, &context, &mut RandomIds::default());
         let batch = batch.map_err(|e| PlaneError::Internal(format!("an event of the control plane's own: {e}")))?;
         let admission = self.admit(lines.len()).await?;
         self.append_while_running(org, RowKind::Event, batch, key, admission).await.map(drop)
