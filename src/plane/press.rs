@@ -194,7 +194,9 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
         let next = org.ledger().next_cut();
         let Some(Due { name, position, standing, duty, from: entries }) = next else { break };
         let path = segment_path(&org.name, name);
-        let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
+        // Who takes over a segment takes over its head too, without waiting once more.
+        let ours = duty.ours || duty.since.elapsed() >= PATIENCE;
+        let size = if ours {
             let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
             let batches: Vec<_> = entries.iter().map(|entries| entries.batch.clone()).collect();
             let encode = move || {
@@ -212,7 +214,7 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                 Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
             }
         };
-        grow(&mut press, &entries, duty);
+        grow(&mut press, &entries, ours);
         org.ledger_mut().store(name, size);
     }
     merge(plane, org).await?;
@@ -237,11 +239,11 @@ async fn remove_pruned(plane: &Plane, org: &Org, press: &Press) -> Result<(), Pl
     Ok(())
 }
 
-fn grow(press: &mut Press, entries: &[Entries], duty: Duty) {
+fn grow(press: &mut Press, entries: &[Entries], ours: bool) {
     for leaf in entries.iter().flat_map(|entries| &entries.leaves) {
         press.edge.push(leaf);
     }
-    let ours = duty.ours || press.due.is_some_and(|due| due.ours);
+    let ours = ours || press.due.is_some_and(|due| due.ours);
     press.due = Some(Duty { ours, since: Instant::now() });
 }
 

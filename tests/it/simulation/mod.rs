@@ -96,7 +96,7 @@ fn pruned_life(fault: Option<(usize, Fault)>) -> usize {
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let shown = ledger::check(&after, "acme").await;
-            if shown.first > 30 && shown.leftovers == 0 && shown.signed == shown.size {
+            if shown.first > 20 && shown.leftovers == 0 && shown.signed == shown.size {
                 return writes;
             }
         }
