@@ -5,7 +5,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`cli`] | one file a subcommand |
-//! | [`demo`] | the simulated fleet that `mcpg demo` and `mcpg loadgen` run |
+//! | [`demo`] | the MCP servers and agents of `mcpg demo`, the simulated fleet of `mcpg loadgen` |
 //! | [`api`] | the HTTP API of the control plane: one file a resource |
 //! | [`gateway`] | the MCP gateway; it stands beside `api` |
 //! | [`plane`] | the control plane's state: the WAL applied; group commit, catch-up, flush |

@@ -47,6 +47,7 @@ pub(super) struct DemoArgs {
 pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     let mut settings = ControlPlane { listen: args.listen, ..ControlPlane::default() };
     settings.storage.url = StorageUrl::Folder(args.data.join("store"));
+    settings.audit.key_file = args.data.join("keys").join("ledger.key");
     settings.telemetry.log.level = LogLevel::Warn;
     for (address, flag) in
         [(args.listen, "--listen"), (args.gateway, "--gateway"), (args.gateway_metrics, "--gateway-metrics")]

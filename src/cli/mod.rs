@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine with simulated traffic, nothing to configure.
+    /// Run everything on this machine, nothing to configure: control plane, gateway, MCP servers and agents.
     Demo(demo::DemoArgs),
     /// Run the control plane; without a configuration it keeps its data in ./mcpg-data.
     ControlPlane(control_plane::ControlPlaneArgs),

@@ -99,9 +99,17 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::super::tools::Tool;
     use super::{Credentials, GatewaySetup};
-    use crate::config::{Gateway, TokenHash};
+    use crate::config::{Gateway, PolicySource, TokenHash};
+    use crate::gateway::identity::Caller;
+    use crate::gateway::policy::{Abilities, Action, Policy, Question};
+    use crate::model::{Decision, SystemClock};
 
     fn setup<'a>(
         data: &'a Path,
@@ -130,6 +138,41 @@ mod tests {
             assert_eq!(settings.identity.tokens[0].hash, TokenHash::of("t-1"));
             assert!(settings.observability.otlp.endpoint.is_none());
             assert!(!setup.yaml().contains("t-1"), "the token itself stands nowhere");
+        }
+    }
+
+    /// What the policy says of a call.
+    fn decided(policy: &Policy, caller: &str, plugin: &str, tool: &str) -> (Decision, Vec<String>) {
+        let arguments = Tool::find(plugin, tool).unwrap().arguments(&mut SmallRng::seed_from_u64(1));
+        let caller = Caller::new(caller.parse().unwrap(), Vec::new());
+        let action = Action::CallTool;
+        let verdict =
+            policy.decide(&Question { caller: &caller, action, plugin, name: tool, arguments: Some(&arguments) });
+        (verdict.decision, verdict.obligations.names())
+    }
+
+    #[test]
+    fn the_policy_permits_denies_and_obliges() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let setup = setup(folder.path(), &[], &[]);
+        setup.write().unwrap();
+        let files = PolicySource::Files(vec![setup.policy_file().display().to_string()]);
+        let policy = Policy::start(&files, "prod", Abilities::default(), Arc::new(SystemClock)).unwrap();
+        let (permit, deny, obliged) = (Decision::Permit, Decision::Deny, Decision::PermitWithObligations);
+        for (caller, plugin, tool, decision, obligation) in [
+            ("anonymous", "github", "list_repos", permit, None),
+            ("user:alice@acme", "github", "delete_repo", deny, None),
+            ("user:alice@acme", "github", "create_issue", permit, None),
+            ("service:ci", "files", "write_file", permit, None),
+            ("anonymous", "files", "write_file", deny, None),
+            ("user:bob@acme", "jira", "get_issue", obliged, Some("redact:result:/reporter/email")),
+            ("service:ci", "files", "read_file", obliged, Some("max_result_bytes:65536")),
+            ("user:bob@acme", "jira", "export_report", obliged, Some("timeout_ms:2000")),
+            ("service:code-review-bot", "github", "merge_pull_request", permit, None),
+            ("user:bob@acme", "github", "merge_pull_request", deny, None),
+        ] {
+            let expected = (decision, obligation.map(str::to_owned).into_iter().collect());
+            assert_eq!(decided(&policy, caller, plugin, tool), expected, "{caller} {plugin}/{tool}");
         }
     }
 

@@ -205,7 +205,9 @@ impl Calls {
         }
         let params = restated(work.request.params.as_ref(), subject, arguments);
         let left = patience.saturating_sub(waiting.elapsed());
-        let mut result = work.ask(subject.index, subject.target(), params, left).await.map_err(fault)?;
+        let asked = work.ask(subject.index, subject.target(), params, left).await;
+        let asked = if obligations.redacts_result() { asked.map_err(UpstreamFault::without_words) } else { asked };
+        let mut result = asked.map_err(fault)?;
         obligations.redact_result(&mut result);
         if size(&result) > limit {
             return Err(fault(UpstreamFault::TooLarge { limit }));

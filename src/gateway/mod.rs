@@ -218,7 +218,7 @@ fn telling(settings: &config::Gateway, parts: &Parts) -> Result<Telling, Gateway
 
 fn start_traces(settings: &config::Gateway, telling: &Telling) -> Result<Traces, GatewayError> {
     let emitter = Emitter { org: &settings.org, workspace: &settings.workspace, instance: &settings.instance };
-    let traces = Traces::start(Some(&settings.observability.otlp.otlp()), emitter).map_err(GatewayError::Traces)?;
+    let traces = Traces::start(&settings.observability.otlp.otlp(), emitter).map_err(GatewayError::Traces)?;
     if let Some(counts) = traces.counts() {
         telling.metrics.watch_spans(Arc::clone(counts));
     }

@@ -11,23 +11,26 @@
 //! OpenTelemetry's API, not with `tracing`'s macros: kinds, parents and links are exact, and every request has a trace id and a
 //! span id, also when its trace is not kept or nothing is exported. The sample and the audit entry of a call carry those ids.
 //!
-//! What a caller wrote is never in a span: no argument, no result, no header, no error text, no URI of a resource. Names of
-//! tools and prompts are in it only once the gateway knows them; a method that MCP does not have is `_OTHER`.
+//! Of what a caller wrote, a span has the ids of its session and its request alone: no argument, no result, no other header, no
+//! error text, no URI of a resource. Names of tools and prompts are in it only once the gateway knows them; a method that MCP
+//! does not have is `_OTHER`.
 //!
 //! A request whose future is dropped, because its client went away, still ends its spans, as `cancelled`.
 
-use std::net::SocketAddr;
+mod describe;
+
 use std::sync::Arc;
 
-use http::Version;
 use opentelemetry::trace::{
-    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceId, Tracer, TracerProvider,
+    Link, Span as _, SpanContext, SpanId, SpanKind, TraceContextExt, TraceId, Tracer, TracerProvider,
 };
 use opentelemetry::{Array, Context, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
 
+use self::describe::known;
+pub use self::describe::{Failure, Request, Target, Upstream};
 use crate::config::Otlp;
 use crate::model::{Decision, OrgName, Outcome};
 use crate::telemetry::otlp::{Export, SpanCounts};
@@ -35,44 +38,6 @@ use crate::telemetry::w3c::{Baggage, Inbound, Outbound};
 
 /// The name that the gateway's spans carry as their service.
 const SERVICE: &str = "mcpg-gateway";
-
-/// The longest text of a client, bytes, that becomes an attribute (ids of sessions and of requests).
-const ID_BYTES: usize = 128;
-
-/// The requests and notifications of MCP that reach a gateway, and the word for what is none.
-const METHODS: [&str; 30] = [
-    "completion/complete",
-    "elicitation/create",
-    "initialize",
-    "logging/setLevel",
-    "notifications/cancelled",
-    "notifications/elicitation/response",
-    "notifications/initialized",
-    "notifications/message",
-    "notifications/progress",
-    "notifications/roots/list_changed",
-    "ping",
-    "prompts/get",
-    "prompts/list",
-    "resources/directory/read",
-    "resources/list",
-    "resources/read",
-    "resources/subscribe",
-    "resources/templates/list",
-    "resources/unsubscribe",
-    "roots/list",
-    "sampling/createMessage",
-    "server/discover",
-    "skills/get",
-    "skills/list",
-    "subscriptions/listen",
-    "tasks/cancel",
-    "tasks/get",
-    "tasks/update",
-    "tools/call",
-    "tools/list",
-];
-const OTHER_METHOD: &str = "_OTHER";
 
 /// Which gateway emits the spans.
 #[derive(Debug, Clone, Copy)]
@@ -93,13 +58,13 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Starts the export to the configured collector. With the stream off (`None`), or with no endpoint, spans have ids
-    /// all the same, nothing is exported, and a caller's context is passed on as it came. Within a Tokio runtime.
+    /// Starts the export to the configured collector. Without an endpoint spans have ids all the same, nothing is
+    /// exported, and a caller's context is passed on as it came. Within a Tokio runtime.
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(otlp: Option<&Otlp>, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
-        let Some((otlp, endpoint)) = otlp.and_then(|otlp| Some((otlp, otlp.endpoint.as_ref()?))) else {
+    pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
+        let Some(endpoint) = &otlp.endpoint else {
             let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
             return Ok(Self { tracer: tracer(&ids_only), export: None });
         };
@@ -157,123 +122,6 @@ impl Traces {
 
 fn tracer(provider: &SdkTracerProvider) -> SdkTracer {
     provider.tracer_with_scope(InstrumentationScope::builder(SERVICE).with_version(env!("CARGO_PKG_VERSION")).build())
-}
-
-fn known(method: &str) -> &'static str {
-    METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER_METHOD)
-}
-
-/// A request, as its spans tell of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Request<'a> {
-    /// The JSON-RPC method.
-    pub method: &'a str,
-    /// The id that the client gave it, as text.
-    pub jsonrpc_id: Option<&'a str>,
-    /// The client's MCP session.
-    pub session_id: Option<&'a str>,
-    /// The version of MCP that was agreed on with the client.
-    pub protocol_version: Option<&'a str>,
-    /// The version of HTTP that brought it.
-    pub http_version: Option<Version>,
-    /// Where the client is.
-    pub client: Option<SocketAddr>,
-    /// The gateway's own ids of the call.
-    pub request_id: Option<&'a str>,
-    /// The id of the call's sample.
-    pub invocation_id: Option<&'a str>,
-}
-
-impl Request<'_> {
-    fn describe(&self, method: &'static str, span: &mut Span) {
-        span.set_attribute(KeyValue::new("mcp.method.name", method));
-        for (name, value) in [
-            ("jsonrpc.request.id", self.jsonrpc_id),
-            ("mcp.session.id", self.session_id),
-            ("mcp.protocol.version", self.protocol_version),
-            ("mcpg.request_id", self.request_id),
-            ("mcpg.invocation_id", self.invocation_id),
-        ] {
-            if let Some(value) = value.filter(|value| value.len() <= ID_BYTES) {
-                span.set_attribute(KeyValue::new(name, value.to_owned()));
-            }
-        }
-        span.set_attribute(KeyValue::new("network.transport", "tcp"));
-        span.set_attribute(KeyValue::new("network.protocol.name", "http"));
-        if let Some(version) = self.http_version.and_then(version_number) {
-            span.set_attribute(KeyValue::new("network.protocol.version", version));
-        }
-        if let Some(client) = self.client {
-            span.set_attribute(KeyValue::new("client.address", client.ip().to_string()));
-            span.set_attribute(KeyValue::new("client.port", i64::from(client.port())));
-        }
-    }
-}
-
-fn version_number(version: Version) -> Option<&'static str> {
-    match version {
-        Version::HTTP_10 => Some("1.0"),
-        Version::HTTP_11 => Some("1.1"),
-        Version::HTTP_2 => Some("2"),
-        _ => None,
-    }
-}
-
-/// What a request is about, once the gateway knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// A tool of a plugin.
-    Tool(&'a str),
-    /// A prompt of a plugin.
-    Prompt(&'a str),
-    /// Nothing of few names, like a resource.
-    Unnamed,
-}
-
-impl Target<'_> {
-    fn describe(self, method: &'static str, plugin: &str, span: &mut Span) {
-        span.set_attribute(KeyValue::new("mcpg.plugin", plugin.to_owned()));
-        let (attribute, name) = match self {
-            Self::Tool(name) => ("gen_ai.tool.name", name),
-            Self::Prompt(name) => ("gen_ai.prompt.name", name),
-            Self::Unnamed => return,
-        };
-        span.update_name(format!("{method} {name}"));
-        span.set_attribute(KeyValue::new(attribute, name.to_owned()));
-        if matches!(self, Self::Tool(_)) {
-            span.set_attribute(KeyValue::new("gen_ai.operation.name", "execute_tool"));
-        }
-    }
-}
-
-/// How a request failed, as far as a span may say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// It was answered by a JSON-RPC error of this code.
-    Rpc(i64),
-    /// The tool says so itself: `isError`.
-    Tool,
-    /// Without an answer: a word of a small set, like `timeout`.
-    Kind(&'static str),
-}
-
-impl Failure {
-    /// The client went away before there was an answer.
-    pub const CANCELLED: Self = Self::Kind("cancelled");
-
-    fn mark(self, span: &mut Span) {
-        let kind: Value = match self {
-            Self::Rpc(code) => {
-                span.set_attribute(KeyValue::new("rpc.response.status_code", code.to_string()));
-                code.to_string().into()
-            }
-            Self::Tool => "tool_error".into(),
-            Self::Kind(kind) => kind.into(),
-        };
-        span.set_attribute(KeyValue::new("error.type", kind));
-        // The description would be the error's text.
-        span.set_status(Status::error(""));
-    }
 }
 
 /// The spans of one request. Its own ends when this is dropped.
@@ -406,34 +254,6 @@ impl PolicySpan {
                 let values = values.iter().map(|value| StringValue::from(value.as_ref().to_owned())).collect();
                 self.0.set_attribute(KeyValue::new(name, Value::Array(Array::String(values))));
             }
-        }
-    }
-}
-
-/// An upstream, as a span tells of it.
-#[derive(Debug, Clone, Copy)]
-pub enum Upstream<'a> {
-    /// A server that is reached over HTTP.
-    Http {
-        /// Its host.
-        address: &'a str,
-        /// Its port.
-        port: u16,
-    },
-    /// A process that is reached over its pipes.
-    Stdio,
-}
-
-impl Upstream<'_> {
-    fn describe(&self, span: &mut Span) {
-        match self {
-            Self::Http { address, port } => {
-                span.set_attribute(KeyValue::new("network.transport", "tcp"));
-                span.set_attribute(KeyValue::new("network.protocol.name", "http"));
-                span.set_attribute(KeyValue::new("server.address", (*address).to_owned()));
-                span.set_attribute(KeyValue::new("server.port", i64::from(*port)));
-            }
-            Self::Stdio => span.set_attribute(KeyValue::new("network.transport", "pipe")),
         }
     }
 }

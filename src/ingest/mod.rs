@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 pub use encoding::Encoding;
@@ -97,7 +98,7 @@ pub fn emitted_schema() -> Result<SchemaRef, IngestError> {
 /// # Errors
 /// See [`IngestError`]; nothing of the body is to be stored then.
 pub fn decode(
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,
@@ -114,7 +115,7 @@ pub fn decode(
 /// # Errors
 /// See [`IngestError`]; nothing of the body is to be stored then.
 pub fn decode_events(
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,
@@ -129,7 +130,7 @@ pub fn decode_events(
 
 fn decode_rows(
     layout: &'static Layout,
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,

@@ -18,6 +18,7 @@ mod cases;
 mod cli;
 mod crash;
 mod damage;
+mod demo;
 mod duckdb;
 mod flights;
 mod formats;

@@ -24,6 +24,14 @@ def attributes(pairs):
     return {pair.key: value(pair.value) for pair in pairs}
 
 
+OUTPUT = threading.Lock()
+
+
+def tell(line):
+    with OUTPUT:
+        print(line, flush=True)
+
+
 class Sink(trace_service_pb2_grpc.TraceServiceServicer):
     def Export(self, request, context):
         authorization = dict(context.invocation_metadata()).get("authorization")
@@ -44,7 +52,7 @@ class Sink(trace_service_pb2_grpc.TraceServiceServicer):
                         "emitter": emitter,
                         "authorization": authorization,
                     }
-                    print(json.dumps(told), flush=True)
+                    tell(json.dumps(told))
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
@@ -53,5 +61,5 @@ trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Sink(), server)
 if server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}") == 0:
     sys.exit(f"port {sys.argv[1]} is taken")
 server.start()
-print("ready", flush=True)
+tell("ready")
 threading.Event().wait()

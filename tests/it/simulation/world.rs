@@ -20,7 +20,7 @@ use mcpg::model::{Clock, Random};
 use mcpg::plane::{Ack, Parts, Plane, PlaneError};
 use mcpg::query::TableState;
 use mcpg::rollup::exposition::{Format, render};
-use mcpg::rollup::{Granularity, RunningTotals, partials};
+use mcpg::rollup::{Granularity, RunningTotals, daily_partials, hourly_partials};
 use mcpg::storage::Store;
 use mcpg::telemetry::metrics::Metrics;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -147,7 +147,11 @@ impl Node {
             [("hourly", Granularity::Hour, &view.hourly), ("daily", Granularity::Day, &view.daily)]
         {
             let mut batches = self.files(table).await;
-            batches.push(partials(granularity, &table.live).await.unwrap());
+            let hours = hourly_partials(&table.live).await.unwrap();
+            batches.push(match granularity {
+                Granularity::Hour => hours,
+                Granularity::Day => daily_partials(&hours).await.unwrap(),
+            });
             let calls = |batch: &RecordBatch| {
                 batch.column_by_name("calls").unwrap().as_primitive::<Int64Type>().values().iter().sum::<i64>()
             };
