@@ -1,6 +1,7 @@
 //! What every test stands on: the real program as a child process, a client that speaks its API, samples and a loader with a
 //! ledger of what was acknowledged, and the other programs that the results are compared with.
 
+mod audit;
 mod cases;
 mod client;
 mod collector;
