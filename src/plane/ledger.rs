@@ -9,6 +9,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -17,9 +18,10 @@ use tokio::time::Instant;
 
 use super::standing::{Prune, Pruned, Standing};
 use crate::audit::segment::{SegmentName, time_range};
-use crate::audit::{AuditError, ChainHead, Leaf, seal};
+use crate::audit::{AuditError, ChainHead, Leaf, Sealed, seal};
 use crate::model::OrgName;
 use crate::query::TableState;
+use crate::storage::held_bytes;
 use crate::storage::table::DataFile;
 
 /// The folder of an org's ledger.
@@ -40,6 +42,9 @@ pub(super) struct Entries {
     end: u64,
     pub(super) batch: RecordBatch,
     pub(super) leaves: Vec<Leaf>,
+    /// Memory that the batch takes.
+    bytes: usize,
+    since: Instant,
 }
 
 /// A stored file of entries.
@@ -221,7 +226,9 @@ impl LedgerState {
         for Prune { entry, first_kept, segments } in self.standing.fold(&sealed.batch) {
             self.prune(entry, first_kept, &segments);
         }
-        self.live.push_back(Entries { position, end: self.head.size, batch: sealed.batch, leaves: sealed.leaves });
+        let (bytes, since) = (held_bytes(&sealed.batch), Instant::now());
+        let Sealed { batch, leaves, .. } = sealed;
+        self.live.push_back(Entries { position, end: self.head.size, batch, leaves, bytes, since });
         Ok(())
     }
 
@@ -440,7 +447,12 @@ impl LedgerState {
 
     /// Memory that live entries hold, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.live.iter().map(|entries| entries.batch.get_array_memory_size()).sum()
+        self.live.iter().map(|entries| entries.bytes).sum()
+    }
+
+    /// How long the oldest entry that is in no segment has waited.
+    pub(super) fn waited(&self) -> Duration {
+        self.live.front().map_or(Duration::ZERO, |oldest| oldest.since.elapsed())
     }
 }
 

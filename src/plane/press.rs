@@ -86,6 +86,8 @@ pub(super) async fn run(plane: Arc<Plane>) {
 /// Asks for what is due, and writes what the log has decided.
 async fn turn(plane: &Arc<Plane>, period: Duration) {
     ask(plane, period);
+    let waited = plane.all_orgs().iter().map(|org| org.ledger().waited()).max();
+    plane.metrics.audit.lag_seconds.set(waited.unwrap_or_default().as_secs_f64());
     press_all(plane).await;
 }
 
@@ -101,6 +103,8 @@ async fn press_all(plane: &Arc<Plane>) {
         }
     });
     pressed.await;
+    // Stored entries are live no longer: that makes room for new ones.
+    plane.count_live();
 }
 
 /// Ends every segment and signs every head before the process stops, as far as the store lets it. What it cannot do, the
@@ -252,7 +256,10 @@ async fn create(plane: &Plane, org: &Org, name: SegmentName, bytes: Bytes) -> Re
     let path = segment_path(&org.name, name);
     let size = bytes.len() as u64;
     match plane.store.objects().put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
-        Ok(_) => Ok(size),
+        Ok(_) => {
+            plane.metrics.audit.segments.inc();
+            Ok(size)
+        }
         Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
             // Another node's, or one's own whose answer was lost. On a store whose writes are not atomic it may be torn:
             // no head speaks of it yet, and so it was never a segment.

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use arrow::array::{Array, ArrayRef};
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -15,6 +16,13 @@ use arrow::record_batch::RecordBatch;
 /// Batches are put together up to this many rows. A query gains little by larger ones, and each doubling copies every sample
 /// once more while the org waits.
 const MERGE_ROWS: usize = 1_024;
+
+/// Memory that a batch's rows take, in bytes. The columns of a batch that was read from the log share one allocation, which
+/// `get_array_memory_size` would count for each of them.
+pub fn held_bytes(batch: &RecordBatch) -> usize {
+    let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+    batch.columns().iter().map(column).sum()
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -54,7 +62,7 @@ impl LiveBuffer {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let bytes = batch.get_array_memory_size();
+        let bytes = held_bytes(&batch);
         let mut last = Entry { ends: vec![(position, batch.num_rows())], batch, bytes };
         self.rows += last.batch.num_rows();
         self.bytes += bytes;
@@ -64,7 +72,7 @@ impl LiveBuffer {
                 break;
             }
             let batch = concat_batches(&last.batch.schema(), [&before.batch, &last.batch])?;
-            let bytes = batch.get_array_memory_size();
+            let bytes = held_bytes(&batch);
             self.bytes = self.bytes + bytes - before.bytes - last.bytes;
             let mut ends = before.ends.clone();
             ends.extend(last.ends.iter().map(|(position, row)| (*position, row + old)));

@@ -22,5 +22,5 @@ pub mod table;
 pub mod wal;
 
 pub use error::StorageError;
-pub use live::LiveBuffer;
+pub use live::{LiveBuffer, held_bytes};
 pub use store::Store;
