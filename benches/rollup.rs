@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcpg::model::schema::schemas;
 use mcpg::rollup::exposition::{Format, render};
-use mcpg::rollup::{Digest, Granularity, Histogram, RunningTotals, encode, partials};
+use mcpg::rollup::{Digest, Granularity, Histogram, RunningTotals, encode, hourly_partials};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -120,7 +120,7 @@ fn batches(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let batches: Vec<RecordBatch> = (0..16).map(|_| batch(&mut random(), ROWS, 200)).collect();
     group.sample_size(20).throughput(Throughput::Elements(16 * ROWS as u64));
-    group.bench_function("hourly partials", |b| b.iter(|| runtime.block_on(partials(Granularity::Hour, &batches))));
+    group.bench_function("hourly partials", |b| b.iter(|| runtime.block_on(hourly_partials(&batches))));
     group.finish();
 }
 

@@ -99,7 +99,7 @@ impl Flush {
         let mut rates = Vec::with_capacity(RUNS);
         for run in 0..=RUNS {
             let began = Instant::now();
-            let files = black_box(encode(schema, black_box(&self.batches))?);
+            let files = black_box(encode(schema, black_box(&self.batches), 1)?);
             if run > 0 {
                 rates.push(self.rows as f64 / began.elapsed().as_secs_f64());
             }

@@ -1,11 +1,14 @@
-//! `mcpg config check`: every fault of a configuration, with its place; starts nothing.
+//! `mcpg config check`: every fault of a configuration and of the policies it names, with its place; starts nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::{CliError, output};
 use crate::config::{ControlPlane, Environment, Faults, Gateway, Kind, process_environment};
+use crate::gateway::policy::{Abilities, Policy};
+use crate::model::SystemClock;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -53,11 +56,18 @@ fn read(file: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(file).map_err(|error| CliError::could_not(file.display(), error))
 }
 
+/// Reads the policies that a gateway's settings name.
+fn policies(settings: &Gateway) -> Result<(), NoSettings> {
+    Policy::start(&settings.policy, &settings.workspace, Abilities::default(), Arc::new(SystemClock))
+        .map(drop)
+        .map_err(NoSettings::Faulty)
+}
+
 pub(super) fn run(command: &ConfigCommand) -> Result<(), CliError> {
     let ConfigCommand::Check { file } = command;
     let checked = match Kind::of(&read(file)?) {
         Kind::ControlPlane => load(file).map(drop),
-        Kind::Gateway => load_gateway(file).map(drop),
+        Kind::Gateway => load_gateway(file).and_then(|settings| policies(&settings)),
     };
     match checked {
         Ok(()) => output::line(&format!("{}: ok", file.display())),

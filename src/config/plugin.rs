@@ -63,7 +63,7 @@ pub enum Transport {
         command: String,
         /// Its arguments; they may hold secrets.
         args: Vec<Secret>,
-        /// Variables that are added to the gateway's own environment.
+        /// Variables that it gets beside a few like `PATH`; it does not get the gateway's own environment.
         env: BTreeMap<String, Secret>,
         /// The folder it runs in; none: the gateway's.
         folder: Option<PathBuf>,

@@ -3,8 +3,10 @@
 //! The body is checked as a whole first (see `arrow_guard`), then read by `arrow`'s own reader, which validates offsets, UTF-8
 //! and dictionary keys. That reader may still panic on bytes that lie in ways it did not think of; a panic is caught here and
 //! is a malformed body like any other.
+//!
+//! What that reader gives are views of the body, each of which would keep all of it in memory, error messages and all, and
+//! be counted with all of it wherever memory is. The columns that leave here own what they hold and no more.
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use arrow::compute::concat;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 
 use super::arrow_values::{Refusal, convert, text};
 use super::error::{Faults, IngestError};
@@ -29,13 +32,8 @@ const MAX_REASON_CHARS: usize = 200;
 ///
 /// # Errors
 /// [`IngestError::Malformed`], [`IngestError::TooLarge`]; faults of samples are in the draft.
-pub(super) fn decode(
-    body: Cow<'_, [u8]>,
-    layout: &'static Layout,
-    context: &DecodeContext<'_>,
-) -> Result<Draft, IngestError> {
+pub(super) fn decode(body: Bytes, layout: &'static Layout, context: &DecodeContext<'_>) -> Result<Draft, IngestError> {
     arrow_guard::check(&body, context.limits)?;
-    let body = body.into_owned();
     catch_unwind(AssertUnwindSafe(|| {
         let batches = read(body).map_err(|error| malformed(&error.to_string()))?;
         Converter { layout, context, text_left: context.limits.max_decoded_bytes, faults: Faults::default() }
@@ -44,8 +42,8 @@ pub(super) fn decode(
     .unwrap_or_else(|_| Err(malformed("its parts contradict each other")))
 }
 
-fn read(body: Vec<u8>) -> Result<Vec<RecordBatch>, ArrowError> {
-    let mut rest = Buffer::from_vec(body);
+fn read(body: Bytes) -> Result<Vec<RecordBatch>, ArrowError> {
+    let mut rest = Buffer::from(body);
     let mut decoder = StreamDecoder::new();
     let mut batches = Vec::new();
     while !rest.is_empty() {
@@ -148,13 +146,10 @@ impl Converter<'_> {
         if lost {
             return Ok(None);
         }
-        match converted.as_slice() {
-            [one] => Ok(Some(Arc::clone(one))),
-            many => {
-                let many: Vec<&dyn Array> = many.iter().map(AsRef::as_ref).collect();
-                concat(&many).map(Some).map_err(|error| malformed(&error.to_string()))
-            }
-        }
+        // A single part is copied too: with nothing put to it, `concat` would give it back as it is.
+        let nothing = converted.first().map(|first| first.slice(0, 0));
+        let parts: Vec<&dyn Array> = converted.iter().chain(&nothing).map(AsRef::as_ref).collect();
+        concat(&parts).map(Some).map_err(|error| malformed(&error.to_string()))
     }
 
     fn check_org(&mut self, name: &'static str, parts: &[&ArrayRef]) -> Result<(), IngestError> {
@@ -223,7 +218,7 @@ mod tests {
 
     use arrow::array::*;
     use arrow::compute::cast;
-    use arrow::datatypes::{DataType, Int32Type, TimeUnit};
+    use arrow::datatypes::{DataType, Field, Int32Type, Schema, TimeUnit};
     use arrow::ipc::CompressionType;
     use serde_json::json;
 
@@ -264,6 +259,19 @@ mod tests {
         let decoded = decode_arrow(&stream(&batches, None)).unwrap();
         assert_eq!(decoded.num_rows(), 2);
         assert_eq!(text(&decoded.slice(1, 1), "invocation_id"), ids[1]);
+    }
+
+    #[test]
+    fn a_batch_takes_no_more_memory_than_its_rows_however_long_the_body() {
+        let long = Arc::new(StringArray::from(vec!["x".repeat(1_000_000)]));
+        let body = emitted(1);
+        let columns = body.columns().iter().cloned().chain([long as ArrayRef]);
+        let message = Arc::new(Field::new("error_message", DataType::Utf8, true));
+        let fields: Vec<_> = body.schema().fields().iter().cloned().chain([message]).collect();
+        let keep: Vec<_> = (0..fields.len()).filter(|&at| fields[at].name() != "error_hash").collect();
+        let body =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.collect()).unwrap().project(&keep).unwrap();
+        assert!(decode_arrow(&stream(&[body], None)).unwrap().get_array_memory_size() < 20_000);
     }
 
     #[test]

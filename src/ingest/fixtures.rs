@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondAr
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -89,7 +90,8 @@ pub(super) fn decode_packed(
     limits: DecodeLimits,
 ) -> Result<RecordBatch, IngestError> {
     let org: OrgName = "acme".parse().unwrap();
-    decode(body, media, encoding, &DecodeContext { org: &org, now: now(), limits }, &mut CountedIds::default())
+    let (body, context) = (Bytes::copy_from_slice(body), DecodeContext { org: &org, now: now(), limits });
+    decode(&body, media, encoding, &context, &mut CountedIds::default())
 }
 
 /// Decodes JSON.

@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 pub use encoding::Encoding;
@@ -52,6 +53,7 @@ pub use media::Media;
 use crate::model::OrgName;
 use layout::Layout;
 use rows::RowBuilder;
+pub use validate::OWN_ACTOR;
 
 /// Bounds on one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +99,7 @@ pub fn emitted_schema() -> Result<SchemaRef, IngestError> {
 /// # Errors
 /// See [`IngestError`]; nothing of the body is to be stored then.
 pub fn decode(
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,
@@ -114,7 +116,7 @@ pub fn decode(
 /// # Errors
 /// See [`IngestError`]; nothing of the body is to be stored then.
 pub fn decode_events(
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,
@@ -127,9 +129,22 @@ pub fn decode_events(
     decode_rows(Layout::events()?, body, media, encoding, context, ids)
 }
 
+/// Judges and completes events of the control plane's own, NDJSON: as [`decode_events`], but they may be of any actor and any
+/// action, the ledger's own among them.
+///
+/// # Errors
+/// See [`IngestError`].
+pub fn complete_own_events(
+    lines: &Bytes,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
+    decode_rows(Layout::own_events()?, lines, Media::Ndjson, Encoding::Identity, context, ids)
+}
+
 fn decode_rows(
     layout: &'static Layout,
-    body: &[u8],
+    body: &Bytes,
     media: Media,
     encoding: Encoding,
     context: &DecodeContext<'_>,

@@ -37,8 +37,10 @@ const YEAR_1_MICROS: i64 = -62_135_596_800_000_000;
 const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
 /// The longest action.
 const ACTION_MAX_BYTES: usize = 128;
-/// What actions of the ledger's own entries begin with.
+/// What actions of the ledger's own entries begin with: what the ledger says of itself only the control plane may say.
 const LEDGER_ACTIONS: &str = "ledger.";
+/// What the actor of the control plane's own events begins with: no emitter speaks in its name.
+pub const OWN_ACTOR: &str = "system:control-plane";
 /// The longest reason.
 const PROSE_MAX_BYTES: usize = 16 << 10;
 /// The most texts in an array, and the longest.
@@ -127,7 +129,7 @@ impl Judge<'_> {
     fn judge(&mut self, name: &'static str, rule: Rule, values: ArrayRef) -> ArrayRef {
         match rule {
             Rule::Id => {
-                let texts = self.canonical(name, values.as_string(), canonical_uuid, "not a UUID");
+                let texts = self.uuids(name, values.as_string());
                 if texts.null_count() > 0 { Arc::new(self.minted(&texts)) } else { Arc::new(texts) }
             }
             Rule::Name { max_chars } => {
@@ -144,9 +146,11 @@ impl Judge<'_> {
                 } else {
                     format!("not {digits} hex digits")
                 };
-                let texts =
-                    self.canonical(name, values.as_string(), |text| canonical_hex(text, digits, refuse_zero), &fault);
-                Arc::new(texts)
+                let texts: &StringArray = values.as_string();
+                if is_hex(texts, digits, refuse_zero) {
+                    return values;
+                }
+                Arc::new(self.canonical(name, texts, |text| canonical_hex(text, digits, refuse_zero), &fault))
             }
             Rule::Outcome => {
                 self.words(name, values.as_string(), &Outcome::ALL.map(Outcome::as_str));
@@ -165,8 +169,21 @@ impl Judge<'_> {
                 self.counts(name, values.as_primitive());
                 values
             }
-            Rule::Uuid => Arc::new(self.canonical(name, values.as_string(), canonical_uuid, "not a UUID")),
+            Rule::Uuid => Arc::new(self.uuids(name, values.as_string())),
+            Rule::Actor { max_chars } => {
+                let actors = values.as_string();
+                self.lengths(name, actors, 1, max_chars);
+                let ours = |actor: &str| !actor.starts_with(OWN_ACTOR);
+                self.note(name, actors.iter(), ours, "system:control-plane… is the control plane itself");
+                values
+            }
             Rule::Action => {
+                self.actions(name, values.as_string());
+                let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
+                self.note(name, values.as_string::<i32>().iter(), ours, "ledger.… is for the ledger's own entries");
+                values
+            }
+            Rule::OwnAction => {
                 self.actions(name, values.as_string());
                 values
             }
@@ -248,12 +265,10 @@ impl Judge<'_> {
         self.note(name, counts.iter(), |count| count >= 0, "negative");
     }
 
-    /// Dotted words in lower case; what the ledger says of itself only the ledger may say.
+    /// Dotted words in lower case.
     fn actions(&mut self, name: &'static str, actions: &StringArray) {
         let fault = format!("not dotted lower-case words of at most {ACTION_MAX_BYTES} bytes, like tool.permit");
         self.note(name, actions.iter(), is_action, &fault);
-        let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
-        self.note(name, actions.iter(), ours, "ledger.… is for the ledger's own entries");
     }
 
     fn salts(&mut self) -> StringArray {
@@ -263,6 +278,13 @@ impl Judge<'_> {
             builder.append_value(Uuid::from_bytes(self.ids.next_salt()).simple().encode_lower(&mut buffer));
         }
         builder.finish()
+    }
+
+    fn uuids(&mut self, name: &'static str, texts: &StringArray) -> StringArray {
+        if texts.iter().flatten().fold(true, |all, text| all & is_hyphenated(text)) {
+            return texts.clone();
+        }
+        self.canonical(name, texts, canonical_uuid, "not a UUID")
     }
 
     /// Texts in the form that `canonical` gives them.
@@ -336,18 +358,29 @@ enum Form {
 
 /// A UUID in the hyphenated form, or as 32 digits, in either case.
 fn canonical_uuid(text: &str) -> Form {
-    let hyphenated = text.len() == Hyphenated::LENGTH
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => is_lower_hex(byte),
-        });
-    if hyphenated {
+    if is_hyphenated(text) {
         return Form::Canonical;
     }
     if text.len() != Hyphenated::LENGTH && text.len() != Simple::LENGTH {
         return Form::Invalid;
     }
     Uuid::try_parse(text).map_or(Form::Invalid, |id| Form::Other(id.hyphenated().to_string()))
+}
+
+/// Whether it is a UUID as it is stored. Without a branch a byte, which makes it a few instructions.
+fn is_hyphenated(text: &str) -> bool {
+    let Ok(bytes) = <&[u8; Hyphenated::LENGTH]>::try_from(text.as_bytes()) else { return false };
+    let hyphens = [bytes[8], bytes[13], bytes[18], bytes[23]] == [b'-'; 4];
+    let digits: usize = bytes.iter().map(|&byte| usize::from(is_lower_hex(byte))).sum();
+    hyphens & (digits == Hyphenated::LENGTH - 4)
+}
+
+/// Whether all texts are so many lower-case hex digits, and not all zero if that is refused.
+fn is_hex(texts: &StringArray, digits: usize, refuse_zero: bool) -> bool {
+    let length = |row: usize| if texts.is_valid(row) { digits } else { 0 };
+    texts.offsets().lengths().enumerate().fold(true, |all, (row, len)| all & (len == length(row)))
+        && value_bytes(texts).iter().fold(true, |all, &byte| all & is_lower_hex(byte))
+        && !(refuse_zero && texts.iter().flatten().any(|text| text.bytes().all(|byte| byte == b'0')))
 }
 
 fn canonical_hex(text: &str, digits: usize, refuse_zero: bool) -> Form {
@@ -369,10 +402,14 @@ const fn is_lower_hex(byte: u8) -> bool {
 
 /// Whether all is printable ASCII: one pass over the column's bytes, whatever its rows.
 fn is_plain(texts: &StringArray) -> bool {
-    let (Some(&start), Some(&end)) = (texts.value_offsets().first(), texts.value_offsets().last()) else { return true };
-    let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(end)) else { return false };
-    let bytes = texts.value_data().get(start..end).unwrap_or_default();
-    bytes.iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
+    value_bytes(texts).iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
+}
+
+/// The bytes of all texts, one after the other.
+fn value_bytes(texts: &StringArray) -> &[u8] {
+    let ends = texts.value_offsets().first().zip(texts.value_offsets().last());
+    let range = ends.and_then(|(&start, &end)| Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
+    range.and_then(|range| texts.value_data().get(range)).unwrap_or_default()
 }
 
 #[cfg(test)]

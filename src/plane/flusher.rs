@@ -11,19 +11,24 @@
 //! Any node may flush; positions make it harmless that two do. To spare the work, a node that sees that another one
 //! has moved an org's tables waits twice as long before it flushes that org itself.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
 
-use super::org::{Org, OrgState};
+use super::org::{Org, OrgState, Tables};
 use super::recovery::{keys_folder, list, totals_folder};
 use super::{Plane, PlaneError, Readiness, replica};
-use crate::rollup::{Granularity, partials};
+use crate::rollup::{Granularity, RollupError, daily_partials, hourly_partials};
 use crate::storage::table::{Table, TableSnapshot};
 use crate::storage::{StorageError, parquet};
 
@@ -31,6 +36,8 @@ use crate::storage::{StorageError, parquet};
 const KEPT_OBJECTS: u64 = 16;
 /// Snapshots of totals that are kept: a node that starts may be reading the one before the newest.
 const KEPT_TOTALS: usize = 2;
+/// Threads that encode samples, at most: the others are for requests.
+const MAX_ENCODERS: usize = 4;
 
 /// Flushes what is due until the plane is drained.
 pub(super) async fn run(plane: Arc<Plane>) {
@@ -91,13 +98,13 @@ pub(super) async fn flush(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
         let state = org.read();
         (state.position, state.tables_hold())
     };
-    for part in Part::ALL.into_iter().filter(|_| held < target) {
-        if let Err(e) = flush_table(plane, org, part, part.table(tables), target).await {
-            if let PlaneError::OrgStopped { reason, .. } = &e {
-                org.stop(reason.clone());
-            }
-            return Err(e);
+    if held < target
+        && let Err(e) = flush_tables(plane, org, tables, target).await
+    {
+        if let PlaneError::OrgStopped { reason, .. } = &e {
+            org.stop(reason.clone());
         }
+        return Err(e);
     }
     save(plane, org).await?;
     {
@@ -124,7 +131,7 @@ enum Part {
 impl Part {
     const ALL: [Self; 3] = [Self::Samples, Self::Rollup(Granularity::Hour), Self::Rollup(Granularity::Day)];
 
-    fn table(self, tables: &mut super::org::Tables) -> &mut Table {
+    fn table(self, tables: &mut Tables) -> &mut Table {
         match self {
             Self::Samples => &mut tables.samples,
             Self::Rollup(Granularity::Hour) => &mut tables.hourly,
@@ -141,57 +148,147 @@ impl Part {
     }
 }
 
-async fn flush_table(plane: &Plane, org: &Org, part: Part, table: &mut Table, target: u64) -> Result<(), PlaneError> {
-    let stopped = |e: StorageError| match e.is_damage() {
-        true => PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() },
-        false => e.into(),
-    };
-    let known = part.state(&mut org.write()).position;
-    let mut now = table.refresh().await.map_err(stopped)?;
-    if now.position > known {
-        org.write().flushed_by_peer = true;
+/// Brings all tables of an org to `target`. What each lacks is encoded at once, on threads of its own beside those that
+/// serve requests; the commits follow one another.
+async fn flush_tables(plane: &Plane, org: &Org, tables: &mut Tables, target: u64) -> Result<(), PlaneError> {
+    let mut bases = Vec::with_capacity(Part::ALL.len());
+    for part in Part::ALL {
+        bases.push(look(org, part, part.table(tables)).await?);
     }
+    let mut tasks = VecDeque::new();
+    let mut parts = Part::ALL.into_iter().zip(bases).filter(|(_, base)| *base < target).peekable();
+    while let Some((part, base)) = parts.next() {
+        let mut together = vec![part];
+        // Days are made of the hours, where both begin at the same place.
+        if let Part::Rollup(_) = part {
+            together.extend(std::iter::from_fn(|| parts.next_if(|(_, other)| *other == base)).map(|(part, _)| part));
+        }
+        let task = encode(plane, together.clone(), rows(org, base, target));
+        tasks.push_back((base, together, task));
+    }
+    while let Some((base, parts, task)) = tasks.pop_front() {
+        for (part, files) in parts.into_iter().zip(joined(task.await)?) {
+            commit(plane, org, part, part.table(tables), files, base..target).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The position that a table stands at in the store.
+async fn look(org: &Org, part: Part, table: &mut Table) -> Result<u64, PlaneError> {
+    let known = part.state(&mut org.write()).position;
+    let now = table.refresh().await.map_err(|e| stopped(org, e))?;
+    let mut state = org.write();
+    if now.position > known {
+        state.flushed_by_peer = true;
+    }
+    let position = now.position;
+    *part.state(&mut state) = now;
+    Ok(position)
+}
+
+/// Commits what was encoded of a range of positions. Where another node has moved the table on meanwhile, what is lacking
+/// still is encoded again.
+async fn commit(
+    plane: &Plane,
+    org: &Org,
+    part: Part,
+    table: &mut Table,
+    mut files: Files,
+    mut range: Range<u64>,
+) -> Result<(), PlaneError> {
     loop {
-        let base = now.position;
-        let batches = {
+        let (count, bytes, rows) = (files.files.len(), files.bytes(), files.rows);
+        let random = Arc::clone(&plane.random);
+        let appended = table.append(files.files, range.start, range.end, plane.now(), move || random.uuid()).await;
+        let now = appended.map_err(|e| stopped(org, e))?;
+        let reached = now.position;
+        {
             let mut state = org.write();
             *part.state(&mut state) = now;
-            state.live.range(base, target)
-        };
-        if base >= target {
-            return Ok(());
+            if reached == range.end {
+                state.flushed_by_peer = false;
+            }
         }
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let files = encode(plane, part, batches).await?;
-        let (count, bytes) = (files.len(), files.iter().map(|file| file.bytes.len()).sum::<usize>());
-        let random = Arc::clone(&plane.random);
-        now = table.append(files, base, target, plane.now(), move || random.uuid()).await.map_err(stopped)?;
-        if now.position == target {
-            org.write().flushed_by_peer = false;
+        if reached == range.end {
             if matches!(part, Part::Samples) {
                 plane.metrics.flush.rows.inc_by(rows as u64);
             }
             plane.metrics.flush.files.inc_by(count as u64);
             plane.metrics.flush.bytes.inc_by(bytes as u64);
         }
+        if reached >= range.end {
+            return Ok(());
+        }
+        range.start = reached;
+        let again = joined(encode(plane, vec![part], self::rows(org, range.start, range.end)).await)?;
+        files = again.into_iter().next().ok_or_else(|| PlaneError::Internal("nothing was encoded".to_owned()))?;
     }
 }
 
-async fn encode(plane: &Plane, part: Part, batches: Vec<RecordBatch>) -> Result<Vec<parquet::EncodedFile>, PlaneError> {
-    let (schema, rows) = match part {
-        Part::Samples => (&plane.schemas.tool_invocations, batches),
-        Part::Rollup(granularity) => {
-            let rolled = partials(granularity, &batches).await.map_err(|e| PlaneError::Internal(e.to_string()))?;
-            let schema = match granularity {
-                Granularity::Hour => &plane.schemas.tool_usage_hourly,
-                Granularity::Day => &plane.schemas.tool_usage_daily,
+fn stopped(org: &Org, e: StorageError) -> PlaneError {
+    match e.is_damage() {
+        true => PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() },
+        false => e.into(),
+    }
+}
+
+fn rows(org: &Org, base: u64, target: u64) -> Vec<RecordBatch> {
+    org.read().live.range(base, target)
+}
+
+/// The files of one table, and how many rows they were made of.
+struct Files {
+    files: Vec<parquet::EncodedFile>,
+    rows: usize,
+}
+
+impl Files {
+    fn bytes(&self) -> usize {
+        self.files.iter().map(|file| file.bytes.len()).sum()
+    }
+}
+
+type Encoding = JoinHandle<Result<Vec<Files>, PlaneError>>;
+
+fn joined(ended: Result<Result<Vec<Files>, PlaneError>, JoinError>) -> Result<Vec<Files>, PlaneError> {
+    ended.unwrap_or_else(|e| Err(PlaneError::Internal(e.to_string())))
+}
+
+/// Makes of samples what some parts hold of them, in the order of the parts.
+fn encode(plane: &Plane, parts: Vec<Part>, samples: Vec<RecordBatch>) -> Encoding {
+    let (schemas, runtime) = (plane.schemas, Handle::current());
+    tokio::task::spawn_blocking(move || {
+        let failed = |e: RollupError| PlaneError::Internal(e.to_string());
+        let rows = samples.iter().map(RecordBatch::num_rows).sum();
+        let mut hours = None;
+        let mut made = Vec::with_capacity(parts.len());
+        for part in parts {
+            let files = match part {
+                Part::Samples => {
+                    let threads = available_parallelism().map_or(1, usize::from).min(MAX_ENCODERS);
+                    parquet::encode(&schemas.tool_invocations, &samples, threads)?
+                }
+                Part::Rollup(granularity) => {
+                    let hours = match &hours {
+                        Some(hours) => hours,
+                        None => hours.insert(runtime.block_on(hourly_partials(&samples)).map_err(failed)?),
+                    };
+                    match granularity {
+                        Granularity::Hour => {
+                            parquet::encode(&schemas.tool_usage_hourly, std::slice::from_ref(hours), 1)?
+                        }
+                        Granularity::Day => {
+                            let days = runtime.block_on(daily_partials(hours)).map_err(failed)?;
+                            parquet::encode(&schemas.tool_usage_daily, &[days], 1)?
+                        }
+                    }
+                }
             };
-            (schema, vec![rolled])
+            made.push(Files { files, rows });
         }
-    };
-    let schema = Arc::clone(schema);
-    let encoded = tokio::task::spawn_blocking(move || parquet::encode(&schema, &rows)).await;
-    Ok(encoded.map_err(|e| PlaneError::Internal(e.to_string()))??)
+        Ok(made)
+    })
 }
 
 /// Stores keys and then totals, as of where the org stands now. In this order: totals that are newer than the keys

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use chrono::DateTime;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -15,7 +16,7 @@ use super::{Engine, LocalEngine, OrgView, QueryError, SqlLimits, SqlRequest, Tab
 use crate::ingest::{DecodeContext, DecodeLimits, Encoding, Media, RandomIds, decode};
 use crate::model::OrgName;
 use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
-use crate::rollup::{Granularity, partials};
+use crate::rollup::{daily_partials, hourly_partials};
 use crate::storage::parquet::encode;
 use crate::storage::table::DataFile;
 
@@ -49,7 +50,14 @@ pub(super) fn samples(org: &str, ndjson: &str) -> RecordBatch {
     let org: OrgName = org.parse().unwrap();
     let now = DateTime::parse_from_rfc3339("2026-03-06T00:00:00Z").unwrap().to_utc();
     let context = DecodeContext { org: &org, now, limits: DecodeLimits::default() };
-    decode(ndjson.as_bytes(), Media::Ndjson, Encoding::Identity, &context, &mut RandomIds::default()).unwrap()
+    decode(
+        &Bytes::copy_from_slice(ndjson.as_bytes()),
+        Media::Ndjson,
+        Encoding::Identity,
+        &context,
+        &mut RandomIds::default(),
+    )
+    .unwrap()
 }
 
 /// Encodes batches into files of a table.
@@ -66,7 +74,7 @@ pub(super) async fn flush(
         TOOL_USAGE_HOURLY => &schemas.tool_usage_hourly,
         _ => &schemas.tool_usage_daily,
     };
-    for file in encode(schema, batches).unwrap() {
+    for file in encode(schema, batches, 1).unwrap() {
         let path = Path::from(format!("orgs/{org}/{table}/{}.parquet", uuid::Uuid::new_v4()));
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         files.push(DataFile {
@@ -93,18 +101,16 @@ pub(super) async fn view(store: &InMemory, org: &str, all: &RecordBatch, flushed
         flush(store, org, TOOL_INVOCATIONS, &[part], &mut files).await;
     }
     let samples = TableState { files: Arc::new(correct_rows(store, files).await), live: rest(flushed.0) };
-    let mut rollups = Vec::new();
-    for (table, granularity) in [(TOOL_USAGE_HOURLY, Granularity::Hour), (TOOL_USAGE_DAILY, Granularity::Day)] {
-        let mut files = Vec::new();
-        let half = flushed.1 / 2;
-        for part in [all.slice(0, half), all.slice(half, flushed.1 - half)] {
-            let partials = partials(granularity, &[part]).await.unwrap();
-            flush(store, org, table, &[partials], &mut files).await;
-        }
-        rollups.push(TableState { files: Arc::new(correct_rows(store, files).await), live: rest(flushed.1) });
+    let (mut hourly, mut daily) = (Vec::new(), Vec::new());
+    let half = flushed.1 / 2;
+    for part in [all.slice(0, half), all.slice(half, flushed.1 - half)] {
+        let hours = hourly_partials(&[part]).await.unwrap();
+        let days = daily_partials(&hours).await.unwrap();
+        flush(store, org, TOOL_USAGE_HOURLY, &[hours], &mut hourly).await;
+        flush(store, org, TOOL_USAGE_DAILY, &[days], &mut daily).await;
     }
-    let daily = rollups.pop().unwrap();
-    let hourly = rollups.pop().unwrap();
+    let hourly = TableState { files: Arc::new(correct_rows(store, hourly).await), live: rest(flushed.1) };
+    let daily = TableState { files: Arc::new(correct_rows(store, daily).await), live: rest(flushed.1) };
     OrgView { org: org.parse().unwrap(), samples, hourly, daily, audit: TableState::default() }
 }
 

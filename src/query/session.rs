@@ -18,14 +18,14 @@ use url::Url;
 
 use crate::model::OrgName;
 use crate::model::schema::{AUDIT_LOG, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
-use crate::rollup::{Granularity, partials_sql};
+use crate::rollup::{Granularity, HOURS, SAMPLES, partials_sql};
 use crate::storage::table::DataFile;
 
 use super::catalog::{CATALOG, INFORMATION_SCHEMA, OneCatalog, PUBLIC, Tables};
 use super::functions::Functions;
 use super::scan::EventTable;
 use super::view::{OrgView, TableState};
-use super::views::{FILES, FRESH, SAMPLES, merged_sql};
+use super::views::{FILES, FRESH, merged_sql};
 use super::{QueryError, SqlLimits, information_schema};
 
 /// The name under which the engine knows the one store. No statement can spell it.
@@ -129,7 +129,10 @@ impl Sessions {
         state: &TableState,
     ) -> Result<Arc<dyn TableProvider>> {
         let samples = self.samples(Arc::default(), state)?;
-        let fresh = self.view_of(partials_sql(granularity), [(SAMPLES.to_owned(), samples)].into()).await?;
+        let mut fresh = self.view_of(partials_sql(Granularity::Hour), [(SAMPLES.to_owned(), samples)].into()).await?;
+        if granularity == Granularity::Day {
+            fresh = self.view_of(partials_sql(granularity), [(HOURS.to_owned(), fresh)].into()).await?;
+        }
         let files = TableState { files: Arc::clone(&state.files), live: Vec::new() };
         let files = self.table(stored, "window_start", &files);
         self.view_of(merged_sql(granularity), [(FILES.to_owned(), files), (FRESH.to_owned(), fresh)].into()).await

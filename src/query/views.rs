@@ -10,8 +10,6 @@ use crate::rollup::Granularity;
 pub(super) const FILES: &str = "files";
 /// The name that [`merged_sql`] knows the partial rows of live samples by.
 pub(super) const FRESH: &str = "fresh";
-/// The name that [`crate::rollup::partials_sql`] knows the samples by.
-pub(super) const SAMPLES: &str = "samples";
 
 /// The statement that merges the stored partial rows with those of live samples.
 pub(super) fn merged_sql(granularity: Granularity) -> &'static str {

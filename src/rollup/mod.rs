@@ -5,7 +5,7 @@
 //! | [`Histogram`] | latencies, mergeable without loss, each quantile within 0.542 %; the proof is in its module |
 //! | [`encode`], [`Encoded`] | its binary form, the column `latency` |
 //! | [`aggregate_functions`], [`scalar_functions`] | SQL over that column |
-//! | [`partials`] | what a flush adds to `tool_usage_hourly` and `tool_usage_daily`, by the SQL in `queries/` |
+//! | [`hourly_partials`], [`daily_partials`] | what a flush adds to `tool_usage_hourly` and `tool_usage_daily`, by the SQL in `queries/` |
 //! | [`Digest`], [`RunningTotals`] | what a scrape reads: an org's series since ever and its recent windows |
 //! | [`exposition`] | the three formats of a scrape |
 //!
@@ -39,5 +39,5 @@ pub use granularity::{Granularity, UnknownGranularity};
 pub use histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};
 pub use snapshot::SnapshotError;
 pub use totals::RunningTotals;
-pub use upkeep::{partials, partials_sql};
+pub use upkeep::{HOURS, SAMPLES, daily_partials, hourly_partials, partials_sql};
 pub use wire::Malformed;

@@ -81,11 +81,20 @@ fn expected(granularity: Granularity, samples: &[Sample<'_>]) -> BTreeMap<Key, R
     groups.into_iter().map(|(key, group)| (key, rollup(group))).collect()
 }
 
+/// The partial rollups of a batch by the SQL of a flush.
+async fn partials(granularity: Granularity, batches: &[RecordBatch]) -> RecordBatch {
+    let hours = hourly_partials(batches).await.unwrap();
+    match granularity {
+        Granularity::Hour => hours,
+        Granularity::Day => daily_partials(&hours).await.unwrap(),
+    }
+}
+
 /// Partial rollups of each batch by the SQL of a flush, merged as a reader merges them.
 async fn merged(granularity: Granularity, batches: &[Vec<Sample<'_>>]) -> BTreeMap<Key, Rollup> {
     let mut partial = Vec::new();
     for samples in batches {
-        partial.push(partials(granularity, &[batch(samples)]).await.unwrap());
+        partial.push(partials(granularity, &[batch(samples)]).await);
     }
     let ctx = SessionContext::new();
     aggregate_functions().iter().for_each(|f| ctx.register_udaf(f.as_ref().clone()));
@@ -186,7 +195,7 @@ async fn a_partial_is_of_the_tables_schema_and_in_order() {
         (Granularity::Hour, &schemas().unwrap().tool_usage_hourly, [-HOUR, 25 * HOUR, 25 * HOUR], [-1, 1, 1]),
         (Granularity::Day, &schemas().unwrap().tool_usage_daily, [-24 * HOUR, 24 * HOUR, 24 * HOUR], [-1, 1, 1]),
     ] {
-        let partial = partials(granularity, &[batch(&samples)]).await.unwrap();
+        let partial = partials(granularity, &[batch(&samples)]).await;
         assert_eq!(&partial.schema(), schema);
         let start = partial.column_by_name("window_start").unwrap().as_primitive::<TimestampMicrosecondType>().clone();
         assert_eq!(start.values().as_ref(), starts);
@@ -199,7 +208,7 @@ async fn a_partial_is_of_the_tables_schema_and_in_order() {
 
 #[tokio::test]
 async fn a_partial_of_nothing_is_empty() {
-    let partial = partials(Granularity::Hour, &[]).await.unwrap();
+    let partial = hourly_partials(&[]).await.unwrap();
     assert_eq!((partial.num_rows(), partial.schema()), (0, schemas().unwrap().tool_usage_hourly.clone()));
 }
 
@@ -208,7 +217,7 @@ async fn a_slice_of_a_batch_is_rolled_up_as_it_is() {
     let samples = ["a", "b", "c", "d"].map(|tool| Sample { tool, ..Sample::default() });
     let whole = batch(&samples);
     let taken = take_record_batch(&whole, &Int64Array::from(vec![1, 2])).unwrap();
-    let sliced = partials(Granularity::Hour, &[whole.slice(1, 2)]).await.unwrap();
-    assert_eq!(sliced, partials(Granularity::Hour, std::slice::from_ref(&taken)).await.unwrap());
+    let sliced = hourly_partials(&[whole.slice(1, 2)]).await.unwrap();
+    assert_eq!(sliced, hourly_partials(std::slice::from_ref(&taken)).await.unwrap());
     assert_eq!(Digest::of(&whole.slice(1, 2)).unwrap(), Digest::of(&taken).unwrap());
 }

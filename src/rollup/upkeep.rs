@@ -3,7 +3,7 @@
 //! A partial holds one row for each window and series that the samples touch. A late sample is in no way special: its row
 //! is of the hour and the day that it belongs to, and merges with the partials written before. Readers merge the partials of
 //! all flushes by sum, least, greatest and `latency_merge`; since each of these is exact and the same in any order, so
-//! are the rollups, however the samples were batched.
+//! are the rollups, however the samples were batched. For the same reason days are made of hours: samples are read once.
 
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ use datafusion::prelude::{SessionConfig, SessionContext, col};
 use super::{Granularity, RollupError, aggregate_functions};
 use crate::model::schema::schemas;
 
-/// The query that makes partial rollups: over a table `samples` of the columns of `tool_invocations`, it gives the columns of
-/// `tool_usage_hourly` or `tool_usage_daily`. It needs the functions of [`aggregate_functions`].
+/// The query that makes partial rollups of the columns of `tool_usage_hourly` of a table [`SAMPLES`] of those of
+/// `tool_invocations`, or those of `tool_usage_daily` of a table [`HOURS`] of the hourly ones. It needs the functions of
+/// [`aggregate_functions`].
 pub const fn partials_sql(granularity: Granularity) -> &'static str {
     match granularity {
         Granularity::Hour => include_str!("../../queries/rollup_hourly.sql"),
@@ -27,21 +28,40 @@ pub const fn partials_sql(granularity: Granularity) -> &'static str {
     }
 }
 
-/// The partial rollups of some canonical batches of one org: rows of exactly the schema of `tool_usage_hourly` or
-/// `tool_usage_daily`, ordered by window, plugin, tool and workspace.
+/// The name that the hourly query knows the samples by.
+pub const SAMPLES: &str = "samples";
+/// The name that the daily query knows the hourly partials by.
+pub const HOURS: &str = "hours";
+
+/// The partial hourly rollups of some canonical batches of one org: rows of exactly the schema of `tool_usage_hourly`, ordered
+/// by window, plugin, tool and workspace.
 ///
 /// # Errors
 /// When a batch is not of the canonical schema, or the query fails.
-pub async fn partials(granularity: Granularity, batches: &[RecordBatch]) -> Result<RecordBatch, RollupError> {
+pub async fn hourly_partials(batches: &[RecordBatch]) -> Result<RecordBatch, RollupError> {
     let all = schemas()?;
-    let schema = match granularity {
-        Granularity::Hour => &all.tool_usage_hourly,
-        Granularity::Day => &all.tool_usage_daily,
-    };
+    let samples = (SAMPLES, &all.tool_invocations, batches.to_vec());
+    rolled_up(Granularity::Hour, samples, &all.tool_usage_hourly).await
+}
+
+/// The partial daily rollups that hourly ones add up to: rows of exactly the schema of `tool_usage_daily`, in the same order.
+///
+/// # Errors
+/// When the hours are not of their schema, or the query fails.
+pub async fn daily_partials(hours: &RecordBatch) -> Result<RecordBatch, RollupError> {
+    let all = schemas()?;
+    let hours = (HOURS, &all.tool_usage_hourly, vec![hours.clone()]);
+    rolled_up(Granularity::Day, hours, &all.tool_usage_daily).await
+}
+
+async fn rolled_up(
+    granularity: Granularity,
+    (name, of, batches): (&str, &SchemaRef, Vec<RecordBatch>),
+    schema: &SchemaRef,
+) -> Result<RecordBatch, RollupError> {
     let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     aggregate_functions().iter().for_each(|function| ctx.register_udaf(function.as_ref().clone()));
-    let samples = MemTable::try_new(Arc::clone(&all.tool_invocations), vec![batches.to_vec()])?;
-    ctx.register_table("samples", Arc::new(samples))?;
+    ctx.register_table(name, Arc::new(MemTable::try_new(Arc::clone(of), vec![batches])?))?;
     let order = ["window_start", "plugin", "tool", "workspace"].map(|column| col(column).sort(true, false));
     let rows = ctx.sql(partials_sql(granularity)).await?.sort(order.to_vec())?.collect().await?;
     let parts = rows.iter().map(|rows| conform(rows, schema)).collect::<Result<Vec<_>, _>>()?;

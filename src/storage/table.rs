@@ -311,7 +311,7 @@ mod tests {
         let tools = StringArray::from(vec!["t"; hours.len()]);
         let columns: Vec<arrow::array::ArrayRef> =
             vec![Arc::new(times.with_timezone("UTC")), Arc::new(tools), Arc::new(Date32Array::from(dates))];
-        parquet::encode(&schema(), &[RecordBatch::try_new(schema(), columns).unwrap()]).unwrap()
+        parquet::encode(&schema(), &[RecordBatch::try_new(schema(), columns).unwrap()], 1).unwrap()
     }
 
     async fn open(store: &Store) -> (Table, TableSnapshot) {

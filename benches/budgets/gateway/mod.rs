@@ -145,23 +145,28 @@ async fn run(
 
 /// The gateway's configuration, as JSON, which is YAML too.
 fn settings(upstream: &Upstream, observed: Option<&Observed>) -> serde_json::Value {
-    let mut settings = json!({
+    let (control_plane, observability) = match observed {
+        None => {
+            let off = json!({ "enabled": false });
+            (json!({ "spool": { "path": "spool" } }), json!({ "metrics": off, "otlp": off, "audit": off }))
+        }
+        Some(Observed { control_plane, collector }) => (
+            json!({ "spool": { "path": "spool" }, "url": control_plane.url() }),
+            json!({
+                "metrics": { "listen": "127.0.0.1:0" },
+                "otlp": { "endpoint": collector.url(), "protocol": "http", "sample_rate": 1.0 },
+            }),
+        ),
+    };
+    json!({
         "listen": "127.0.0.1:0",
         "plugins": [{ "name": "bench", "url": upstream.url(), "max_sessions": 2 * SESSIONS, "max_concurrency": 1024 }],
         "identity": { "anonymous": true },
         "policy": "allow_all",
-        "control_plane": { "spool": { "path": "spool" } },
-        "observability": { "metrics": { "enabled": false }, "otlp": { "enabled": false }, "audit": { "enabled": false } },
+        "control_plane": control_plane,
+        "observability": observability,
         "limits": { "sessions": 2 * SESSIONS },
-    });
-    if let Some(Observed { control_plane, collector }) = observed {
-        settings["control_plane"]["url"] = control_plane.url().into();
-        settings["observability"] = json!({
-            "metrics": { "listen": "127.0.0.1:0" },
-            "otlp": { "endpoint": collector.url(), "protocol": "http", "sample_rate": 1.0 },
-        });
-    }
-    settings
+    })
 }
 
 /// Calls by many clients at once, each as soon as it has its answer: calls a second, and calls.

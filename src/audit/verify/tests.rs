@@ -74,7 +74,7 @@ impl Made {
         let schema = &schemas().unwrap().audit_log;
         let first = self.head.size;
         let sealed = seal(schema, ORIGIN, &self.head, &events(first, actions)).unwrap();
-        let mut writer = SegmentWriter::new(schema, ORIGIN, 1).unwrap();
+        let mut writer = SegmentWriter::new(schema, ORIGIN, 1, "").unwrap();
         writer.write(&sealed.batch).unwrap();
         sealed.leaves.iter().for_each(|leaf| self.edge.push(leaf));
         self.head = sealed.head;
@@ -318,7 +318,7 @@ fn holes_in_an_emitters_counter_are_told_and_make_nothing_unsound() {
     // Entries of another ledger's middle: the counters 10 to 14 never came.
     let sealed =
         seal(&schemas().unwrap().audit_log, ORIGIN, &made.head, &events(30, &[("tool.permit", None); 6])).unwrap();
-    let mut writer = SegmentWriter::new(&schemas().unwrap().audit_log, ORIGIN, 1).unwrap();
+    let mut writer = SegmentWriter::new(&schemas().unwrap().audit_log, ORIGIN, 1, "").unwrap();
     writer.write(&sealed.batch).unwrap();
     made.write("segments/00000000000000000020-00000000000000000025.parquet", &writer.finish().unwrap());
     let holes = made.sound().holes;

@@ -48,6 +48,9 @@ use sender::{Sender, Target};
 /// How often a drain looks whether all is delivered.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long the disk may take to make the rest durable.
+const SYNC: Duration = Duration::from_secs(5);
+
 /// Why the emitters cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum EmitError {
@@ -219,7 +222,9 @@ impl Emitters {
         let mut senders = std::mem::take(&mut *self.0.senders.lock().unwrap_or_else(PoisonError::into_inner));
         while senders.join_next().await.is_some() {}
         for lane in lanes {
-            lane.sync().await;
+            if timeout_at(Instant::now() + SYNC, lane.sync()).await.is_err() {
+                tracing::error!("the spool's disk does not answer; what it has not written yet is lost");
+            }
         }
     }
 }

@@ -229,7 +229,7 @@ mod tests {
         let records: Vec<_> = samples.iter().map(|sample| record(sample, "prod", "gw-1").unwrap()).collect();
         let body = body(&records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
         let context = DecodeContext { org: &"acme".parse().unwrap(), now: now(), limits: DecodeLimits::default() };
-        decode(&body, Media::ArrowStream, Encoding::Identity, &context, &mut RandomIds::default()).unwrap()
+        decode(&body.into(), Media::ArrowStream, Encoding::Identity, &context, &mut RandomIds::default()).unwrap()
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Identity as a specification: real tokens, signed here, against keys that a local issuer serves.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+#[path = "../../../tests/fixtures/jwt/issuer.rs"]
+mod issuer;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::get;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+
+use self::issuer::{Issuer, Signer};
 
 use super::{Caller, Identity, Unidentified};
 use crate::config::{Gateway, TokenHash};
@@ -30,85 +30,9 @@ impl Clock for Still {
     }
 }
 
-/// A signing key and what it is published as.
-struct Signer {
-    key: EncodingKey,
-    algorithm: Algorithm,
-    id: &'static str,
-}
-
-impl Signer {
-    fn rsa(id: &'static str, algorithm: Algorithm) -> Self {
-        let der = include_bytes!("../../../tests/fixtures/jwt/rsa-2048.der");
-        Self { key: EncodingKey::from_rsa_der(der), algorithm, id }
-    }
-
-    fn p256(id: &'static str) -> Self {
-        let der = include_bytes!("../../../tests/fixtures/jwt/p256.pk8");
-        Self { key: EncodingKey::from_ec_der(der), algorithm: Algorithm::ES256, id }
-    }
-
-    fn ed25519(id: &'static str, seed: u8) -> Self {
-        // The PKCS #8 form of an Ed25519 key is this header and its 32 bytes.
-        let header = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-        let der: Vec<u8> = header.into_iter().chain([seed; 32]).collect();
-        Self { key: EncodingKey::from_ed_der(&der), algorithm: Algorithm::EdDSA, id }
-    }
-
-    fn jwk(&self) -> Value {
-        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).unwrap();
-        jwk.common.key_id = Some(self.id.to_owned());
-        serde_json::to_value(jwk).unwrap()
-    }
-
-    fn header(&self) -> Header {
-        let mut header = Header::new(self.algorithm);
-        header.kid = Some(self.id.to_owned());
-        header
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        jsonwebtoken::encode(&self.header(), claims, &self.key).unwrap()
-    }
-}
-
-/// An issuer on loopback.
-struct Issuer {
-    address: SocketAddr,
-    served: Arc<Mutex<(StatusCode, String)>>,
-    fetches: Arc<AtomicU64>,
-}
-
-impl Issuer {
-    async fn start(keys: &[&Signer]) -> Self {
-        let served = Arc::new(Mutex::new((StatusCode::OK, String::new())));
-        let fetches = Arc::new(AtomicU64::new(0));
-        let (answer, count) = (Arc::clone(&served), Arc::clone(&fetches));
-        let keys_route = get(move || async move {
-            count.fetch_add(1, Ordering::SeqCst);
-            answer.lock().unwrap().clone()
-        });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", keys_route)).await });
-        let issuer = Self { address, served, fetches };
-        issuer.publish(keys);
-        issuer
-    }
-
-    fn publish(&self, keys: &[&Signer]) {
-        let keys: Vec<_> = keys.iter().map(|key| key.jwk()).collect();
-        *self.served.lock().unwrap() = (StatusCode::OK, json!({ "keys": keys }).to_string());
-    }
-
-    fn goes_away(&self) {
-        *self.served.lock().unwrap() = (StatusCode::BAD_GATEWAY, String::new());
-    }
-
-    /// Identity that trusts it; `more` are further settings of the issuer.
-    fn trusted(&self, more: &str) -> Identity {
-        identity(&format!("{{issuer: me, audience: mcpg, jwks_url: 'http://{}/keys'{more}}}", self.address))
-    }
+/// Identity that trusts an issuer; `more` are further settings of it.
+fn trusted(issuer: &Issuer, more: &str) -> Identity {
+    identity(&format!("{{issuer: me, audience: mcpg, jwks_url: '{}'{more}}}", issuer.jwks_url()))
 }
 
 fn identity(jwt: &str) -> Identity {
@@ -193,18 +117,18 @@ async fn the_hash_of_a_token_is_no_token() {
 async fn a_signed_token_is_of_the_caller_that_its_claims_name() {
     let signers = [Signer::rsa("r", Algorithm::RS256), Signer::p256("p"), Signer::ed25519("e", 1)];
     let issuer = Issuer::start(&[&signers[0], &signers[1], &signers[2]]).await;
-    let identity = issuer.trusted("");
+    let identity = trusted(&issuer, "");
     for signer in &signers {
         assert_eq!(who(&identity, &signer.sign(&claims())).await.as_deref(), Ok("user:alice@acme"), "{}", signer.id);
     }
-    assert_eq!(issuer.fetches.load(Ordering::SeqCst), 1, "one fetch serves them all");
+    assert_eq!(issuer.fetches(), 1, "one fetch serves them all");
 }
 
 #[tokio::test]
 async fn an_rsa_key_signs_by_either_scheme_unless_its_issuer_says_which() {
     let pss = Signer::rsa("r", Algorithm::PS256);
     let issuer = Issuer::start(&[&pss]).await;
-    let identity = issuer.trusted("");
+    let identity = trusted(&issuer, "");
     assert!(who(&identity, &pss.sign(&claims())).await.is_ok());
     let pkcs1 = Signer::rsa("r", Algorithm::RS256);
     assert!(who(&identity, &pkcs1.sign(&claims())).await.is_err());
@@ -214,7 +138,7 @@ async fn an_rsa_key_signs_by_either_scheme_unless_its_issuer_says_which() {
 async fn the_claims_of_name_and_groups_are_chosen_by_the_settings() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
-    let identity = issuer.trusted(", kind: service, caller_claim: client, caller_prefix: 'ci/', groups_claim: scope");
+    let identity = trusted(&issuer, ", kind: service, caller_claim: client, caller_prefix: 'ci/', groups_claim: scope");
     let token = signer.sign(&with(json!({ "client": "build", "scope": "write read" })));
     let caller = identity.identify(&bearer(&token)).await.unwrap();
     assert_eq!(
@@ -227,7 +151,7 @@ async fn the_claims_of_name_and_groups_are_chosen_by_the_settings() {
 async fn a_token_holds_only_with_its_issuer_audience_time_and_name() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
-    let identity = issuer.trusted(", leeway: 30s");
+    let identity = trusted(&issuer, ", leeway: 30s");
     for good in [
         json!({ "aud": ["other", "mcpg"] }),
         json!({ "exp": NOW - 29 }),
@@ -260,7 +184,7 @@ async fn a_token_holds_only_with_its_issuer_audience_time_and_name() {
 async fn a_signature_that_is_forged_shared_or_absent_is_refused() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
-    let identity = issuer.trusted("");
+    let identity = trusted(&issuer, "");
     let sound = signer.sign(&claims());
     assert!(who(&identity, &sound).await.is_ok());
     let parts: Vec<_> = sound.split('.').collect();
@@ -287,25 +211,25 @@ async fn a_signature_that_is_forged_shared_or_absent_is_refused() {
 async fn a_key_that_is_not_known_is_fetched_once_an_interval() {
     let (old, new) = (Signer::ed25519("old", 1), Signer::ed25519("new", 2));
     let issuer = Issuer::start(&[&old]).await;
-    let identity = issuer.trusted(", jwks_min_interval: 50ms");
+    let identity = trusted(&issuer, ", jwks_min_interval: 50ms");
     assert!(who(&identity, &old.sign(&claims())).await.is_ok());
     issuer.publish(&[&old, &new]);
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(who(&identity, &new.sign(&claims())).await.is_ok());
-    let fetches = issuer.fetches.load(Ordering::SeqCst);
+    let fetches = issuer.fetches();
     let unknown = Signer::ed25519("unknown", 3).sign(&claims());
-    let identity = issuer.trusted(", jwks_min_interval: 1h");
+    let identity = trusted(&issuer, ", jwks_min_interval: 1h");
     for _ in 0..20 {
         assert_eq!(who(&identity, &unknown).await, Err(Unidentified::Invalid("the token's issuer has no such key")));
     }
-    assert!(issuer.fetches.load(Ordering::SeqCst) <= fetches + 2);
+    assert!(issuer.fetches() <= fetches + 2);
 }
 
 #[tokio::test]
 async fn a_withdrawn_key_ends_the_tokens_that_it_signed() {
     let (old, new) = (Signer::ed25519("old", 1), Signer::ed25519("new", 2));
     let issuer = Issuer::start(&[&old]).await;
-    let identity = issuer.trusted(", jwks_min_interval: 1ms");
+    let identity = trusted(&issuer, ", jwks_min_interval: 1ms");
     let token = old.sign(&claims());
     assert!(who(&identity, &token).await.is_ok());
     issuer.publish(&[&new]);
@@ -318,7 +242,7 @@ async fn a_withdrawn_key_ends_the_tokens_that_it_signed() {
 async fn while_the_issuer_is_away_its_last_keys_stay_in_use() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
-    let identity = issuer.trusted(", jwks_min_interval: 1ms, jwks_lifetime: 1s");
+    let identity = trusted(&issuer, ", jwks_min_interval: 1ms, jwks_lifetime: 1s");
     assert!(who(&identity, &signer.sign(&claims())).await.is_ok());
     issuer.goes_away();
     assert!(who(&identity, &Signer::ed25519("x", 2).sign(&claims())).await.is_err());
@@ -330,7 +254,7 @@ async fn an_issuer_that_was_never_there_is_no_verdict_on_the_token() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
     issuer.goes_away();
-    let refused = who(&issuer.trusted(""), &signer.sign(&claims())).await.unwrap_err();
+    let refused = who(&trusted(&issuer, ""), &signer.sign(&claims())).await.unwrap_err();
     assert_eq!((refused, refused.status().as_u16()), (Unidentified::Unavailable, 503));
 }
 
@@ -343,8 +267,8 @@ async fn keys_that_cannot_verify_a_signature_are_passed_over() {
     let shared = json!({ "kty": "oct", "kid": "oct", "k": "AAAA" });
     let small = json!({ "kty": "RSA", "kid": "small", "n": "AQAB", "e": "AQAB" });
     let keys = json!({ "keys": [encryption, shared, small, { "kty": "new" }, 7, signer.jwk()] });
-    *issuer.served.lock().unwrap() = (StatusCode::OK, keys.to_string());
-    let identity = issuer.trusted(", jwks_min_interval: 1ms");
+    issuer.answers(StatusCode::OK, &keys.to_string());
+    let identity = trusted(&issuer, ", jwks_min_interval: 1ms");
     assert!(who(&identity, &signer.sign(&claims())).await.is_ok());
     assert!(who(&identity, &Signer::p256("enc").sign(&claims())).await.is_err());
 }
@@ -354,15 +278,15 @@ async fn an_answer_of_an_issuer_is_read_up_to_a_bound() {
     let signer = Signer::p256("p");
     let issuer = Issuer::start(&[]).await;
     let keys = json!({ "keys": [signer.jwk()], "padding": "x".repeat(300 << 10) });
-    *issuer.served.lock().unwrap() = (StatusCode::OK, keys.to_string());
-    assert_eq!(who(&issuer.trusted(""), &signer.sign(&claims())).await, Err(Unidentified::Unavailable));
+    issuer.answers(StatusCode::OK, &keys.to_string());
+    assert_eq!(who(&trusted(&issuer, ""), &signer.sign(&claims())).await, Err(Unidentified::Unavailable));
 }
 
 #[tokio::test]
 async fn no_token_is_in_any_debug_output_or_refusal() {
     let signer = Signer::ed25519("e", 1);
     let issuer = Issuer::start(&[&signer]).await;
-    let identity = issuer.trusted("");
+    let identity = trusted(&issuer, "");
     let token = signer.sign(&with(json!({ "groups": ["canary"] })));
     let caller = identity.identify(&bearer(&token)).await.unwrap();
     let refused = who(&identity, "canary.canary.canary").await.unwrap_err();

@@ -17,8 +17,10 @@ use super::outline::Looks;
 use super::{Action, Context, Obligations, Question, Verdict, Version};
 use crate::gateway::identity::Caller;
 
-/// How many pairs of a caller and what it calls are kept.
-const MAX_KEPT: usize = 20_000;
+/// How many pairs of a caller and what it calls are kept, and the longest name of what is called, in bytes, that is. URIs
+/// are clients' own, and may be as long as a request.
+const MAX_KEPT: usize = 10_000;
+const MAX_NAME: usize = 512;
 
 /// One sound version of the policies.
 pub(super) struct Rules {
@@ -230,6 +232,9 @@ impl Loaded {
         }
         let parties = self.names.parties(question)?;
         let kept = Arc::new(Kept { parties, verdict: OnceLock::new(), listed: OnceLock::new() });
+        if question.name.len() > MAX_NAME {
+            return Ok(kept);
+        }
         let key = Key {
             caller: question.caller.clone(),
             action: question.action,

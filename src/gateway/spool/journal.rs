@@ -1,17 +1,19 @@
 //! One lane: the open segment that records are appended to, and the shelf of sealed ones.
 //!
-//! A record is encoded into `pending`, memory that is locked for that copy alone, and whoever then gets hold of the open
-//! segment writes all that is pending with one call. So calls at the same time share a write, and none waits for another's
-//! longer than a few µs: what is not written by then, the keeper's thread writes (see `keeper`). Fsync, sealing and deletion
-//! are the keeper's alone.
+//! A record is encoded into `pending`, memory that is locked for that copy alone, and whoever then gets the turn and the
+//! open segment writes all that is pending with one call. So calls at the same time share a write. One that does not get
+//! its turn waits until its record is written, [`PATIENCE`] at most; then it leaves it to the keeper's thread (see
+//! `keeper`), to which fsync, sealing and deletion belong in any case. The turn is one for both lanes: a disk that hangs
+//! holds up one thread of the runtime, never all. While a write hangs, and a while after a slow one, calls do not write.
 //!
-//! Lock order: `tending`, `open`, `pending`; `shelf` is taken last and alone.
+//! Lock order: `tending`, `turn`, `open`, `pending`; `shelf` is taken last and alone.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
@@ -24,8 +26,15 @@ use super::{LEAST_SEGMENT_BYTES, LaneName, NotRecorded, SEGMENT_BYTES, SEGMENT_R
 use crate::gateway::metrics::{Lane as LaneMetrics, Loss};
 use crate::model::{OrgName, micros};
 
-/// How often a call looks whether its record is written, with a yield each time, before it leaves it to the keeper.
-const PATIENCE: usize = 64;
+/// How long a call waits for another to write its record.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// A write that takes longer says that the disk is slow: no call waits for it, and for [`REST`] none writes itself.
+const SLOW: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_secs(1);
+
+/// Taken by the call that writes.
+pub(super) type Turn = Arc<Mutex<()>>;
 
 /// What a waiting recorder is told.
 pub(super) type Told = oneshot::Sender<Result<(), NotRecorded>>;
@@ -160,6 +169,13 @@ pub(crate) struct Journal {
     tending: Mutex<()>,
     /// Records below this number are written, or given up.
     written: AtomicU64,
+    turn: Turn,
+    /// What the two times after count from.
+    base: Instant,
+    /// When the write under way began, µs since the base; 0 for none.
+    writing_since: AtomicU64,
+    /// Until when only the keeper writes, µs since the base.
+    rest_until: AtomicU64,
     /// The last write failed: only the keeper tries again.
     failing: AtomicBool,
     /// The log says that the disk refuses.
@@ -168,6 +184,8 @@ pub(crate) struct Journal {
     wanted: AtomicBool,
     /// Told when a batch is sealed.
     pub(super) ready: Notify,
+    /// The thread that keeps it.
+    pub(super) keeper: OnceLock<Thread>,
 }
 
 impl Journal {
@@ -175,7 +193,7 @@ impl Journal {
     pub(super) fn new(
         (name, folder, org, tuning): (LaneName, PathBuf, OrgName, Tuning),
         parts: &SpoolParts,
-        bound: &Arc<Bound>,
+        (bound, turn): (&Arc<Bound>, &Turn),
         open: Open,
         sealed: VecDeque<Sealed>,
     ) -> Self {
@@ -192,10 +210,15 @@ impl Journal {
             shelf: Mutex::new(Shelf { sealed, in_hand: None }),
             tending: Mutex::new(()),
             written: AtomicU64::new(next),
+            turn: Arc::clone(turn),
+            base: Instant::now(),
+            writing_since: AtomicU64::new(0),
+            rest_until: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             said: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             ready: Notify::new(),
+            keeper: OnceLock::new(),
         }
     }
 
@@ -215,16 +238,25 @@ impl Journal {
     }
 
     /// Takes a record in and writes it if that can be done at once. `told` hears once it is durable, or is not to be.
-    /// Gives whether the keeper has something to do.
     ///
     /// # Errors
     /// When there is no room; the record's number is then missing for good.
-    pub(super) fn append(&self, payload: &[u8], told: Option<Told>) -> Result<bool, NotRecorded> {
+    pub(super) fn append(&self, payload: &[u8], told: Option<Told>) -> Result<(), NotRecorded> {
         let waits = told.is_some();
         let number = self.queue(payload, told).inspect_err(|why| {
             self.metrics().lost(loss(*why), 1);
         })?;
-        Ok(self.write_now(number) || waits)
+        if self.write_now(number) || waits {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Has the keeper look now, if there is one.
+    pub(super) fn wake(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.unpark();
+        }
     }
 
     fn queue(&self, payload: &[u8], told: Option<Told>) -> Result<u64, NotRecorded> {
@@ -249,46 +281,74 @@ impl Journal {
 
     /// Sees to it that the record is written, by this call or another one; gives whether the keeper has to look.
     fn write_now(&self, number: u64) -> bool {
-        for _ in 0..PATIENCE {
+        let began = Instant::now();
+        loop {
             if self.written.load(Ordering::Acquire) > number {
                 return false;
             }
-            if self.failing.load(Ordering::Relaxed) {
+            if self.is_held_up() {
                 return true;
             }
-            match try_locked(&self.open) {
-                Some(mut open) => {
-                    let before = (open.since.is_some(), self.is_large(&open));
-                    return match self.write(&mut open) {
-                        Ok(()) => before != (open.since.is_some(), self.is_large(&open)) || self.bound.is_over(),
-                        Err(_) => {
-                            self.failing.store(true, Ordering::Relaxed);
-                            true
-                        }
-                    };
-                }
-                None => std::thread::yield_now(),
+            if self.is_resting() {
+                self.wake();
+            } else if let Some(_turn) = try_locked(&self.turn)
+                && let Some(mut open) = try_locked(&self.open)
+            {
+                let before = (open.since.is_some(), self.is_large(&open));
+                return match self.write(&mut open) {
+                    Ok(_) => before != (open.since.is_some(), self.is_large(&open)) || self.bound.is_over(),
+                    Err(_) => {
+                        self.failing.store(true, Ordering::Relaxed);
+                        true
+                    }
+                };
             }
+            if began.elapsed() > PATIENCE {
+                return true;
+            }
+            std::thread::yield_now();
         }
-        true
+    }
+
+    fn now(&self) -> u64 {
+        // Never 0, which stands for none.
+        u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Whether it is no use to wait for a write.
+    fn is_held_up(&self) -> bool {
+        let since = self.writing_since.load(Ordering::Relaxed);
+        let hangs = since != 0 && self.now().saturating_sub(since) > SLOW.as_micros() as u64;
+        hangs || self.failing.load(Ordering::Relaxed)
+    }
+
+    fn is_resting(&self) -> bool {
+        self.now() < self.rest_until.load(Ordering::Relaxed)
     }
 
     fn is_large(&self, open: &Open) -> bool {
         open.bytes >= self.tuning.segment_bytes || open.records >= SEGMENT_RECORDS
     }
 
-    /// Writes all that is pending to the open segment; puts it back when that fails.
-    fn write(&self, open: &mut Open) -> io::Result<()> {
+    /// Writes all that is pending to the open segment; puts it back when that fails. Gives whether there was anything.
+    fn write(&self, open: &mut Open) -> io::Result<bool> {
         let (records, next, waiters) = {
             let mut pending = locked(&self.pending);
             if pending.bytes.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             open.scratch.clear();
             std::mem::swap(&mut open.scratch, &mut pending.bytes);
             (std::mem::take(&mut pending.records), pending.next, std::mem::take(&mut pending.waiters))
         };
-        if let Err(error) = open.file.write_at(&open.scratch, open.bytes) {
+        let began = self.now();
+        self.writing_since.store(began, Ordering::Relaxed);
+        let written = open.file.write_at(&open.scratch, open.bytes);
+        self.writing_since.store(0, Ordering::Relaxed);
+        if self.now().saturating_sub(began) > SLOW.as_micros() as u64 {
+            self.rest_until.store(self.now() + REST.as_micros() as u64, Ordering::Relaxed);
+        }
+        if let Err(error) = written {
             // The next write overwrites what this one left; cutting it off is for readers in between.
             let _ = open.file.truncate(open.bytes);
             let mut pending = locked(&self.pending);
@@ -309,7 +369,7 @@ impl Journal {
         self.bound.add(self.name, bytes);
         self.written.store(next, Ordering::Release);
         self.metrics().spooled.inc_by(records);
-        Ok(())
+        Ok(true)
     }
 
     /// The keeper's round: writes what is pending, fsyncs, seals, keeps the bound. `yields` is the lane that makes room for
@@ -335,7 +395,8 @@ impl Journal {
     fn write_pending(&self, yields: Option<&Self>) {
         loop {
             let error = match self.write(&mut locked(&self.open)) {
-                Ok(()) => {
+                Ok(false) => return,
+                Ok(true) => {
                     self.failing.store(false, Ordering::Relaxed);
                     if self.said.swap(false, Ordering::Relaxed) {
                         tracing::info!(lane = self.name.as_str(), "the spool can be written to");
@@ -420,7 +481,8 @@ impl Journal {
         };
         for sealed in late {
             if let Some((file, end, _)) = &sealed.unsynced {
-                let marked = self.end_durably(file.as_ref(), sealed.bytes, *end);
+                // A failure is said where it happens; the segment is then as durable as the disk lets it be.
+                let (marked, _) = self.end_durably(file.as_ref(), sealed.bytes, *end);
                 self.on_shelf(sealed.ordinal, |kept| {
                     kept.unsynced = None;
                     kept.bytes += marked;
@@ -429,16 +491,16 @@ impl Journal {
         }
     }
 
-    /// Writes the end mark and fsyncs. Gives the bytes that were added: without a mark the segment is sound all the same.
-    fn end_durably(&self, file: &dyn SegmentFile, at: u64, end: End) -> u64 {
+    /// Writes the end mark and fsyncs. Gives the bytes that were added, without a mark the segment is sound all the same, and
+    /// whether the segment is durable.
+    fn end_durably(&self, file: &dyn SegmentFile, at: u64, end: End) -> (u64, io::Result<()>) {
         let mut mark = Vec::new();
         segment::push_end(&mut mark, end);
         let written = file.write_at(&mark, at).is_ok();
-        // Said where it failed; the segment is then as durable as the disk lets it be.
-        let _ = self.timed(|| file.sync());
+        let synced = self.timed(|| file.sync());
         let added = if written { mark.len() as u64 } else { 0 };
         self.bound.add(self.name, added);
-        added
+        (added, synced)
     }
 
     fn sealing_is_due(&self) -> bool {
@@ -481,10 +543,11 @@ impl Journal {
         if self.name == LaneName::Audit {
             // Before a batch is sent, and before its numbers are anywhere else, it is durable, and so is the header that says
             // where the numbers go on.
-            sealed.bytes += self.end_durably(old.file.as_ref(), old.bytes, end);
+            let (marked, synced) = self.end_durably(old.file.as_ref(), old.bytes, end);
+            sealed.bytes += marked;
             sealed.unsynced = None;
-            let synced = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
-            tell(old.waiters, synced.map_err(|_| NotRecorded::Disk));
+            let begun = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
+            tell(old.waiters, synced.and(begun).map_err(|_| NotRecorded::Disk));
         }
         if sealed.records > 0 {
             self.wanted.store(false, Ordering::Relaxed);
@@ -628,7 +691,8 @@ impl Journal {
 
     /// Whether nothing waits to be delivered.
     pub(super) fn is_empty(&self) -> bool {
-        locked(&self.open).records == 0 && locked(&self.shelf).sealed.is_empty()
+        // A segment that is being written to is not empty.
+        try_locked(&self.open).is_some_and(|open| open.records == 0) && locked(&self.shelf).sealed.is_empty()
     }
 
     /// Makes everything durable, before a stop.
@@ -643,7 +707,7 @@ impl Journal {
     }
 
     /// Shows depth and age.
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let (records, since) = {
             let open = locked(&self.open);
             (open.records, open.since.map(|(_, since)| since))

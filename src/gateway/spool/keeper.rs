@@ -13,6 +13,7 @@ use super::journal::Journal;
 #[derive(Debug)]
 pub(super) struct Keeper {
     thread: Option<JoinHandle<()>>,
+    journal: Arc<Journal>,
     stop: Arc<AtomicBool>,
 }
 
@@ -22,24 +23,20 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let name = format!("spool-{}", journal.name.as_str());
+        let kept = Arc::clone(&journal);
         let thread = thread::Builder::new().name(name).spawn(move || {
             loop {
-                let rest = journal.tend(yields.as_deref());
+                let rest = kept.tend(yields.as_deref());
                 if stopped.load(Ordering::Acquire) {
-                    journal.tend(yields.as_deref());
-                    return journal.sync_all();
+                    kept.tend(yields.as_deref());
+                    return kept.sync_all();
                 }
                 thread::park_timeout(rest);
             }
         })?;
-        Ok(Self { thread: Some(thread), stop })
-    }
-
-    /// Has it look now.
-    pub(super) fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
+        // A journal has one keeper.
+        let _ = journal.keeper.set(thread.thread().clone());
+        Ok(Self { thread: Some(thread), journal, stop })
     }
 }
 
@@ -47,7 +44,7 @@ impl Drop for Keeper {
     /// Ends the thread; what was recorded is durable then, or said not to be.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.wake();
+        self.journal.wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -21,15 +21,17 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     journal: Arc<Journal>,
-    keeper: Arc<Keeper>,
+    /// Ends with the last of them.
+    _keeper: Arc<Keeper>,
 }
 
 impl Lane {
     /// A lane with a keeper; `yields` is the lane that makes room for it.
     pub(super) fn start(journal: Arc<Journal>, yields: Option<Arc<Journal>>) -> Result<Self, SpoolError> {
+        journal.show();
         let keeper = Keeper::start(Arc::clone(&journal), yields)
             .map_err(SpoolError::io("start the keeper of", Path::new(journal.name.as_str())))?;
-        Ok(Self { journal, keeper: Arc::new(keeper) })
+        Ok(Self { journal, _keeper: Arc::new(keeper) })
     }
 
     /// Records a payload; written when this returns, unless the disk is slow. Never waits for the disk's fsync.
@@ -37,10 +39,7 @@ impl Lane {
     /// # Errors
     /// When there is no room.
     pub(crate) fn append(&self, payload: &[u8]) -> Result<(), NotRecorded> {
-        if self.journal.append(payload, None)? {
-            self.keeper.wake();
-        }
-        Ok(())
+        self.journal.append(payload, None)
     }
 
     /// Records a payload, and is ready once it is durable.
@@ -49,7 +48,7 @@ impl Lane {
     /// When it is not, or may not be.
     pub(crate) fn append_durably(&self, payload: &[u8]) -> impl Future<Output = Result<(), NotRecorded>> + use<> {
         let (told, hears) = oneshot::channel();
-        let appended = self.journal.append(payload, Some(told)).inspect(|_| self.keeper.wake());
+        let appended = self.journal.append(payload, Some(told));
         async move {
             appended?;
             match timeout(DURABLE_WITHIN, hears).await {
@@ -68,7 +67,7 @@ impl Lane {
             if let Some(sealed) = self.journal.take_oldest() {
                 return sealed;
             }
-            self.keeper.wake();
+            self.journal.wake();
             ready.await;
         }
     }

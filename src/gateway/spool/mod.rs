@@ -38,8 +38,9 @@
 //! - of audit events, none whose recording was waited for: those are fsynced first, many at once. Others are fsynced
 //!   within [`SYNC_EVERY`], and always before they are sent.
 //!
-//! The one exception: while a disk is slow or refuses writes, records wait in memory (bounded), and `kill -9` takes them.
-//! A disk that hangs holds up the one call that is writing; all others leave their records and go on.
+//! The one exception: while a disk is slow (a write takes over 20 ms) or refuses writes, records wait in memory, bounded,
+//! and `kill -9` takes them. A disk that hangs holds up the one call that is writing; all others leave their records and
+//! go on.
 //!
 //! # Bounds
 //!
@@ -78,7 +79,7 @@ pub(crate) use lane::Lane;
 use super::metrics::GatewayMetrics;
 use crate::model::{Clock, OrgName, Random};
 use bound::Bound;
-use journal::Tuning;
+use journal::{Tuning, Turn};
 
 /// How long a record may be in the operating system's memory alone.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -203,11 +204,11 @@ impl Spool {
         let folder = &settings.folder;
         create_folder(folder).map_err(SpoolError::io("create", folder))?;
         let lock = lock(folder)?;
-        let bound = Arc::new(Bound::new(settings.max_bytes));
+        let (bound, turn) = (Arc::new(Bound::new(settings.max_bytes)), Turn::default());
         parts.metrics.spool_limit_bytes.set(i64::try_from(settings.max_bytes).unwrap_or(i64::MAX));
         let open = |name: LaneName| {
             let tuning = Tuning::of(name, settings.max_bytes);
-            recovery::open(folder, name, &settings.org, tuning, parts, &bound)
+            recovery::open(folder, name, &settings.org, tuning, parts, (&bound, &turn))
         };
         let samples = settings.samples.then(|| open(LaneName::Samples)).transpose()?;
         let audit = settings.audit.then(|| open(LaneName::Audit)).transpose()?;

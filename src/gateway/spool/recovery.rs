@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::bound::Bound;
 use super::disk::create_folder;
-use super::journal::{Journal, Open, Sealed, Tuning, quarantine_path, segment_path};
+use super::journal::{Journal, Open, Sealed, Tuning, Turn, quarantine_path, segment_path};
 use super::segment::{self, Contents, End, Header};
 use super::{LaneName, SpoolError, SpoolParts};
 use crate::model::{OrgName, micros};
@@ -30,7 +30,7 @@ pub(super) fn open(
     org: &OrgName,
     tuning: Tuning,
     parts: &SpoolParts,
-    bound: &Arc<Bound>,
+    (bound, turn): (&Arc<Bound>, &Turn),
 ) -> Result<Arc<Journal>, SpoolError> {
     let folder = spool.join(name.as_str());
     create_folder(&folder).map_err(SpoolError::io("create", &folder))?;
@@ -57,7 +57,7 @@ pub(super) fn open(
     }
     bound.add(name, open.bytes + found.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>());
     let settings = (name, folder, org.clone(), tuning);
-    Ok(Arc::new(Journal::new(settings, parts, bound, open, found.sealed)))
+    Ok(Arc::new(Journal::new(settings, parts, (bound, turn), open, found.sealed)))
 }
 
 fn begin(parts: &SpoolParts, folder: &Path, path: &Path, ordinal: u64, header: &Header) -> io::Result<Open> {

@@ -39,6 +39,18 @@ pub(crate) enum UpstreamFault {
 }
 
 impl UpstreamFault {
+    /// The same, without what the upstream itself says: a policy redacts its results, and an error's text and data could
+    /// hold anything of them.
+    pub(crate) fn without_words(self) -> Self {
+        match self {
+            Self::Refused(error) => {
+                let text = "the plugin refused the request; what it says is withheld, as a policy redacts its results";
+                Self::Refused(ErrorData::new(error.code, text, None))
+            }
+            fault => fault,
+        }
+    }
+
     /// A code for samples and metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {

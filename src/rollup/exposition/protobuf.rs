@@ -7,6 +7,8 @@
 //! The messages are written field by field rather than built up as objects first: a scrape of 10,000 series has a million
 //! buckets.
 
+use std::thread::available_parallelism;
+
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::{BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Family, LATENCY, OVERFLOWED, QUANTILES, Scrape};
@@ -57,6 +59,12 @@ enum Kind {
 
 /// Gaps of at most so many empty buckets are filled up.
 const FILLED_GAP: i64 = 2;
+
+/// From so many series on, histograms are written by several threads: they are nearly all of the answer, and nearly all of
+/// its time.
+const SHARED_SERIES: usize = 1_000;
+/// Threads that write one answer, at most.
+const MAX_THREADS: usize = 4;
 
 /// The whole answer.
 pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
@@ -140,8 +148,31 @@ impl Page {
 
     fn durations(&mut self, scrape: &Scrape<'_>) {
         self.begin(DURATION, "", Kind::Histogram);
+        let all = scrape.totals.series();
+        let threads = if all.len() < SHARED_SERIES { 1 } else { available_parallelism().map_or(1, usize::from) };
+        let mut shares = all.chunks(all.len().div_ceil(threads.min(MAX_THREADS)).max(1));
+        let first = shares.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let share = |series: &'_ [Series]| {
+                let mut page = Page::default();
+                page.histograms(series);
+                page.out
+            };
+            let others: Vec<_> = shares.map(|series| scope.spawn(move || share(series))).collect();
+            self.histograms(first);
+            for other in others {
+                match other.join() {
+                    Ok(metrics) => self.out.extend_from_slice(&metrics),
+                    Err(fault) => std::panic::resume_unwind(fault),
+                }
+            }
+        });
+        self.end();
+    }
+
+    fn histograms(&mut self, series: &[Series]) {
         let bounds = super::bucket_bounds();
-        for series in scrape.totals.series() {
+        for series in series {
             self.metric.extend_from_slice(&series.labels.protobuf);
             self.value.clear();
             self.put_classic(&series.latency, bounds);
@@ -149,7 +180,6 @@ impl Page {
             self.end_metric(metric::HISTOGRAM);
             self.metric.clear();
         }
-        self.end();
     }
 
     fn put_classic(&mut self, latency: &Histogram, bounds: [f64; BUCKET_EXPONENTS.len()]) {

@@ -244,9 +244,19 @@ fn messages(totals: &RunningTotals) -> Vec<client::MetricFamily> {
 
 #[test]
 fn the_messages_hold_what_the_text_does() {
-    let totals = two_tools();
+    assert_messages_are_the_text(&two_tools());
+}
+
+#[test]
+fn many_series_come_whole_and_in_order_whoever_writes_them() {
+    let tools: Vec<String> = (0..2_500).map(|tool| format!("tool-{tool}")).collect();
+    let samples: Vec<_> = tools.iter().map(|tool| Sample { tool, ..Sample::default() }).collect();
+    assert_messages_are_the_text(&totals(10_000, &samples));
+}
+
+fn assert_messages_are_the_text(totals: &RunningTotals) {
     let mut lines = Vec::new();
-    for family in messages(&totals) {
+    for family in messages(totals) {
         for metric in family.metric {
             let labels: Vec<_> = metric.label.iter().map(|l| format!("{}={:?}", l.name, l.value)).collect();
             let mut line = |suffix: &str, more: &str, value: f64| {
@@ -265,7 +275,7 @@ fn the_messages_hold_what_the_text_does() {
             }
         }
     }
-    let page = text(&totals, Format::Text004);
+    let page = text(totals, Format::Text004);
     assert_eq!(lines, page.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>());
 }
 

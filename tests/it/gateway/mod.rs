@@ -3,10 +3,15 @@
 //! Each test starts a gateway and its upstreams on free ports: `harness::GatewayConfig` the one, `harness::Upstream` the others.
 
 mod airline;
+mod canaries;
 mod clients;
 mod conformance;
 mod everything;
 mod faults;
+mod identity;
+mod outage;
 mod pass_through;
+mod policy;
 mod sessions;
+mod streams;
 mod traces;

@@ -130,6 +130,13 @@ impl Mcp {
         }
     }
 
+    /// From now on sends these headers in place of its own of the same names.
+    pub(crate) fn act_as(&mut self, headers: &HeaderMap) {
+        for (name, value) in headers {
+            self.headers.insert(name, value.clone());
+        }
+    }
+
     /// A client that has opened no session.
     pub(crate) fn without_session(url: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();

@@ -1,6 +1,7 @@
 //! What every test stands on: the real program as a child process, a client that speaks its API, samples and a loader with a
 //! ledger of what was acknowledged, and the other programs that the results are compared with.
 
+mod audit;
 mod cases;
 mod client;
 mod collector;
@@ -26,7 +27,7 @@ pub(crate) use exposition::Exposition;
 pub(crate) use gateway::{Gateway, GatewayConfig};
 pub(crate) use ledger::Ledger;
 pub(crate) use load::Load;
-pub(crate) use mcp::{Events, Mcp, Reply};
+pub(crate) use mcp::{Events, Mcp};
 pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
 pub(crate) use program::Program;
 pub(crate) use prometheus::Prometheus;

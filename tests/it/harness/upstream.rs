@@ -92,11 +92,6 @@ impl Upstream {
         self.program.ready(START, async || client.post(&url).send().await.is_ok()).await;
     }
 
-    /// Ends it at once, as `kill -9` does.
-    pub(crate) fn kill(&mut self) {
-        self.program.kill();
-    }
-
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) {
         self.program.ended().await;

@@ -2,11 +2,16 @@
 //! spoiled in every way; whether verifiers that are not ours agree; and whether the ledger keeps what was acknowledged.
 
 mod auditors;
+mod chain;
 mod crash;
+mod events;
 mod forms;
 mod given;
 mod merged;
 mod pages;
 mod random;
+mod retention;
+mod rotation;
 mod spoil;
 mod tamper;
+mod witness;

@@ -26,8 +26,11 @@ fn verdict(copy: &Copied) -> Result<(), VerifyError> {
     verify(&source, &expected, NonZeroUsize::new(1), &|_, _| {}).map(drop)
 }
 
-/// The rows of a segment, and what its metadata says of them; none where it cannot be read.
-fn said(copy: &Copied, path: &str) -> Option<(Vec<RecordBatch>, Vec<(String, Option<String>)>)> {
+/// A segment's rows, and what its metadata says of them.
+type Said = (Vec<RecordBatch>, Vec<(String, Option<String>)>);
+
+/// What a segment holds; none where it cannot be read.
+fn said(copy: &Copied, path: &str) -> Option<Said> {
     let file = copy.ledger.join(path);
     let read = || {
         // The Arrow schema that the writer embedded is no part of the format.

@@ -220,12 +220,15 @@ async fn a_disk_that_hangs_holds_up_one_call_and_loses_none() {
         std::thread::spawn(move || samples.append(b"held up"))
     };
     eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    let audit = spool.audit.clone().unwrap();
     for _ in 0..100 {
         samples.append(b"goes on").unwrap();
+        audit.append(b"goes on").unwrap();
     }
     assert!(!held.is_finished());
     disk.0.write_hangs.open();
     held.join().unwrap().unwrap();
     eventually(|| parts.metrics.samples.spooled.get() == 101).await;
-    assert_eq!(all(&samples).await.len(), 101);
+    eventually(|| parts.metrics.audit.spooled.get() == 100).await;
+    assert_eq!((all(&samples).await.len(), all(&audit).await.len()), (101, 100));
 }

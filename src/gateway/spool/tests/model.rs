@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::bound::Bound;
-use super::super::journal::{Journal, Tuning, segment_path};
+use super::super::journal::{Journal, Tuning, Turn, segment_path};
 use super::super::{LaneName, recovery};
 use super::{copy_of, parts};
 
@@ -46,7 +46,15 @@ fn open(folder: &Path, lane: LaneName) -> Arc<Journal> {
         sync_every: Duration::from_secs(3600),
         backlog: 1 << 20,
     };
-    recovery::open(folder, lane, &"acme".parse().unwrap(), tuning, &parts(), &Arc::new(Bound::new(1 << 30))).unwrap()
+    recovery::open(
+        folder,
+        lane,
+        &"acme".parse().unwrap(),
+        tuning,
+        &parts(),
+        (&Arc::new(Bound::new(1 << 30)), &Turn::default()),
+    )
+    .unwrap()
 }
 
 /// The lane under test, and what must be true of it.
