@@ -12,9 +12,11 @@
 //! The signer remembers the last head and signs nothing that is not proved to extend it. Should the store hold another head
 //! of the same size, the ledger has forked: the org is stopped.
 //!
-//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way: a mark, a new file that covers its parts, and then the parts go. See
+//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way:
+//! a mark, a new file that covers its parts, and then the parts go, when no query can still be reading them. See
 //! [`merges`] for which.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +64,7 @@ pub(super) struct Press {
     /// When the tree grew past the last head, and whether by this node's doing.
     due: Option<Duty>,
     /// Segments that have become part of a larger one, and since when: they go once no query can still be reading them.
-    merged: Vec<(Instant, SegmentName)>,
+    merged: VecDeque<(Instant, SegmentName)>,
     /// Whether it was said that this node lacks the ledger's key.
     told_of_key: bool,
     /// The newest head there is, as it is stored.
@@ -73,7 +75,7 @@ impl Press {
     /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
     pub(super) fn new(edge: TreeEdge, signer: Signer, newest: Option<SignedHead>) -> Self {
         let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
-        Self { edge, signer, tiles: Vec::new(), due, merged: Vec::new(), told_of_key: false, newest }
+        Self { edge, signer, tiles: Vec::new(), due, merged: VecDeque::new(), told_of_key: false, newest }
     }
 }
 
@@ -350,9 +352,9 @@ async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<()
 /// Deletes the parts of merged segments, once no query that began before can still be reading them. What is left of them at
 /// the end of the process goes at the next start.
 async fn remove_merged(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
-    while let Some((_, part)) = press.merged.first().filter(|(since, _)| since.elapsed() >= plane.settings.query_time) {
+    while let Some((_, part)) = press.merged.front().filter(|(since, _)| since.elapsed() >= plane.settings.query_time) {
         delete(plane, &segment_path(&org.name, *part)).await?;
-        press.merged.remove(0);
+        press.merged.pop_front();
     }
     Ok(())
 }
