@@ -12,9 +12,11 @@
 //! The signer remembers the last head and signs nothing that is not proved to extend it. Should the store hold another head
 //! of the same size, the ledger has forked: the org is stopped.
 //!
-//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way: a mark, a new file that covers its parts, and then the parts go. See
+//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way:
+//! a mark, a new file that covers its parts, and then the parts go, when no query can still be reading them. See
 //! [`merges`] for which.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +63,8 @@ pub(super) struct Press {
     tiles: Vec<(String, Bytes)>,
     /// When the tree grew past the last head, and whether by this node's doing.
     due: Option<Duty>,
+    /// Segments that have become part of a larger one, and since when: they go once no query can still be reading them.
+    merged: VecDeque<(Instant, SegmentName)>,
     /// Whether it was said that this node lacks the ledger's key.
     told_of_key: bool,
     /// The newest head there is, as it is stored.
@@ -71,7 +75,7 @@ impl Press {
     /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
     pub(super) fn new(edge: TreeEdge, signer: Signer, newest: Option<SignedHead>) -> Self {
         let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
-        Self { edge, signer, tiles: Vec::new(), due, told_of_key: false, newest }
+        Self { edge, signer, tiles: Vec::new(), due, merged: VecDeque::new(), told_of_key: false, newest }
     }
 }
 
@@ -221,7 +225,8 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
         grow(&mut press, &entries, ours);
         org.ledger_mut().store(name, size);
     }
-    merge(plane, org).await?;
+    merge(plane, org, &mut press).await?;
+    remove_merged(plane, org, &mut press).await?;
     remove_pruned(plane, org, &press).await
 }
 
@@ -351,8 +356,18 @@ async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<()
     Ok(())
 }
 
-/// Makes one segment out of its parts, and deletes them.
-async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
+/// Deletes the parts of merged segments, once no query that began before can still be reading them. What is left of them at
+/// the end of the process goes at the next start.
+async fn remove_merged(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
+    while let Some((_, part)) = press.merged.front().filter(|(since, _)| since.elapsed() >= plane.settings.query_time) {
+        delete(plane, &segment_path(&org.name, *part)).await?;
+        press.merged.pop_front();
+    }
+    Ok(())
+}
+
+/// Makes one segment out of its parts, which are then to be deleted.
+async fn merge(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
     loop {
         let next = org.ledger().next_merge();
         let Some(Due { name, position, standing, duty, from: parts }) = next else { return Ok(()) };
@@ -383,10 +398,8 @@ async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                 Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
             }
         };
-        let gone = org.ledger_mut().store(name, size);
-        for gone in gone {
-            delete(plane, &segment_path(&org.name, gone)).await?;
-        }
+        let parts = org.ledger_mut().store(name, size);
+        press.merged.extend(parts.into_iter().map(|part| (Instant::now(), part)));
     }
 }
 

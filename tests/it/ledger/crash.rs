@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::given::{ORG, events, names, verify};
-use crate::harness::{Client, Config, Server, alone, python};
+use crate::harness::{Client, Config, Server, alone, eventually, python};
 
 const KILLS: usize = 20;
 const ROWS: u64 = 20;
@@ -142,6 +142,14 @@ async fn twenty_kills_under_load_leave_one_chain_with_all_that_was_acknowledged(
     }
     let sent = load.finish().await;
     assert_kept(&server.client(), &sent).await;
+    // What the killed process left to do is taken over after a while.
+    let written = server.client().number("SELECT count(*) FROM audit_log").await as u64;
+    eventually("a head over all entries", Duration::from_secs(30), async || {
+        let head = server.client().get("audit/checkpoint").await.text();
+        let size: u64 = head.lines().nth(1)?.parse().ok()?;
+        (size >= written).then_some(())
+    })
+    .await;
     assert!(server.stop().await.success());
     let size = assert_sound(&server, &vkey).await;
     assert!(size >= sent.0.values().filter(|acknowledged| **acknowledged).count() as u64 * ROWS);

@@ -30,7 +30,8 @@ fn holds(proof: &Value) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_merged_ledger_verifies_and_old_proofs_still_hold() {
     let _alone = alone().await;
-    let mut server = Config::new().start().await;
+    // The parts of a merged segment stay for as long as a query may read them.
+    let mut server = Config::new().with("limits: { sql: { timeout: 2s } }").start().await;
     let client = server.client();
     let vkey = client.get("audit/vkey").await.ok().text().trim().to_owned();
     let (store, url) = (server.storage().to_str().unwrap().to_owned(), server.url());
