@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust, each part at the version it was tried with. Quick when all is there already.
 #   apt      tests/setup/apt.txt: compiler, Prometheus, file-system tools (Debian or Ubuntu; elsewhere it only says what is missing)
-#   python   tests/setup/requirements.txt into .venv: the other engines that read our tables, MCP clients and servers, OpenTelemetry
+#   python   tests/setup/requirements*.txt into .venv: the other engines that read our tables, MCP clients and servers, OpenTelemetry
 #   node     tests/setup/package-lock.json into tests/setup/node_modules: the official MCP conformance suite, server and client
 #   data     three million real flight delays, into .venv/share
 set -euo pipefail
@@ -69,11 +69,14 @@ packages() {
 
 python() {
     local stamp=.venv/.installed
-    if [ -x .venv/bin/python ] && cmp -s tests/setup/requirements.txt "$stamp"; then return; fi
+    if [ -x .venv/bin/python ] && cat tests/setup/requirements*.txt | cmp -s - "$stamp"; then return; fi
     say "installing the Python packages into .venv"
     [ -x .venv/bin/python ] || python3 -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/setup/requirements.txt
-    install -m 644 tests/setup/requirements.txt "$stamp"
+    # What says that it wants a newer Python and runs on Debian 12's all the same.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --no-deps --ignore-requires-python \
+        -r tests/setup/requirements-newer-python.txt
+    cat tests/setup/requirements*.txt >"$stamp"
 }
 
 # No package may run a script while it is installed: Node itself comes as a package that needs none.

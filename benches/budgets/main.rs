@@ -9,6 +9,7 @@
 
 #![expect(clippy::print_stderr, reason = "a program for people, who want to see how far it is")]
 
+mod audit;
 mod encode;
 mod figures;
 mod gateway;
@@ -67,6 +68,7 @@ fn run(options: &Options) -> Result<bool> {
             Section::Memory => runtime.block_on(memory::measure(options)),
             Section::Scrape => runtime.block_on(scrape::measure(options)),
             Section::Query => runtime.block_on(query::measure(options)),
+            Section::Audit => runtime.block_on(audit::measure(options)),
             Section::Gateway => runtime.block_on(gateway::measure(options)),
             Section::Replay => runtime.block_on(replay::measure(options)),
         };

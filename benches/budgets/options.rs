@@ -41,6 +41,8 @@ pub(crate) enum Section {
     Scrape,
     /// Stored bytes, SQL beside DuckDB and ClickHouse on the same files, dashboard queries from the rollups
     Query,
+    /// The audit ledger: events in, bytes, verifying, proofs, many orgs
+    Audit,
     /// What the gateway adds to a call, carries and holds, with all streams on and with all off
     Gateway,
     /// Restart after kill -9, with a million samples not flushed
@@ -87,6 +89,7 @@ impl Section {
             Self::Memory => "memory",
             Self::Scrape => "scrape",
             Self::Query => "query",
+            Self::Audit => "audit",
             Self::Gateway => "gateway",
             Self::Replay => "replay",
         }

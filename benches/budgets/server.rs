@@ -203,19 +203,20 @@ impl Server {
     /// # Errors
     /// When it is refused for good.
     pub(crate) async fn post(&self, org: &str, media: &str, key: &str, body: bytes::Bytes) -> Result<()> {
-        let url = format!("{}/v1/orgs/{org}/invocations", self.url);
-        loop {
-            let request = self.http.post(&url).header(CONTENT_TYPE, media).header("Idempotency-Key", key);
-            let answer = request.body(body.clone()).send().await?;
-            match answer.status() {
-                StatusCode::OK => return Ok(()),
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let wait = answer.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok());
-                    sleep(Duration::from_secs(wait.and_then(|seconds| seconds.parse().ok()).unwrap_or(1))).await;
-                }
-                status => return Err(format!("samples were refused: {status}: {}", answer.text().await?).into()),
-            }
-        }
+        self.poster(org, "invocations").post(media, key, body).await
+    }
+
+    /// What posts to a resource of an org, `invocations` or `audit`.
+    pub(crate) fn poster(&self, org: &str, resource: &str) -> Poster {
+        Poster { http: self.http.clone(), url: format!("{}/v1/orgs/{org}/{resource}", self.url) }
+    }
+
+    /// A text that the server gives.
+    ///
+    /// # Errors
+    /// When it gives another answer than 200.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        Ok(self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?.text().await?)
     }
 
     /// Ends it at once, as `kill -9` does.
@@ -237,6 +238,34 @@ impl Server {
             return Ok(());
         }
         Err(complaint(&format!("ended with {ended}"), &self.log))
+    }
+}
+
+/// Posts bodies to one resource, on any task.
+#[derive(Debug, Clone)]
+pub(crate) struct Poster {
+    http: Client,
+    url: String,
+}
+
+impl Poster {
+    /// Posts a body until it is taken.
+    ///
+    /// # Errors
+    /// When it is refused for good.
+    pub(crate) async fn post(&self, media: &str, key: &str, body: bytes::Bytes) -> Result<()> {
+        loop {
+            let request = self.http.post(&self.url).header(CONTENT_TYPE, media).header("Idempotency-Key", key);
+            let answer = request.body(body.clone()).send().await?;
+            match answer.status() {
+                StatusCode::OK => return Ok(()),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    let wait = answer.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok());
+                    sleep(Duration::from_secs(wait.and_then(|seconds| seconds.parse().ok()).unwrap_or(1))).await;
+                }
+                status => return Err(format!("a body was refused: {status}: {}", answer.text().await?).into()),
+            }
+        }
     }
 }
 

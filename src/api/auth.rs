@@ -15,7 +15,8 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::Problem;
-use crate::config::{ControlPlane, Token, TokenHash};
+use super::refusals::Refused;
+use crate::config::{ControlPlane, OrgScope, Token, TokenHash};
 use crate::model::{OrgName, Role};
 
 /// The tokens and orgs of a control plane.
@@ -41,24 +42,38 @@ impl Access {
     /// # Errors
     /// 401, 404 or 403, in this order.
     pub(super) fn allow(&self, headers: &HeaderMap, org: &str, role: Role) -> Result<OrgName, Problem> {
+        self.allow_actor(headers, org, role).map(|(org, _)| org)
+    }
+
+    /// As [`Access::allow`]; also gives the bearer as an actor of the ledger.
+    ///
+    /// # Errors
+    /// As [`Access::allow`].
+    pub(super) fn allow_actor(&self, headers: &HeaderMap, org: &str, role: Role) -> Result<(OrgName, String), Problem> {
         let token = self.authenticate(headers)?;
         let known = org.parse().ok().filter(|org| self.orgs.contains(org));
         let opened = known.filter(|org| token.as_ref().is_none_or(|token| token.org.covers(org)));
         let Some(org) = opened else {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                "org_not_found",
-                "there is no such org, or this token does not open it",
-            ));
+            let detail = "there is no such org, or this token does not open it";
+            let problem = Problem::new(StatusCode::NOT_FOUND, "org_not_found", detail);
+            // It concerns the org that the token belongs to; whether there is another one of that name is not said.
+            let home = token.and_then(|token| match &token.org {
+                OrgScope::One(home) => Some(Refused::new(home, &token.name, "org_not_found")),
+                OrgScope::All => None,
+            });
+            return Err(match home {
+                Some(refused) => problem.refused(refused),
+                None => problem,
+            });
         };
-        if let Some(token) = token {
-            tracing::Span::current().record("token", &token.name);
-            if !token.roles.contains(&role) {
-                let detail = format!("the token `{}` lacks the role {}", token.name, word(role));
-                return Err(Problem::new(StatusCode::FORBIDDEN, "role_missing", detail));
-            }
+        let Some(token) = token else { return Ok((org, "anonymous".to_owned())) };
+        tracing::Span::current().record("token", &token.name);
+        if !token.roles.contains(&role) {
+            let detail = format!("the token `{}` lacks the role {}", token.name, word(role));
+            let problem = Problem::new(StatusCode::FORBIDDEN, "role_missing", detail);
+            return Err(problem.refused(Refused::new(&org, &token.name, "role_missing")));
         }
-        Ok(org)
+        Ok((org, actor(&token.name)))
     }
 
     /// The token that was presented; `None` where none is needed.
@@ -75,6 +90,11 @@ impl Access {
         };
         Ok(Some(Arc::clone(token)))
     }
+}
+
+/// The bearer of a token as an actor of the ledger.
+pub(super) fn actor(token: &str) -> String {
+    format!("service:{token}")
 }
 
 /// The token of the one `Authorization` header; its scheme is not case-sensitive.

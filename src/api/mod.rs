@@ -6,6 +6,8 @@
 //! | `POST /v1/orgs/{org}/audit` | `ingest` | `audit` |
 //! | `GET /v1/orgs/{org}/audit` | `read` | `audit` |
 //! | `GET /v1/orgs/{org}/audit/…` | `read` | `ledger` |
+//! | `GET /v1/orgs/{org}/audit/retention` | `read` | `retention` |
+//! | `POST /v1/orgs/{org}/audit/prune`, `…/hold`, `…/release` | `operator` | `retention` |
 //! | `GET /v1/orgs/{org}/metrics` | `read` | `metrics` |
 //! | `POST /v1/orgs/{org}/sql` | `read` | `sql` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | none | `health` |
@@ -28,6 +30,8 @@ mod metrics;
 mod observe;
 mod openapi;
 mod problem;
+pub mod refusals;
+mod retention;
 pub mod server;
 mod sql;
 #[cfg(test)]
@@ -47,6 +51,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Access;
 use problem::Problem;
+use refusals::Refusals;
 
 use crate::config::Limits;
 use crate::model::Clock;
@@ -63,6 +68,7 @@ pub struct Api {
     metrics: Arc<Metrics>,
     limits: Limits,
     clock: Arc<dyn Clock>,
+    refusals: Arc<Refusals>,
     /// Bodies are decoded by as many threads as there are cores; more would only fight over them.
     decoders: Semaphore,
 }
@@ -78,7 +84,12 @@ impl Api {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let decoders = Semaphore::new(available_parallelism().map_or(1, usize::from));
-        Self { plane, engine, access, metrics, limits, clock, decoders }
+        Self { plane, engine, access, metrics, limits, clock, refusals: Arc::default(), decoders }
+    }
+
+    /// The requests that are refused for want of rights.
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
     }
 
     /// Every route, ready to be served.
@@ -95,7 +106,7 @@ impl Api {
 }
 
 /// Every path, and what is done there.
-fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 15] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 19] {
     [
         ("/v1/orgs/{org}/invocations", post(invocations::post)),
         ("/v1/orgs/{org}/audit", get(audit::get).post(audit::post)),
@@ -106,6 +117,10 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 15] {
         ("/v1/orgs/{org}/audit/files", get(ledger::files)),
         ("/v1/orgs/{org}/audit/vkey", get(ledger::vkey)),
         ("/v1/orgs/{org}/audit/{seq}/proof", get(ledger::proof)),
+        ("/v1/orgs/{org}/audit/retention", get(retention::get)),
+        ("/v1/orgs/{org}/audit/prune", post(retention::prune)),
+        ("/v1/orgs/{org}/audit/hold", post(retention::hold)),
+        ("/v1/orgs/{org}/audit/release", post(retention::release)),
         ("/v1/orgs/{org}/metrics", get(metrics::get)),
         ("/v1/orgs/{org}/sql", post(sql::post)),
         ("/healthz", get(health::alive)),

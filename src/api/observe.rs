@@ -15,6 +15,7 @@ use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
 use super::Api;
+use super::refusals::Refused;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{traces, w3c};
 
@@ -36,6 +37,9 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
     let mut response = next.run(request).instrument(span.clone()).await;
 
     drop(running);
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        api.refusals.note(refused, format!("{method} {route}"));
+    }
     let (status, took) = (response.status(), started.elapsed());
     api.metrics.http.answered(route, method, status.as_u16(), took);
     span.record("http.response.status_code", status.as_u16());

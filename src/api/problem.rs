@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::refusals::Refused;
 use crate::ingest::IngestError;
 use crate::plane::PlaneError;
 use crate::query::QueryError;
@@ -32,12 +33,22 @@ pub(super) struct Problem {
     challenge: Option<HeaderValue>,
     /// Further members of the document.
     members: Map<String, Value>,
+    /// Who was refused, where it was for want of rights: for the ledger.
+    refused: Option<Box<Refused>>,
 }
 
 impl Problem {
     /// A problem of the kind `code`, a stable word of lower-case letters and underscores.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None, challenge: None, members: Map::new() }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            challenge: None,
+            members: Map::new(),
+            refused: None,
+        }
     }
 
     /// A fault of the program itself; what it was is for the log alone.
@@ -56,6 +67,13 @@ impl Problem {
     #[must_use]
     pub(super) fn challenge(mut self, challenge: &'static str) -> Self {
         self.challenge = Some(HeaderValue::from_static(challenge));
+        self
+    }
+
+    /// Refused for want of rights: for the ledger to know who it was.
+    #[must_use]
+    pub(super) fn refused(mut self, refused: Refused) -> Self {
+        self.refused = Some(Box::new(refused));
         self
     }
 
@@ -113,6 +131,9 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = self.challenge {
             headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(refused) = self.refused {
+            response.extensions_mut().insert(*refused);
         }
         response
     }

@@ -18,7 +18,7 @@ use super::{Access, Api, panicked};
 use crate::audit::SigningKeys;
 use crate::config::{ControlPlane, TokenHash};
 use crate::model::{Clock, SystemRandom};
-use crate::plane::{Parts, Plane};
+use crate::plane::{Elsewhere, Parts, Plane};
 use crate::query::{LocalEngine, SqlLimits};
 use crate::storage::Store;
 use crate::telemetry::metrics::Metrics;
@@ -59,6 +59,7 @@ fn starting(config: &str) -> Served {
         random: Arc::new(SystemRandom),
         metrics: Arc::clone(&metrics),
         signing: test_keys(),
+        elsewhere: Elsewhere::default(),
     };
     let plane = Plane::new(&settings, parts).unwrap();
     let access = Access::new(&settings);

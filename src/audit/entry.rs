@@ -53,31 +53,40 @@ const NEEDED: [&str; 6] = ["action", "actor", "event_id", "occurred_at", "record
 const LISTS: [&str; 2] = ["obligations", "policy_ids"];
 const TIMES: [&str; 2] = ["occurred_at", "recorded_at"];
 
+/// A member of the object: its name, what begins it, where its value comes from.
+type Member = (&'static str, &'static str, Source);
+
+macro_rules! member {
+    ($name:literal, $source:expr) => {
+        ($name, concat!(",\"", $name, "\":"), $source)
+    };
+}
+
 /// The members in the order of RFC 8785, which for these names is the alphabet's.
-const MEMBERS: [(&str, Source); 23] = [
-    ("action", Source::Text(0)),
-    ("actor", Source::Text(1)),
-    ("decision", Source::Text(2)),
-    ("detail", Source::Text(3)),
-    ("emitter_seq", Source::EmitterSeq),
-    ("event_id", Source::Text(4)),
-    ("instance", Source::Text(5)),
-    ("invocation_id", Source::Text(6)),
-    ("obligations", Source::List(0)),
-    ("occurred_at", Source::Time(0)),
-    ("origin", Source::Origin),
-    ("policy_ids", Source::List(1)),
-    ("prev_hash", Source::PrevHash),
-    ("reason", Source::Text(7)),
-    ("recorded_at", Source::Time(1)),
-    ("request_id", Source::Text(8)),
-    ("salt", Source::Text(9)),
-    ("seq", Source::Seq),
-    ("span_id", Source::Text(10)),
-    ("target", Source::Text(11)),
-    ("trace_id", Source::Text(12)),
-    ("v", Source::Version),
-    ("workspace", Source::Text(13)),
+const MEMBERS: [Member; 23] = [
+    member!("action", Source::Text(0)),
+    member!("actor", Source::Text(1)),
+    member!("decision", Source::Text(2)),
+    member!("detail", Source::Text(3)),
+    member!("emitter_seq", Source::EmitterSeq),
+    member!("event_id", Source::Text(4)),
+    member!("instance", Source::Text(5)),
+    member!("invocation_id", Source::Text(6)),
+    member!("obligations", Source::List(0)),
+    member!("occurred_at", Source::Time(0)),
+    member!("origin", Source::Origin),
+    member!("policy_ids", Source::List(1)),
+    member!("prev_hash", Source::PrevHash),
+    member!("reason", Source::Text(7)),
+    member!("recorded_at", Source::Time(1)),
+    member!("request_id", Source::Text(8)),
+    member!("salt", Source::Text(9)),
+    member!("seq", Source::Seq),
+    member!("span_id", Source::Text(10)),
+    member!("target", Source::Text(11)),
+    member!("trace_id", Source::Text(12)),
+    member!("v", Source::Version),
+    member!("workspace", Source::Text(13)),
 ];
 
 /// The columns of a batch that entries are made of, found once.
@@ -150,47 +159,52 @@ impl<'a> Columns<'a> {
         prev_hash: &Hash,
         out: &mut Vec<u8>,
     ) -> Result<(), AuditError> {
-        let mut start = b'{';
-        for (name, source) in MEMBERS {
-            let length = out.len();
-            out.push(start);
-            out.push(b'"');
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            let written = match source {
-                Source::Text(at) => match self.texts.get(at).filter(|texts| texts.is_valid(row)) {
-                    Some(texts) => write_string(texts.value(row), out),
-                    None => false,
-                },
-                Source::List(at) => match self.lists.get(at).filter(|(lists, _)| lists.is_valid(row)) {
-                    Some((lists, items)) => write_list(name, row, lists, items, out)?,
-                    None => false,
-                },
-                Source::Time(at) => match self.times.get(at).filter(|times| times.is_valid(row)) {
-                    Some(times) => write_time(name, times.value(row), out)?,
-                    None => false,
-                },
-                Source::EmitterSeq if self.emitter_seq.is_null(row) => false,
-                Source::EmitterSeq => write_string(itoa::Buffer::new().format(self.emitter_seq.value(row)), out),
-                Source::Seq => write_string(itoa::Buffer::new().format(seq), out),
-                Source::Origin => write_string(origin, out),
-                Source::Version => write_string(VERSION, out),
-                Source::PrevHash => {
-                    out.push(b'"');
-                    prev_hash.write_hex(out);
-                    out.push(b'"');
-                    true
+        let begin = out.len();
+        for (name, key, source) in MEMBERS {
+            let key = key.as_bytes();
+            match source {
+                Source::Text(at) => {
+                    let Some(texts) = self.texts.get(at).filter(|texts| texts.is_valid(row)) else { continue };
+                    out.extend_from_slice(key);
+                    write_string(texts.value(row), out);
                 }
-            };
-            if written {
-                start = b',';
-            } else {
-                out.truncate(length);
+                Source::List(at) => {
+                    let Some((lists, items)) = self.lists.get(at).filter(|(lists, _)| lists.is_valid(row)) else {
+                        continue;
+                    };
+                    write_list(name, key, row, lists, items, out)?;
+                }
+                Source::Time(at) => {
+                    let Some(times) = self.times.get(at).filter(|times| times.is_valid(row)) else { continue };
+                    out.extend_from_slice(key);
+                    write_time(name, times.value(row), out)?;
+                }
+                Source::EmitterSeq if self.emitter_seq.is_null(row) => {}
+                Source::EmitterSeq => {
+                    write_plain(key, itoa::Buffer::new().format(self.emitter_seq.value(row)).as_bytes(), out)
+                }
+                Source::Seq => write_plain(key, itoa::Buffer::new().format(seq).as_bytes(), out),
+                Source::Version => write_plain(key, VERSION.as_bytes(), out),
+                Source::PrevHash => write_plain(key, &prev_hash.hex(), out),
+                Source::Origin => {
+                    out.extend_from_slice(key);
+                    write_string(origin, out);
+                }
             }
         }
+        // Each member began with a comma, and the first begins the object.
+        out.get_mut(begin).into_iter().for_each(|first| *first = b'{');
         out.push(b'}');
         Ok(())
     }
+}
+
+/// A value without special bytes.
+fn write_plain(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    out.push(b'"');
+    out.extend_from_slice(value);
+    out.push(b'"');
 }
 
 /// How many bytes of a string are looked at together.
@@ -201,8 +215,8 @@ const fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// A string as RFC 8785, section 3.2.2.2 writes it. Always true: something was written.
-fn write_string(text: &str, out: &mut Vec<u8>) -> bool {
+/// A string as RFC 8785, section 3.2.2.2 writes it.
+fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     for chunk in text.as_bytes().chunks(CHUNK) {
         // Nearly no chunk has a special byte, and to look at all of its bytes without a branch is many times faster.
@@ -215,7 +229,6 @@ fn write_string(text: &str, out: &mut Vec<u8>) -> bool {
         }
     }
     out.push(b'"');
-    true
 }
 
 fn write_special(byte: u8, out: &mut Vec<u8>) {
@@ -231,16 +244,22 @@ fn write_special(byte: u8, out: &mut Vec<u8>) {
     }
 }
 
+/// The list in `row` under its key; nothing if it is empty, which counts as null.
 fn write_list(
     column: &'static str,
+    key: &[u8],
     row: usize,
     lists: &ListArray,
     items: &StringArray,
     out: &mut Vec<u8>,
-) -> Result<bool, AuditError> {
+) -> Result<(), AuditError> {
     let fault = |reason: &str| AuditError::Entry { column, reason: reason.to_owned() };
     let bound = |at: usize| lists.value_offsets().get(at).and_then(|offset| usize::try_from(*offset).ok());
     let (Some(from), Some(to)) = (bound(row), bound(row + 1)) else { return Err(fault("it has no end")) };
+    if from == to {
+        return Ok(());
+    }
+    out.extend_from_slice(key);
     for at in from..to {
         if items.is_null(at) {
             return Err(fault("it holds a null"));
@@ -248,16 +267,13 @@ fn write_list(
         out.push(if at == from { b'[' } else { b',' });
         write_string(items.value(at), out);
     }
-    if from == to {
-        return Ok(false);
-    }
     out.push(b']');
-    Ok(true)
+    Ok(())
 }
 
 /// RFC 3339 in UTC with exactly six fraction digits. The days are turned into a date by the proleptic Gregorian calendar's
 /// cycle of 400 years, counted from March on so that a leap day is the last of its year.
-fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<bool, AuditError> {
+fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<(), AuditError> {
     if !(FIRST_MICROS..=LAST_MICROS).contains(&micros) {
         return Err(AuditError::Entry { column, reason: format!("{micros} µs is outside of the years 0 to 9999") });
     }
@@ -290,7 +306,7 @@ fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<bo
     digits(seconds % 60, 2, b'.');
     digits(fraction, 6, b'Z');
     out.push(b'"');
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -303,7 +319,8 @@ mod tests {
     #[test]
     fn members_are_in_the_order_of_the_alphabet_and_name_their_own_columns() {
         assert!(MEMBERS.is_sorted_by(|a, b| a.0 < b.0));
-        for (name, source) in MEMBERS {
+        for (name, key, source) in MEMBERS {
+            assert_eq!(key, format!(",\"{name}\":"));
             let column = match source {
                 Source::Text(at) => TEXTS[at],
                 Source::List(at) => LISTS[at],
@@ -321,7 +338,7 @@ mod tests {
         columns.retain(|name| *name != "entry_hash");
         columns.extend(["origin", "v"]);
         columns.sort_unstable();
-        assert_eq!(columns, MEMBERS.map(|(name, _)| name));
+        assert_eq!(columns, MEMBERS.map(|(name, ..)| name));
     }
 
     proptest! {

@@ -20,6 +20,7 @@
 //! | [`signer`] | who signs heads, and refuses any that is no extension of the last |
 //! | [`proof`] | that an entry is under a head, for whoever asks |
 //! | [`verify`] | whether a ledger is sound, for whoever does not trust its keeper; bundles |
+//! | [`witness`] | what is said to a witness |
 //!
 //! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing. Every
 //! column of a row is in its canonical bytes; the hash of these is in its leaf and in its successor's bytes; the leaf is
@@ -37,6 +38,7 @@ pub mod signer;
 pub mod tile;
 pub mod tree;
 pub mod verify;
+pub mod witness;
 
 pub use chain::{ChainHead, Leaf, Sealed, seal};
 pub use checkpoint::Checkpoint;

@@ -65,6 +65,11 @@ impl VKey {
         &self.name
     }
 
+    /// Whether it is a witness's: for cosignatures.
+    pub fn is_cosignature(&self) -> bool {
+        self.algorithm == Algorithm::Cosignature
+    }
+
     /// The first four bytes of the hash of name, algorithm and key.
     pub fn id(&self) -> [u8; 4] {
         let parts = [self.name.as_bytes(), b"\n", &[self.algorithm.byte()], self.key.as_bytes()];

@@ -2,9 +2,9 @@
 //!
 //! `orgs/<org>/audit/segments/<first>-<last>.parquet`, both ends `seq` in 20 digits. The columns are those of
 //! `schemas/audit_log.sql`; the file's key-value metadata says what each entry is hashed with and no column repeats:
-//! `mcpg.v` and `mcpg.origin`. A third key, `mcpg.position`, is for the control plane alone, which finds its place in the
-//! write-ahead log by it: every event of this org that the log brought before that object is in this segment or an earlier
-//! one. No verifier reads it.
+//! `mcpg.v` and `mcpg.origin`. Two more keys are for the control plane alone, and no verifier reads them. `mcpg.position`
+//! is its place in the write-ahead log: every event of this org that the log brought before that object is in this segment or
+//! an earlier one. `mcpg.standing` sums up what the entries up to here say of the ledger itself.
 //!
 //! A segment is created if absent and never written again. The same range always has the same entries, so of two nodes
 //! that write it one is as good as the other.
@@ -33,6 +33,8 @@ pub const META_VERSION: &str = "mcpg.v";
 pub const META_ORIGIN: &str = "mcpg.origin";
 /// Metadata key of the log position; see the module's doc.
 pub const META_POSITION: &str = "mcpg.position";
+/// Metadata key of the ledger's standing; see the module's doc.
+pub const META_STANDING: &str = "mcpg.standing";
 
 /// Rows of a row group: a unit of parallel reading and of pruning.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -95,6 +97,8 @@ pub struct SegmentEnd {
     pub origin: String,
     /// See the module's doc.
     pub position: u64,
+    /// See the module's doc; none of a segment that was written before there was one.
+    pub standing: Option<String>,
     /// The chain after its last entry.
     pub head: ChainHead,
 }
@@ -110,11 +114,12 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// When Parquet does not take the schema.
-    pub fn new(schema: &SchemaRef, origin: &str, position: u64) -> Result<Self, StorageError> {
+    pub fn new(schema: &SchemaRef, origin: &str, position: u64, standing: &str) -> Result<Self, StorageError> {
         let metadata = [
             (META_VERSION, entry::VERSION.to_owned()),
             (META_ORIGIN, origin.to_owned()),
             (META_POSITION, position.to_string()),
+            (META_STANDING, standing.to_owned()),
         ];
         let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value)).to_vec();
         let zstd = ZstdLevel::try_new(1).map_err(failed)?;
@@ -183,6 +188,7 @@ pub fn read(
     }
     let position = value(META_POSITION)?.parse().map_err(|_| damaged(format!("its {META_POSITION} is no number")))?;
     let origin = value(META_ORIGIN)?;
+    let standing = value(META_STANDING).ok();
     let (mut next, mut last) = (name.first, None);
     let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| damaged(e.to_string()))?;
     for batch in reader {
@@ -207,7 +213,7 @@ pub fn read(
         return Err(damaged(format!("it ends before entry {next}, and its name says {}", name.last)));
     }
     let last = last.ok_or_else(|| damaged("its last entry_hash is no hash".to_owned()))?;
-    Ok(SegmentEnd { origin, position, head: ChainHead { size: next, last } })
+    Ok(SegmentEnd { origin, position, standing, head: ChainHead { size: next, last } })
 }
 
 /// The least and greatest `occurred_at` of entries, in µs: what prunes segments. None of no entries.

@@ -1,4 +1,4 @@
-//! `mcpg audit`: verifies a ledger, exports it, tells its key.
+//! `mcpg audit`: verifies a ledger, exports it, tells its key. How long it is kept is in `audit_keeping`.
 //!
 //! `verify` and `export` read a store or a bundle directly, without a server and without any key but the public one. The verdict
 //! goes to standard output; with exit code 1, standard error names the first thing that is wrong as well.
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use url::Url;
 
+use super::audit_keeping::{self, HoldArgs, PruneArgs};
 use super::config::load;
 use super::{CliError, http, output};
 use crate::audit::note::VKey;
@@ -38,6 +39,12 @@ pub(super) enum AuditCommand {
     Export(ExportArgs),
     /// Print the verifier key of an org's ledger.
     Vkey(VkeyArgs),
+    /// Remove entries that are older than they are kept, or say which would go.
+    Prune(PruneArgs),
+    /// Put a ledger on hold: nothing of it is removed until it is released.
+    Hold(HoldArgs),
+    /// End the hold of a ledger.
+    Release(HoldArgs),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +126,9 @@ pub(super) async fn run(command: AuditCommand) -> Result<(), CliError> {
         AuditCommand::Verify(args) => blocking(move |runtime| verify(&args, runtime)).await,
         AuditCommand::Export(args) => blocking(move |runtime| export(&args, runtime)).await,
         AuditCommand::Vkey(args) => tell_vkey(args).await,
+        AuditCommand::Prune(args) => audit_keeping::prune(args).await,
+        AuditCommand::Hold(args) => audit_keeping::hold(args).await,
+        AuditCommand::Release(args) => audit_keeping::release(args).await,
     }
 }
 

@@ -20,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::load;
 use super::{CliError, output};
+use crate::api::refusals::{self, Refusals};
 use crate::api::server::Server;
 use crate::api::{Access, Api};
+use crate::audit::note::VKey;
 use crate::audit::{AuditError, SigningKeys, keys};
 use crate::config::{Audit, ControlPlane, StorageUrl};
 use crate::model::{Clock, SystemClock, SystemRandom};
-use crate::plane::{Parts, Plane, Readiness};
+use crate::plane::{self, Elsewhere, Parts, Plane, Readiness, Witness};
 use crate::query::{LocalEngine, SqlLimits};
 use crate::storage::Store;
 use crate::telemetry::Telemetry;
@@ -146,7 +148,9 @@ impl Signals {
 
 /// A control-plane node that serves.
 pub(super) struct Node {
+    settings: ControlPlane,
     plane: Arc<Plane>,
+    refusals: Arc<Refusals>,
     address: SocketAddr,
     stop: CancellationToken,
     server: JoinHandle<bool>,
@@ -172,6 +176,7 @@ impl Node {
             random: Arc::new(SystemRandom),
             metrics: Arc::clone(&metrics),
             signing: Arc::new(signing),
+            elsewhere: elsewhere(&settings.audit)?,
         };
         let plane = Plane::new(settings, parts).map_err(|error| CliError::CouldNot(error.to_string()))?;
         let api = Api::new(
@@ -182,9 +187,11 @@ impl Node {
             settings.limits.clone(),
             clock,
         );
+        let refusals = api.refusals();
+        tokio::spawn(refusals::run(Arc::clone(&refusals), Arc::clone(&plane)));
         let (address, stop) = (server.address(), CancellationToken::new());
         let server = tokio::spawn(server.run(api.into_router(), stop.clone().cancelled_owned(), GRACE));
-        Ok(Self { plane, address, stop, server })
+        Ok(Self { settings: settings.clone(), plane, refusals, address, stop, server })
     }
 
     /// Where it is reached.
@@ -195,7 +202,7 @@ impl Node {
     /// Replays the write-ahead log, showing how far it is; afterwards requests are served.
     pub(super) async fn recover(&self) -> Result<(), CliError> {
         tokio::select! {
-            recovered = self.plane.recover() => {
+            recovered = plane::start(&self.plane, &self.settings) => {
                 recovered.map_err(|error| CliError::could_not("the store cannot be read", error))
             }
             () = show_replay(&self.plane) => Err(CliError::CouldNot("the replay's progress ended".to_owned())),
@@ -209,6 +216,10 @@ impl Node {
             Ok(true) => {}
             Ok(false) => tracing::warn!(grace = ?GRACE, "requests that did not end in time were cut off"),
             Err(error) => tracing::error!(%error, "the server did not end well"),
+        }
+        self.refusals.record(&self.plane, true).await;
+        if let Err(error) = self.plane.announce_stop().await {
+            tracing::warn!(%error, "the ledgers were not told that this node stops");
         }
         let unflushed = |why: String| {
             CliError::could_not("not all was flushed; what was acknowledged is safe in the write-ahead log", why)
@@ -241,6 +252,20 @@ fn signing_keys(settings: &Audit) -> Result<SigningKeys, AuditError> {
     let Some(path) = &settings.previous_key_file else { return Ok(signing) };
     let missing = || AuditError::Key(format!("{}, audit.previous_key_file, is not there", path.display()));
     Ok(signing.with_previous(keys::load(path)?.ok_or_else(missing)?))
+}
+
+/// Where the ledgers' heads are handed on to.
+fn elsewhere(settings: &Audit) -> Result<Elsewhere, CliError> {
+    let witness = settings.witness.as_ref().map(|witness| {
+        let vkey = witness.vkey.parse::<VKey>();
+        vkey.and_then(|vkey| Witness::new(&witness.url, vkey))
+            .map_err(|error| CliError::could_not("audit.witness", error))
+    });
+    let mirror = settings
+        .mirror
+        .as_ref()
+        .map(|mirror| Store::open(&mirror.url.to_string()).map_err(|error| CliError::could_not("audit.mirror", error)));
+    Ok(Elsewhere { witness: witness.transpose()?, mirror: mirror.transpose()? })
 }
 
 fn sql_limits(settings: &ControlPlane) -> SqlLimits {

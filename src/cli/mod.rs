@@ -5,6 +5,7 @@
 //! that goes away (`mcpg sql … | head`) ends the program quietly.
 
 mod audit;
+mod audit_keeping;
 mod config;
 mod control_plane;
 mod demo;

@@ -13,6 +13,8 @@ use super::{ByteSize, Endpoint, Otlp, Period, Secret};
 const MICROSECOND: Period = Period::new(Duration::from_micros(1));
 pub(super) const SECOND: Period = Period::new(Duration::from_secs(1));
 pub(super) const HOUR: Period = Period::new(Duration::from_secs(3_600));
+const DAY: Period = Period::new(Duration::from_secs(86_400));
+const CENTURY: Period = Period::new(Duration::from_secs(36_525 * 86_400));
 pub(super) const KIB: ByteSize = ByteSize::new(1 << 10);
 pub(super) const MIB: ByteSize = ByteSize::mib(1);
 pub(super) const MOST_BYTES: ByteSize = ByteSize::mib(1 << 30);
@@ -29,6 +31,7 @@ pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut C
     if settings.audit.key_file.as_os_str().is_empty() {
         check.fault("audit.key_file", "empty; name the file that holds the ledger's key");
     }
+    check.audit(settings);
     check.ranges(settings);
     check.otlp("telemetry.otlp", &settings.telemetry.otlp);
 }
@@ -159,6 +162,24 @@ impl Check<'_, '_> {
     }
 
     /// A collector that is spoken to over OTLP, at the setting `path`.
+    fn audit(&mut self, settings: &ControlPlane) {
+        self.range("audit.prune_interval", settings.audit.prune_interval, SECOND..=DAY);
+        for (index, org) in settings.orgs.iter().enumerate() {
+            if let Some(period) = org.retention.ledger {
+                self.range(&format!("orgs.{index}.retention.ledger"), period, SECOND..=CENTURY);
+            }
+        }
+        if let Some(witness) = &settings.audit.witness {
+            self.url("audit.witness.url", &witness.url, "a witness");
+            if witness.vkey.splitn(3, '+').count() != 3 {
+                self.fault("audit.witness.vkey", "no verifier key; it is written <name>+<8 hex digits>+<base64>");
+            }
+        }
+        if settings.audit.mirror.as_ref().is_some_and(|mirror| mirror.url == settings.storage.url) {
+            self.fault("audit.mirror.url", "the same as storage.url; a mirror is of use in another store alone");
+        }
+    }
+
     pub(super) fn otlp(&mut self, path: &str, otlp: &Otlp) {
         self.range(&format!("{path}.sample_rate"), otlp.sample_rate, 0.0..=1.0);
         if let Some(endpoint) = &otlp.endpoint {

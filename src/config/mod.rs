@@ -40,6 +40,7 @@ mod secret;
 mod settings;
 mod storage;
 mod streams;
+mod summary;
 mod telemetry;
 mod token;
 mod tree;
@@ -53,9 +54,12 @@ pub use plugin::{Plugin, PluginName, PluginNameError, Restart, Transport};
 pub use policy::PolicySource;
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;
-pub use settings::{Audit, Commit, ControlPlane, Flush, Limits, Org, OrgScope, SqlLimits, Token};
+pub use settings::{
+    Audit, Commit, ControlPlane, Flush, Limits, Mirror, Org, OrgScope, Retention, SqlLimits, Token, Witness,
+};
 pub use storage::{Storage, StorageUrl, StorageUrlError};
 pub use streams::{AuditStream, Destination, MetricsPush, MetricsStream, Observability, OnFailure, TraceStream};
+pub use summary::{OrgSummary, TokenSummary};
 pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry};
 pub use token::{TokenHash, TokenHashError};
 

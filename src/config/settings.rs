@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::check;
 use super::fault::{Collector, Faults};
 use super::interpolate::interpolate;
-use super::{ByteSize, Environment, Period, Secret, Storage, Telemetry, TokenHash, decode, tree};
+use super::{ByteSize, Endpoint, Environment, Period, Secret, Storage, StorageUrl, Telemetry, TokenHash, decode, tree};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -112,6 +112,17 @@ pub struct Org {
     /// Its extras.
     #[serde(default)]
     pub entitlements: Vec<Entitlement>,
+    /// How long its data is kept, where that is not what its tier says.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// How long an org's data is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Entries of the audit ledger; by the org's tier if not set.
+    pub ledger: Option<Period>,
 }
 
 /// The org that a token belongs to.
@@ -175,11 +186,42 @@ pub struct Audit {
     pub key: Option<Secret>,
     /// The file of the key before this one: for the time of a change, heads are signed with both.
     pub previous_key_file: Option<PathBuf>,
+    /// How often it is looked for entries that are older than they are kept.
+    pub prune_interval: Period,
+    /// Who cosigns each head.
+    pub witness: Option<Witness>,
+    /// Where each head is copied to.
+    pub mirror: Option<Mirror>,
+}
+
+/// A witness, which speaks C2SP tlog-witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// Its submission prefix: heads are posted to `<url>/add-checkpoint`.
+    pub url: Endpoint,
+    /// Its verifier key.
+    pub vkey: String,
+}
+
+/// A second store, for heads alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// The object store.
+    pub url: StorageUrl,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { key_file: PathBuf::from("./mcpg-data/keys/ledger.key"), key: None, previous_key_file: None }
+        Self {
+            key_file: PathBuf::from("./mcpg-data/keys/ledger.key"),
+            key: None,
+            previous_key_file: None,
+            prune_interval: Period::new(Duration::from_secs(3_600)),
+            witness: None,
+            mirror: None,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use rmcp::model::{ErrorData, RequestId, ServerJsonRpcMessage};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::mcp::{Inbound, Session};
 use super::message::{Request, response, size};
@@ -23,6 +23,9 @@ use super::story::{Ending, Story, Telling, UNKNOWN, is_error};
 use super::traces::{Answer, Failure, RequestSpans, Target};
 use super::upstream::{Ask, Plugin, StreamNumber, UpstreamFault};
 use crate::model::Outcome;
+
+/// How often an overdue call is looked at while its client is asked something.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A request, and whose it is.
 pub(crate) struct Work<'a> {
@@ -40,7 +43,8 @@ impl<'a> Work<'a> {
     }
 
     /// Asks the plugin at `index`, within `patience`: opens a session with it where there is none, and passes the trace on.
-    /// Whoever asks has a turn.
+    /// Whoever asks has a turn. While the client is asked something in between, it is the client that is waited for, and
+    /// that takes as long as it takes a person.
     pub(crate) async fn ask(
         &self,
         index: usize,
@@ -54,11 +58,20 @@ impl<'a> Work<'a> {
         dispatch.outbound().put_headers(&mut headers);
         put_meta(&mut params, |meta| dispatch.outbound().put_meta(meta));
         let method = self.request.method.clone();
-        let asked = timeout(patience, async {
+        let asking = async {
             let link = self.session.link(index).await?;
             link.ask(Ask { method, params, headers, stream: Some(self.stream) }).await
-        });
-        let outcome = asked.await.unwrap_or(Err(UpstreamFault::TimedOut { after: patience }));
+        };
+        let overdue = async {
+            sleep(patience).await;
+            while self.session.is_asked(self.stream) {
+                sleep(LOOK).await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = asking => outcome,
+            () = overdue => Err(UpstreamFault::TimedOut { after: patience }),
+        };
         dispatch.end(failure(&outcome));
         outcome
     }

@@ -127,6 +127,21 @@ impl Request {
         meta(self.params.as_ref())
     }
 
+    /// The request without its arguments, as JSON, where it has some: all that whoever routes it has to read.
+    pub(crate) fn outline(&self) -> Option<Vec<u8>> {
+        #[derive(Serialize)]
+        struct Outline<'a> {
+            jsonrpc: &'static str,
+            id: &'a RequestId,
+            method: &'a str,
+            params: Map<String, Value>,
+        }
+        let params = self.params.as_ref()?.as_object().filter(|params| params.contains_key("arguments"))?;
+        let others = params.iter().filter(|(name, _)| *name != "arguments");
+        let params = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+        serde_json::to_vec(&Outline { jsonrpc: "2.0", id: &self.id, method: &self.method, params }).ok()
+    }
+
     /// A member of the parameters that is text.
     pub(crate) fn text(&self, member: &str) -> Option<&str> {
         self.params.as_ref()?.get(member)?.as_str()
@@ -218,6 +233,21 @@ mod tests {
             assert!(!fault.to_string().contains(secret), "{fault}");
         }
         assert_eq!(Message::parse(b"{").unwrap_err(), Malformed::Json { line: 1, column: 1 });
+    }
+
+    #[test]
+    fn an_outline_has_all_but_the_arguments() {
+        let body =
+            json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {"name": "t", "_meta": {"k": 1}}});
+        let mut whole = body.clone();
+        whole["params"]["arguments"] = json!({"secret": "hunter2"});
+        let parse = |value: &serde_json::Value| match Message::parse(value.to_string().as_bytes()) {
+            Ok(Message::Request(request)) => request,
+            other => panic!("{other:?}"),
+        };
+        let outline: serde_json::Value = serde_json::from_slice(&parse(&whole).outline().unwrap()).unwrap();
+        assert_eq!(outline, body);
+        assert!(parse(&body).outline().is_none(), "it is one already");
     }
 
     #[test]

@@ -239,10 +239,17 @@ fn plugins(
             match step {
                 Step::Ready => upstreams.set_up(plugin, true),
                 Step::Failed | Step::Stopped => upstreams.set_up(plugin, false),
-                Step::Restarted => upstreams.restarted(plugin),
-                Step::Started | Step::ToolsChanged => {}
+                Step::Restarted | Step::ProcessRestarted => upstreams.restarted(plugin),
+                Step::Started | Step::ToolsChanged | Step::ProcessFailed => {}
             }
-            let detail = why.map(|code| Map::from_iter([("code".to_owned(), Value::from(code))]));
+            let scope = matches!(step, Step::ProcessFailed | Step::ProcessRestarted).then_some(("scope", "session"));
+            let detail: Map<_, _> = why
+                .map(|code| ("code", code))
+                .into_iter()
+                .chain(scope)
+                .map(|(name, value)| (name.to_owned(), Value::from(value)))
+                .collect();
+            let detail = (!detail.is_empty()).then_some(detail);
             telling.step(step.action(), Some(plugin), detail.as_ref());
         })
     };

@@ -38,6 +38,13 @@ impl IdempotencyKey {
         Ok(Self(bytes))
     }
 
+    /// The fingerprint of what the control plane itself does once: no client can send a key of the same.
+    pub fn own(text: &str) -> Self {
+        let mut bytes = [0; 16];
+        blake3::Hasher::new().update(b"own\0").update(text.as_bytes()).finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+
     /// The fingerprint that was stored.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)

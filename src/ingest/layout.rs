@@ -63,8 +63,15 @@ pub(super) enum Rule {
     Date,
     /// `invocation_id` of an event: a UUID that the emitter knows, or none.
     Uuid,
-    /// `action`: dotted words in lower case.
+    /// `actor` of an event that was sent in: anyone but the control plane.
+    Actor {
+        /// The most characters.
+        max_chars: usize,
+    },
+    /// `action` of an event that was sent in: dotted words in lower case, none of the ledger's own.
     Action,
+    /// `action` of an event of the control plane's own.
+    OwnAction,
     /// `occurred_at`: the emitter's clock, `recorded_at` where there is none.
     Occurred,
     /// `recorded_at`: the control plane's own clock, whatever a body says.
@@ -133,6 +140,9 @@ static EVENTS: LazyLock<Result<Layout, SchemaError>> = LazyLock::new(|| {
     Ok(layout)
 });
 
+static OWN_EVENTS: LazyLock<Result<Layout, SchemaError>> =
+    LazyLock::new(|| Ok(Layout::of(RowKind::Event, &schemas()?.audit_event, own_event_rule)));
+
 /// The rule of a sample's column: by name where the contract has one for it, else by type.
 fn sample_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     match name {
@@ -156,13 +166,22 @@ fn sample_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     }
 }
 
+/// The rule of a column of an event of the control plane's own: it may say what no emitter may.
+fn own_event_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
+    match name {
+        "actor" => Rule::Name { max_chars: TEXT_MAX_CHARS },
+        "action" => Rule::OwnAction,
+        _ => event_rule(name, data_type, nullable),
+    }
+}
+
 /// The rule of an event's column.
 fn event_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     match name {
         "event_id" => Rule::Id,
         "occurred_at" => Rule::Occurred,
         "recorded_at" => Rule::RecordedAt,
-        "actor" => Rule::Name { max_chars: TEXT_MAX_CHARS },
+        "actor" => Rule::Actor { max_chars: TEXT_MAX_CHARS },
         "action" => Rule::Action,
         "target" => Rule::Text { max_chars: TARGET_MAX_CHARS },
         "reason" => Rule::Prose,
@@ -196,6 +215,14 @@ impl Layout {
     /// When the DDL compiled into the program does not parse.
     pub(super) fn events() -> Result<&'static Self, IngestError> {
         EVENTS.as_ref().map_err(|error| IngestError::Internal(error.to_string()))
+    }
+
+    /// The layout of the control plane's own events, made at the first call.
+    ///
+    /// # Errors
+    /// When the DDL compiled into the program does not parse.
+    pub(super) fn own_events() -> Result<&'static Self, IngestError> {
+        OWN_EVENTS.as_ref().map_err(|error| IngestError::Internal(error.to_string()))
     }
 
     fn of(kind: RowKind, schema: &'static SchemaRef, rule: impl Fn(&str, &DataType, bool) -> Rule) -> Self {

@@ -53,6 +53,7 @@ pub use media::Media;
 use crate::model::OrgName;
 use layout::Layout;
 use rows::RowBuilder;
+pub use validate::OWN_ACTOR;
 
 /// Bounds on one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,19 @@ pub fn decode_events(
         return Err(IngestError::UnsupportedMediaType(advice.to_owned()));
     }
     decode_rows(Layout::events()?, body, media, encoding, context, ids)
+}
+
+/// Judges and completes events of the control plane's own, NDJSON: as [`decode_events`], but they may be of any actor and any
+/// action, the ledger's own among them.
+///
+/// # Errors
+/// See [`IngestError`].
+pub fn complete_own_events(
+    lines: &Bytes,
+    context: &DecodeContext<'_>,
+    ids: &mut dyn IdSource,
+) -> Result<RecordBatch, IngestError> {
+    decode_rows(Layout::own_events()?, lines, Media::Ndjson, Encoding::Identity, context, ids)
 }
 
 fn decode_rows(

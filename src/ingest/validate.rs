@@ -37,8 +37,10 @@ const YEAR_1_MICROS: i64 = -62_135_596_800_000_000;
 const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
 /// The longest action.
 const ACTION_MAX_BYTES: usize = 128;
-/// What actions of the ledger's own entries begin with.
+/// What actions of the ledger's own entries begin with: what the ledger says of itself only the control plane may say.
 const LEDGER_ACTIONS: &str = "ledger.";
+/// What the actor of the control plane's own events begins with: no emitter speaks in its name.
+pub const OWN_ACTOR: &str = "system:control-plane";
 /// The longest reason.
 const PROSE_MAX_BYTES: usize = 16 << 10;
 /// The most texts in an array, and the longest.
@@ -168,7 +170,20 @@ impl Judge<'_> {
                 values
             }
             Rule::Uuid => Arc::new(self.uuids(name, values.as_string())),
+            Rule::Actor { max_chars } => {
+                let actors = values.as_string();
+                self.lengths(name, actors, 1, max_chars);
+                let ours = |actor: &str| !actor.starts_with(OWN_ACTOR);
+                self.note(name, actors.iter(), ours, "system:control-plane… is the control plane itself");
+                values
+            }
             Rule::Action => {
+                self.actions(name, values.as_string());
+                let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
+                self.note(name, values.as_string::<i32>().iter(), ours, "ledger.… is for the ledger's own entries");
+                values
+            }
+            Rule::OwnAction => {
                 self.actions(name, values.as_string());
                 values
             }
@@ -250,12 +265,10 @@ impl Judge<'_> {
         self.note(name, counts.iter(), |count| count >= 0, "negative");
     }
 
-    /// Dotted words in lower case; what the ledger says of itself only the ledger may say.
+    /// Dotted words in lower case.
     fn actions(&mut self, name: &'static str, actions: &StringArray) {
         let fault = format!("not dotted lower-case words of at most {ACTION_MAX_BYTES} bytes, like tool.permit");
         self.note(name, actions.iter(), is_action, &fault);
-        let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
-        self.note(name, actions.iter(), ours, "ledger.… is for the ledger's own entries");
     }
 
     fn salts(&mut self) -> StringArray {

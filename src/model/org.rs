@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,32 @@ pub enum Tier {
     Team,
     /// 7 years.
     Enterprise,
+}
+
+impl Tier {
+    /// How long data is kept.
+    pub const fn retention(self) -> Duration {
+        let days = match self {
+            Self::Community => 30,
+            Self::Pro => 90,
+            Self::Team => 180,
+            // Seven years, two of them leap years.
+            Self::Enterprise => 2_557,
+        };
+        Duration::from_secs(days * 86_400)
+    }
+}
+
+impl fmt::Display for Tier {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Community => "community",
+            Self::Pro => "pro",
+            Self::Team => "team",
+            Self::Enterprise => "enterprise",
+        })
+    }
 }
 
 /// An extra that an org is entitled to.

@@ -108,13 +108,19 @@ impl Plane {
     }
 
     /// A tile; a partial one that has gone since is the beginning of the full one.
-    async fn tile(&self, org: &OrgName, id: TileId) -> Result<Bytes, PlaneError> {
-        if let Some(found) = self.ledger_file(org, LedgerFile::Tile(id)).await? {
-            return Ok(found);
-        }
-        let full = self.ledger_file(org, LedgerFile::Tile(id.full())).await?;
-        let found = full.filter(|bytes| bytes.len() >= id.bytes()).map(|bytes| bytes.slice(..id.bytes()));
-        let missing = || StorageError::damaged(format!("{}/tile/{id}", folder(org)), "it is missing");
-        Ok(found.ok_or_else(missing)?)
+    pub(super) async fn tile(&self, org: &OrgName, id: TileId) -> Result<Bytes, PlaneError> {
+        self.sound(org)?;
+        Ok(stored_tile(self, org, id).await?)
     }
+}
+
+/// See [`Plane::tile`].
+pub(super) async fn stored_tile(plane: &Plane, org: &OrgName, id: TileId) -> Result<Bytes, StorageError> {
+    let path = |id: TileId| Path::from(format!("{}/tile/{id}", folder(org)));
+    if let Some(found) = get(plane, &path(id)).await? {
+        return Ok(found);
+    }
+    let full = get(plane, &path(id.full())).await?;
+    let found = full.filter(|bytes| bytes.len() >= id.bytes()).map(|bytes| bytes.slice(..id.bytes()));
+    found.ok_or_else(|| StorageError::damaged(path(id), "it is missing"))
 }

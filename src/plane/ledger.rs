@@ -7,7 +7,7 @@
 //!
 //! Entries are live, in memory, until their segment is stored; a query sees segments and live entries, each once.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -15,6 +15,7 @@ use arrow::record_batch::RecordBatch;
 use object_store::path::Path;
 use tokio::time::Instant;
 
+use super::standing::{Prune, Pruned, Standing};
 use crate::audit::segment::{SegmentName, time_range};
 use crate::audit::{AuditError, ChainHead, Leaf, seal};
 use crate::model::OrgName;
@@ -59,6 +60,15 @@ pub(super) struct Duty {
     pub(super) since: Instant,
 }
 
+/// Where an entry is.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Among these, in memory.
+    Live(RecordBatch),
+    /// In this segment.
+    Stored(SegmentName),
+}
+
 /// What is on the store of a segment.
 #[derive(Debug)]
 pub(super) enum Place {
@@ -76,15 +86,39 @@ pub(super) struct Segment {
     pub(super) name: SegmentName,
     /// The object whose mark ended it: what the log brought before that is in it or an earlier one.
     pub(super) position: u64,
+    /// What the entries up to its end say of the ledger, as its metadata has it.
+    standing: Arc<str>,
     /// The object whose mark made it out of others.
     merged_at: u64,
     pub(super) place: Place,
 }
 
+/// A segment that is to be written.
+#[derive(Debug)]
+pub(super) struct Due<T> {
+    pub(super) name: SegmentName,
+    pub(super) position: u64,
+    pub(super) standing: Arc<str>,
+    pub(super) duty: Duty,
+    /// What it is made of.
+    pub(super) from: Vec<T>,
+}
+
+/// Segments that are to be deleted: they were pruned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal {
+    /// The entry that says so. They go once a head covers it.
+    pub(super) entry: u64,
+    /// All that end before this entry.
+    pub(super) first_kept: u64,
+    /// Since when no query of this node begins to read them.
+    pub(super) since: Instant,
+}
+
 impl Segment {
     /// One that was found on the store.
-    pub(super) fn found(name: SegmentName, position: u64, size: u64) -> Self {
-        Self { name, position, merged_at: 0, place: Place::Stored(Stored { size, times: None }) }
+    pub(super) fn found(name: SegmentName, position: u64, standing: Arc<str>, size: u64) -> Self {
+        Self { name, position, standing, merged_at: 0, place: Place::Stored(Stored { size, times: None }) }
     }
 
     fn files(&self, org: &OrgName, out: &mut Vec<DataFile>) {
@@ -125,13 +159,41 @@ pub(super) struct LedgerState {
     files: Option<Arc<Vec<DataFile>>>,
     /// When a segment was last ended.
     pub(super) cut_at: Option<Instant>,
+    /// What its entries say of it.
+    standing: Standing,
+    removal: Option<Removal>,
 }
 
 impl LedgerState {
-    /// The ledger that these segments hold, ended by `head`.
-    pub(super) fn new(origin: String, schema: SchemaRef, head: ChainHead, segments: Vec<Segment>) -> Self {
+    /// The ledger that these segments hold, ended by `head`, and what they say of it.
+    pub(super) fn new(
+        origin: String,
+        schema: SchemaRef,
+        head: ChainHead,
+        segments: Vec<Segment>,
+        standing: Standing,
+    ) -> Self {
         let loaded = segments.last().map_or(0, |segment| segment.position);
-        Self { origin, schema, head, loaded, live: VecDeque::new(), segments, files: None, cut_at: None }
+        // What a process left undone, if anything.
+        let removal =
+            standing.pruned.map(|Pruned { entry, first_kept }| Removal { entry, first_kept, since: Instant::now() });
+        Self {
+            origin,
+            schema,
+            head,
+            loaded,
+            live: VecDeque::new(),
+            segments,
+            files: None,
+            cut_at: None,
+            standing,
+            removal,
+        }
+    }
+
+    /// What its entries say of it.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The ledger's origin.
@@ -156,6 +218,9 @@ impl LedgerState {
         }
         let sealed = seal(&self.schema, &self.origin, &self.head, events)?;
         self.head = sealed.head;
+        for Prune { entry, first_kept, segments } in self.standing.fold(&sealed.batch) {
+            self.prune(entry, first_kept, &segments);
+        }
         self.live.push_back(Entries { position, end: self.head.size, batch: sealed.batch, leaves: sealed.leaves });
         Ok(())
     }
@@ -182,7 +247,9 @@ impl LedgerState {
         }
         let duty = Duty { ours, since: Instant::now() };
         let name = SegmentName { first, last: self.head.size - 1 };
-        self.segments.push(Segment { name, position, merged_at: 0, place: Place::Cut(duty) });
+        // Plain data under string keys can always be written.
+        let standing = serde_json::to_string(&self.standing).unwrap_or_default().into();
+        self.segments.push(Segment { name, position, standing, merged_at: 0, place: Place::Cut(duty) });
         self.cut_at = Some(duty.since);
     }
 
@@ -195,14 +262,15 @@ impl LedgerState {
             return;
         }
         let parts: Vec<_> = self.segments.drain(from..=to).collect();
-        let ended = parts.last().map_or(0, |part| part.position);
+        let (ended, standing) =
+            parts.last().map_or_else(|| (0, Arc::default()), |part| (part.position, Arc::clone(&part.standing)));
         let place = Place::Parts(Duty { ours, since: Instant::now() }, parts);
-        self.segments.insert(from, Segment { name, position: ended, merged_at: position, place });
+        self.segments.insert(from, Segment { name, position: ended, standing, merged_at: position, place });
         self.files = None;
     }
 
     /// The first segment that is not on the store yet, and what it is to hold.
-    pub(super) fn next_cut(&self) -> Option<(SegmentName, u64, Duty, Vec<Entries>)> {
+    pub(super) fn next_cut(&self) -> Option<Due<Entries>> {
         fn first_cut(segments: &[Segment]) -> Option<(&Segment, Duty)> {
             segments.iter().find_map(|segment| match &segment.place {
                 Place::Cut(duty) => Some((segment, *duty)),
@@ -212,7 +280,8 @@ impl LedgerState {
         }
         let (segment, duty) = first_cut(&self.segments)?;
         let held = |entries: &&Entries| entries.end > segment.name.first && entries.end <= segment.name.last + 1;
-        Some((segment.name, segment.position, duty, self.live.iter().filter(held).cloned().collect()))
+        let (name, position, standing) = (segment.name, segment.position, Arc::clone(&segment.standing));
+        Some(Due { name, position, standing, duty, from: self.live.iter().filter(held).cloned().collect() })
     }
 
     /// Notes that a segment is on the store: its entries are live no longer, or its parts are to be deleted, which come
@@ -253,13 +322,22 @@ impl LedgerState {
     }
 
     /// Merges whose parts are all on the store: what is to be made, with which position, by whom, out of what.
-    pub(super) fn next_merge(&self) -> Option<(SegmentName, u64, Duty, Vec<SegmentName>)> {
+    pub(super) fn next_merge(&self) -> Option<Due<SegmentName>> {
         self.segments.iter().find_map(|segment| match &segment.place {
-            Place::Parts(duty, parts) if parts.iter().all(Segment::is_whole) => {
-                Some((segment.name, segment.position, *duty, parts.iter().map(|part| part.name).collect()))
-            }
+            Place::Parts(duty, parts) if parts.iter().all(Segment::is_whole) => Some(Due {
+                name: segment.name,
+                position: segment.position,
+                standing: Arc::clone(&segment.standing),
+                duty: *duty,
+                from: parts.iter().map(|part| part.name).collect(),
+            }),
             _ => None,
         })
+    }
+
+    /// Whether there is to be a segment of this name.
+    pub(super) fn has(&self, name: SegmentName) -> bool {
+        self.segments.iter().any(|segment| segment.name == name)
     }
 
     /// The stored segments, oldest first; a segment that is not whole ends a run, so it is none here.
@@ -274,10 +352,66 @@ impl LedgerState {
         runs
     }
 
-    /// Forgets segments that have been removed: all before entry `first_kept`.
-    pub(super) fn prune(&mut self, first_kept: u64) {
-        self.segments.retain(|segment| segment.name.last >= first_kept);
+    /// Does what a `ledger.prune` says: from here on no query sees the segments that end before `first_kept`, and they are to
+    /// be deleted. Should one of them be none that the entry names, because the log made it out of those meanwhile, the
+    /// entry has no effect, on any node.
+    fn prune(&mut self, entry: u64, first_kept: u64, named: &HashSet<SegmentName>) {
+        let is_gone = |segment: &Segment| segment.name.last < first_kept;
+        let gone = self.segments.iter().filter(|segment| is_gone(segment));
+        if !gone.clone().all(|segment| named.contains(&segment.name)) || self.segments.iter().all(is_gone) {
+            return;
+        }
+        self.segments.retain(|segment| !is_gone(segment));
+        self.standing.pruned = Some(Pruned { entry, first_kept });
+        self.removal = Some(Removal { entry, first_kept, since: Instant::now() });
         self.files = None;
+    }
+
+    /// What is to be deleted, if anything.
+    pub(super) fn removal(&self) -> Option<Removal> {
+        self.removal
+    }
+
+    /// Notes that what the entry pruned is deleted.
+    pub(super) fn removed(&mut self, entry: u64) {
+        self.removal = self.removal.filter(|removal| removal.entry != entry);
+    }
+
+    /// The stored segments from the oldest on, without the last of all: they may be pruned.
+    pub(super) fn prunable(&self) -> Vec<(SegmentName, u64)> {
+        let all_but_last = self.segments.iter().take(self.segments.len().saturating_sub(1));
+        let stored = all_but_last.map_while(|segment| match &segment.place {
+            Place::Stored(stored) => Some((segment.name, stored.size)),
+            Place::Cut(_) | Place::Parts(..) => None,
+        });
+        stored.collect()
+    }
+
+    /// The stored segment that begins with an entry.
+    pub(super) fn stored_from(&self, first: u64) -> Option<SegmentName> {
+        let segment = self.segments.iter().find(|segment| segment.name.first == first)?;
+        segment.is_whole().then_some(segment.name)
+    }
+
+    /// The first entry that is there.
+    pub(super) fn first_kept(&self) -> u64 {
+        self.segments.first().map_or(self.head.size - self.live_rows(), |segment| segment.name.first)
+    }
+
+    /// Where an entry is.
+    pub(super) fn find(&self, seq: u64) -> Option<Found> {
+        fn stored(segments: &[Segment], seq: u64) -> Option<SegmentName> {
+            let holder = segments.iter().find(|segment| (segment.name.first..=segment.name.last).contains(&seq))?;
+            match &holder.place {
+                Place::Stored(_) => Some(holder.name),
+                Place::Cut(_) => None,
+                Place::Parts(_, parts) => stored(parts, seq),
+            }
+        }
+        let live =
+            self.live.iter().find(|entries| entries.end > seq && seq + entries.batch.num_rows() as u64 >= entries.end);
+        live.map(|entries| Found::Live(entries.batch.clone()))
+            .or_else(|| stored(&self.segments, seq).map(Found::Stored))
     }
 
     /// The log is needed from after this position on; none if it is not needed.
@@ -307,5 +441,63 @@ impl LedgerState {
     /// Memory that live entries hold, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.live.iter().map(|entries| entries.batch.get_array_memory_size()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{LedgerState, Segment, SegmentName};
+    use crate::audit::{ChainHead, Hash};
+    use crate::model::schema::schemas;
+    use crate::plane::standing::{Pruned, Standing};
+
+    fn name(first: u64) -> SegmentName {
+        SegmentName { first, last: first + 9 }
+    }
+
+    /// A ledger of three stored segments of ten entries each.
+    fn ledger() -> LedgerState {
+        let segments = [0, 10, 20].map(|first| Segment::found(name(first), first, Arc::from("{}"), 100));
+        let head = ChainHead { size: 30, last: Hash::ZERO };
+        let schema = Arc::clone(&schemas().unwrap().audit_log);
+        LedgerState::new("o".to_owned(), schema, head, segments.into(), Standing::default())
+    }
+
+    fn prune(ledger: &mut LedgerState, first_kept: u64, named: &[SegmentName]) -> u64 {
+        ledger.prune(30, first_kept, &named.iter().copied().collect());
+        ledger.first_kept()
+    }
+
+    #[test]
+    fn what_a_prune_names_is_seen_no_more_and_to_be_deleted() {
+        let mut ledger = ledger();
+        assert_eq!(prune(&mut ledger, 20, &[name(0), name(10)]), 20);
+        assert_eq!(ledger.standing().pruned, Some(Pruned { entry: 30, first_kept: 20 }));
+        assert_eq!(ledger.removal().map(|removal| removal.first_kept), Some(20));
+        ledger.removed(30);
+        assert!(ledger.removal().is_none());
+    }
+
+    #[test]
+    fn a_prune_that_would_take_what_it_does_not_name_takes_nothing() {
+        assert_eq!(prune(&mut ledger(), 20, &[name(0)]), 0);
+        let mut merged = ledger();
+        merged.merge(31, SegmentName { first: 0, last: 19 }, true);
+        assert_eq!(prune(&mut merged, 20, &[name(0), name(10)]), 0);
+        assert!(merged.removal().is_none());
+    }
+
+    #[test]
+    fn the_newest_segment_is_never_pruned() {
+        assert_eq!(prune(&mut ledger(), 30, &[name(0), name(10), name(20)]), 0);
+    }
+
+    #[test]
+    fn segments_that_another_node_has_deleted_already_may_lack() {
+        let mut late = ledger();
+        late.segments.remove(0);
+        assert_eq!(prune(&mut late, 20, &[name(0), name(10)]), 20);
     }
 }

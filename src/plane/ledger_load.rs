@@ -1,6 +1,6 @@
 //! A ledger as it is found on the store: what the chain and the tree go on from.
 //!
-//! The newest segment says where the chain stands and up to which place of the log. The newest head says which tiles are whole.
+//! The newest segment says where the chain stands, up to which place of the log, and what has been pruned. The newest head says which tiles are whole.
 //! Entries between the two were stored and not yet signed when the last process died; they are put into the tree again.
 //!
 //! Nothing here checks every hash; that is `mcpg audit verify`. It is checked that what the control plane goes on from fits
@@ -14,12 +14,13 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::Plane;
+use super::heads::{self, SignedHead};
 use super::ledger::{LedgerState, Segment, folder, segment_path};
-use super::press::{Press, delete, get};
+use super::press::{Press, delete, get, is_no_note, put};
 use super::recovery::list;
+use super::standing::Standing;
 use crate::audit::segment::{self, SegmentEnd, SegmentName};
 use crate::audit::tile::{TileKind, Tiles};
 use crate::audit::tree::Peaks;
@@ -32,16 +33,21 @@ pub(super) fn empty(plane: &Plane, name: &OrgName) -> (LedgerState, Press) {
     let origin = checkpoint::origin(&plane.settings.name, name);
     let schema = Arc::clone(&plane.schemas.audit_log);
     let signer = Signer::new(origin.clone(), Arc::clone(&plane.signing), Peaks::default());
-    let ledger = LedgerState::new(origin, schema, ChainHead::default(), Vec::new());
-    (ledger, Press::new(TreeEdge::default(), signer))
+    let ledger = LedgerState::new(origin, schema, ChainHead::default(), Vec::new(), Standing::default());
+    (ledger, Press::new(TreeEdge::default(), signer, None))
 }
 
 /// Loads an org's ledger.
 pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, Press), StorageError> {
     let origin = checkpoint::origin(&plane.settings.name, name);
-    let head = newest_head(plane, name, &origin).await?;
-    let (mut segments, gone) = found_segments(plane, name).await?;
-    let signed = head.as_ref().map_or(0, |head| head.size);
+    // The mirror's first: it follows this store, so it is behind it whenever all is well.
+    let mirrored = heads::mirrored(plane, name, &origin).await?;
+    let newest = newest_head(plane, name, &origin).await?;
+    let head = newest.as_ref().map(|newest| &newest.checkpoint);
+    heads::compare(plane, name, mirrored.as_ref(), head).await?;
+    let pruned = standing_on_store(plane, name).await?.pruned;
+    let (mut segments, gone) = found_segments(plane, name, pruned.map_or(0, |pruned| pruned.first_kept)).await?;
+    let signed = head.map_or(0, |head| head.size);
     let end = loop {
         let Some((last, _)) = segments.last().copied() else { break None };
         match read_end(plane, name, last).await {
@@ -63,7 +69,7 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
         );
         return Err(plane.store.unusable(reason));
     }
-    let (mut edge, peaks) = restore_tree(plane, name, head.as_ref()).await?;
+    let (mut edge, peaks) = restore_tree(plane, name, head).await?;
     for (segment, _) in segments.iter().filter(|(segment, _)| segment.last >= signed) {
         for leaf in leaves(plane, name, *segment).await?.iter().filter(|leaf| leaf.seq >= signed) {
             edge.push(leaf);
@@ -72,50 +78,100 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
     for part in gone {
         delete(plane, &segment_path(name, part)).await?;
     }
+    let standing = standing_of(name, end.as_ref())?;
     let position = end.as_ref().map_or(0, |end| end.position);
+    let text: Arc<str> = end.as_ref().and_then(|end| end.standing.as_deref()).unwrap_or("{}").into();
     let count = segments.len();
-    let found = segments
-        .into_iter()
-        .enumerate()
-        .map(|(at, (segment, size))| Segment::found(segment, if at + 1 == count { position } else { 0 }, size));
+    let found = segments.into_iter().enumerate().map(|(at, (segment, size))| {
+        let is_last = at + 1 == count;
+        let (position, text) = if is_last { (position, Arc::clone(&text)) } else { (0, Arc::from("{}")) };
+        Segment::found(segment, position, text, size)
+    });
     let (chain, schema) = (end.map(|end| end.head).unwrap_or_default(), Arc::clone(&plane.schemas.audit_log));
-    let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect());
-    Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks))))
+    let ledger = LedgerState::new(origin.clone(), schema, chain, found.collect(), standing);
+    Ok((ledger, Press::new(edge, Signer::new(origin, Arc::clone(&plane.signing), peaks), newest)))
 }
 
-/// The newest head, if there is one; its copy by size is made if a crash kept that from being made.
-async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<Checkpoint>, StorageError> {
+fn standing_of(name: &OrgName, end: Option<&SegmentEnd>) -> Result<Standing, StorageError> {
+    let text = end.and_then(|end| end.standing.as_deref());
+    Standing::of_segment(text).map_err(|e| StorageError::damaged(format!("{}/segments", folder(name)), e))
+}
+
+/// How the ledger stands after the newest segment that is whole: it says what has been pruned, which must be known before a
+/// gap between segments can be called one.
+async fn standing_on_store(plane: &Plane, name: &OrgName) -> Result<Standing, StorageError> {
+    let mut names = Vec::new();
+    for meta in list(plane, &Path::from(format!("{}/segments", folder(name)))).await? {
+        names.extend(meta.location.filename().unwrap_or_default().parse::<SegmentName>());
+    }
+    // The last entry first; of two that end with it, the one that begins later, since the other may be half written.
+    names.sort_unstable_by_key(|segment| (segment.last, segment.first));
+    for segment in names.into_iter().rev() {
+        match read_end(plane, name, segment).await {
+            Ok(end) => return standing_of(name, Some(&end)),
+            Err(e) if e.is_damage() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Standing::default())
+}
+
+/// The newest head, if there is one. Should its write have been cut short, it is the greatest of those that are kept by their
+/// size; and the copy by size is made or mended, if a crash kept that from being made.
+async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
     let path = Path::from(format!("{}/checkpoint", folder(name)));
-    let Some(bytes) = get(plane, &path).await? else { return Ok(None) };
-    let note = std::str::from_utf8(&bytes).map_err(|_| StorageError::damaged(&path, "it is not UTF-8"))?;
-    let head = match signer::check(&plane.signing, origin, note) {
-        Ok(head) => head,
-        Err(e @ AuditError::Signature(_)) => {
-            return Err(plane.store.unusable(format!(
-                "the ledger of org {name} is not signed by this control plane's key: {path}: {e}; set audit.key_file (or \
-                 audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
-            )));
+    let head = match get(plane, &path).await? {
+        Some(bytes) if is_no_note(&bytes) => {
+            tracing::error!(%path, "the newest head is no signed note; falling back to the greatest that is kept");
+            newest_kept(plane, name, origin).await?
         }
-        Err(e) => return Err(StorageError::damaged(&path, e)),
+        Some(bytes) => Some(read_head(plane, name, origin, &path, &bytes)?),
+        None => newest_kept(plane, name, origin).await?,
     };
-    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.size));
-    match plane.store.objects().head(&kept).await {
-        Ok(_) => {}
-        Err(Error::NotFound { .. }) => {
-            match plane.store.objects().put_opts(&kept, bytes.into(), PutMode::Create.into()).await {
-                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-                Err(e) => return Err(StorageError::failed("create", &kept, e)),
-            }
-        }
-        Err(e) => return Err(StorageError::failed("look for", &kept, e)),
+    let Some(head) = head else { return Ok(None) };
+    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.checkpoint.size));
+    if get(plane, &kept).await?.is_none_or(|found| is_no_note(&found)) {
+        put(plane, &kept, head.note.clone().into()).await?;
     }
     Ok(Some(head))
 }
 
+/// The greatest head that is kept by its size.
+async fn newest_kept(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
+    let kept = list(plane, &Path::from(format!("{}/checkpoints", folder(name)))).await?;
+    for meta in kept.into_iter().rev() {
+        if let Some(bytes) = get(plane, &meta.location).await?.filter(|bytes| !is_no_note(bytes)) {
+            return read_head(plane, name, origin, &meta.location, &bytes).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn read_head(
+    plane: &Plane,
+    name: &OrgName,
+    origin: &str,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<SignedHead, StorageError> {
+    let note = std::str::from_utf8(bytes).map_err(|_| StorageError::damaged(path, "it is not UTF-8"))?;
+    match signer::check(&plane.signing, origin, note) {
+        Ok(checkpoint) => Ok(SignedHead::found(checkpoint, note.to_owned())),
+        Err(e @ AuditError::Signature(_)) => Err(plane.store.unusable(format!(
+            "the ledger of org {name} is not signed by this control plane's key: {path}: {e}; set audit.key_file (or \
+             audit.previous_key_file) to the key that signed it, and `name` to the deployment's"
+        ))),
+        Err(e) => Err(StorageError::damaged(path, e)),
+    }
+}
+
 /// The segments in order, with their sizes in bytes, and those that have become part of a larger one but are still there.
+///
+/// Those that end before `first_kept` are left out: they were pruned, and are about to be deleted.
 async fn found_segments(
     plane: &Plane,
     name: &OrgName,
+    first_kept: u64,
 ) -> Result<(Vec<(SegmentName, u64)>, Vec<SegmentName>), StorageError> {
     let folder = Path::from(format!("{}/segments", folder(name)));
     let mut all = Vec::new();
@@ -123,6 +179,7 @@ async fn found_segments(
         let segment = meta.location.filename().unwrap_or_default().parse::<SegmentName>();
         all.push((segment.map_err(|e| StorageError::damaged(&meta.location, e))?, meta.size));
     }
+    all.retain(|(segment, _)| segment.last >= first_kept);
     all.sort_unstable_by_key(|(segment, _)| (segment.first, u64::MAX - segment.last));
     let (mut segments, mut gone) = (Vec::<(SegmentName, u64)>::new(), Vec::new());
     let mut rest = all.into_iter().peekable();

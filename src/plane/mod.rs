@@ -30,13 +30,17 @@ mod committer;
 mod error;
 mod evidence;
 mod flusher;
+mod heads;
 mod keys;
 mod ledger;
 mod ledger_load;
 mod org;
+mod own_events;
 mod press;
 mod recovery;
 mod replica;
+mod retention;
+mod standing;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -53,11 +57,16 @@ use admission::Budget;
 use committer::{Message, Pending};
 pub use error::PlaneError;
 pub use evidence::LedgerFile;
+pub use heads::{Elsewhere, Witness};
 use org::Org;
+pub use own_events::{OwnEvent, start};
 use replica::Replica;
+use retention::Keep;
+pub use retention::{Keeping, PrunePlan, PrunedSegment};
 
 use crate::audit::SigningKeys;
-use crate::config::ControlPlane;
+use crate::audit::segment::SegmentName;
+use crate::config::{ControlPlane, Org as OrgSettings, Period};
 use crate::ingest::{IdempotencyKey, RowKind};
 use crate::model::schema::{Schemas, schemas};
 use crate::model::{Clock, OrgName, Random};
@@ -91,6 +100,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What the ledgers' heads are signed with.
     pub signing: Arc<SigningKeys>,
+    /// Where the ledgers' heads are handed on to.
+    pub elsewhere: Elsewhere,
 }
 
 /// What became of a batch.
@@ -138,6 +149,12 @@ pub struct Plane {
     /// Decisions about ledgers that wait for a place in the log.
     marks: Mutex<Marks>,
     signing: Arc<SigningKeys>,
+    elsewhere: Elsewhere,
+    /// Segments that a prune looked at last, and when the newest entry of each was recorded.
+    ages: Mutex<HashMap<OrgName, (SegmentName, Option<i64>)>>,
+    /// Whether the last heads are signed, and whether they have been handed on: the process may end then.
+    pressed: watch::Sender<bool>,
+    handed_on: watch::Sender<bool>,
     /// Objects up to here hold nothing that tables and snapshots lack; to be announced by the next commit.
     flushed: AtomicU64,
 }
@@ -153,6 +170,11 @@ struct Settings {
     flush_bytes: usize,
     max_keys: usize,
     max_series: usize,
+    /// The longest that a query may run.
+    query_time: Duration,
+    prune_interval: Duration,
+    /// How long each org's entries are kept.
+    keep: HashMap<OrgName, Keep>,
 }
 
 impl Settings {
@@ -167,6 +189,19 @@ impl Settings {
             flush_bytes: config.flush.max_bytes.as_usize(),
             max_keys: count(config.limits.idempotency_keys),
             max_series: count(config.limits.series),
+            query_time: config.limits.sql.timeout.as_duration(),
+            prune_interval: config.audit.prune_interval.as_duration(),
+            keep: config.orgs.iter().map(|org| (org.name.clone(), keep(org))).collect(),
+        }
+    }
+}
+
+fn keep(org: &OrgSettings) -> Keep {
+    match org.retention.ledger {
+        Some(period) => Keep { period: period.as_duration(), rule: format!("{period} (retention.ledger)") },
+        None => {
+            let period = Period::new(org.tier.retention());
+            Keep { period: period.as_duration(), rule: format!("{period} (tier {})", org.tier) }
         }
     }
 }
@@ -177,7 +212,7 @@ impl Plane {
     /// # Errors
     /// When the schemas compiled into the program do not parse.
     pub fn new(config: &ControlPlane, parts: Parts) -> Result<Arc<Self>, PlaneError> {
-        let Parts { store, clock, random, metrics, signing } = parts;
+        let Parts { store, clock, random, metrics, signing, elsewhere } = parts;
         let limit = config.limits.buffer_bytes.as_usize();
         metrics.buffer.limit_bytes.set(i64::try_from(limit).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
@@ -196,6 +231,10 @@ impl Plane {
             queue: OnceLock::new(),
             marks: Mutex::default(),
             signing,
+            elsewhere,
+            ages: Mutex::default(),
+            pressed: watch::Sender::new(false),
+            handed_on: watch::Sender::new(false),
             flushed: AtomicU64::new(0),
         }))
     }
@@ -205,15 +244,34 @@ impl Plane {
     /// # Errors
     /// When the store cannot be read, or the log is damaged in a way that concerns every org.
     pub async fn recover(self: &Arc<Self>) -> Result<(), PlaneError> {
+        self.begin().await?;
+        self.serve();
+        Ok(())
+    }
+
+    /// As [`Plane::recover`], but nobody is served yet.
+    async fn begin(self: &Arc<Self>) -> Result<(), PlaneError> {
         recovery::recover(self).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         if self.queue.set(sender).is_ok() {
             tokio::spawn(committer::run(Arc::clone(self), receiver));
             tokio::spawn(flusher::run(Arc::clone(self)));
             tokio::spawn(press::run(Arc::clone(self)));
+            tokio::spawn(heads::run(Arc::clone(self)));
+            tokio::spawn(retention::run(Arc::clone(self)));
         }
-        self.readiness.send_replace(Readiness::Ready);
         Ok(())
+    }
+
+    /// Serves, unless it has been asked to stop meanwhile.
+    fn serve(&self) {
+        self.readiness.send_if_modified(|readiness| {
+            let replaying = matches!(readiness, Readiness::Replaying { .. });
+            if replaying {
+                *readiness = Readiness::Ready;
+            }
+            replaying
+        });
     }
 
     /// Sets memory aside for a body of `bytes` before it is read, waiting a while for room (invariant I7).
@@ -234,9 +292,22 @@ impl Plane {
         kind: RowKind,
         batch: RecordBatch,
         key: Option<IdempotencyKey>,
+        admission: Admission,
+    ) -> Result<Ack, PlaneError> {
+        self.serving()?;
+        self.append_while_running(org, kind, batch, key, admission).await
+    }
+
+    /// As [`Plane::append`], also while nobody else is served.
+    async fn append_while_running(
+        &self,
+        org: &OrgName,
+        kind: RowKind,
+        batch: RecordBatch,
+        key: Option<IdempotencyKey>,
         mut admission: Admission,
     ) -> Result<Ack, PlaneError> {
-        let queue = self.serving()?;
+        let queue = self.queue.get().ok_or_else(|| PlaneError::unavailable("the control plane is starting"))?;
         let org = self.org(org)?;
         // The batch itself and its encoding, both held until the acknowledgement.
         admission.wait_to_grow_to(batch.get_array_memory_size().saturating_mul(2)).await?;
@@ -303,6 +374,7 @@ impl Plane {
         }
         self.settle().await;
         press::finish(self).await;
+        self.pressed.send_replace(true);
         for org in self.all_orgs() {
             let mut tries = 0;
             while let Err(e) = flusher::flush(self, &org).await {
@@ -314,6 +386,7 @@ impl Plane {
                 tokio::time::sleep(DRAIN_PAUSE).await;
             }
         }
+        heads::finish(self).await;
         Ok(())
     }
 

@@ -12,7 +12,7 @@
 //! The signer remembers the last head and signs nothing that is not proved to extend it. Should the store hold another head
 //! of the same size, the ledger has forked: the org is stopped.
 //!
-//! Small segments are merged by the same way: a mark, a new file that covers its parts, and then the parts go. See
+//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way: a mark, a new file that covers its parts, and then the parts go. See
 //! [`merges`] for which.
 
 use std::sync::Arc;
@@ -25,10 +25,12 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 use tokio::time::{Instant, sleep};
 
 use super::committer::Message;
-use super::ledger::{Duty, Entries, folder, segment_path};
+use super::heads::SignedHead;
+use super::ledger::{Due, Duty, Entries, folder, segment_path};
 use super::org::Org;
 use super::recovery::list;
-use super::{Plane, PlaneError, Readiness};
+use super::{Plane, PlaneError, Readiness, replica};
+use crate::audit::note::Note;
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::audit::{Checkpoint, Signer, TreeEdge};
 use crate::storage::StorageError;
@@ -59,13 +61,17 @@ pub(super) struct Press {
     tiles: Vec<(String, Bytes)>,
     /// When the tree grew past the last head, and whether by this node's doing.
     due: Option<Duty>,
+    /// Whether it was said that this node lacks the ledger's key.
+    told_of_key: bool,
+    /// The newest head there is, as it is stored.
+    pub(super) newest: Option<SignedHead>,
 }
 
 impl Press {
     /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
-    pub(super) fn new(edge: TreeEdge, signer: Signer) -> Self {
+    pub(super) fn new(edge: TreeEdge, signer: Signer, newest: Option<SignedHead>) -> Self {
         let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
-        Self { edge, signer, tiles: Vec::new(), due }
+        Self { edge, signer, tiles: Vec::new(), due, told_of_key: false, newest }
     }
 }
 
@@ -186,13 +192,15 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
             break;
         }
         let next = org.ledger().next_cut();
-        let Some((name, position, duty, entries)) = next else { break };
+        let Some(Due { name, position, standing, duty, from: entries }) = next else { break };
         let path = segment_path(&org.name, name);
-        let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
+        // Who takes over a segment takes over its head too, without waiting once more.
+        let ours = duty.ours || duty.since.elapsed() >= PATIENCE;
+        let size = if ours {
             let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
             let batches: Vec<_> = entries.iter().map(|entries| entries.batch.clone()).collect();
             let encode = move || {
-                let mut writer = SegmentWriter::new(&schema, &origin, position)?;
+                let mut writer = SegmentWriter::new(&schema, &origin, position, &standing)?;
                 batches.iter().try_for_each(|batch| writer.write(batch))?;
                 writer.finish()
             };
@@ -206,17 +214,36 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                 Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
             }
         };
-        grow(&mut press, &entries, duty);
+        grow(&mut press, &entries, ours);
         org.ledger_mut().store(name, size);
     }
-    merge(plane, org).await
+    merge(plane, org).await?;
+    remove_pruned(plane, org, &press).await
 }
 
-fn grow(press: &mut Press, entries: &[Entries], duty: Duty) {
+/// Deletes what a `ledger.prune` has pruned, oldest first, once a head covers that entry and no query that began before it can
+/// still be reading. Every node does so, and each finds less to do than the one before.
+async fn remove_pruned(plane: &Plane, org: &Org, press: &Press) -> Result<(), PlaneError> {
+    let Some(removal) = org.ledger().removal() else { return Ok(()) };
+    if press.signer.size() <= removal.entry || removal.since.elapsed() < plane.settings.query_time {
+        return Ok(());
+    }
+    for meta in list(plane, &Path::from(format!("{}/segments", folder(&org.name)))).await? {
+        let name = meta.location.filename().and_then(|name| name.parse::<SegmentName>().ok());
+        if name.is_some_and(|name| name.last < removal.first_kept) {
+            delete(plane, &meta.location).await?;
+            plane.metrics.audit.pruned.inc();
+        }
+    }
+    org.ledger_mut().removed(removal.entry);
+    Ok(())
+}
+
+fn grow(press: &mut Press, entries: &[Entries], ours: bool) {
     for leaf in entries.iter().flat_map(|entries| &entries.leaves) {
         press.edge.push(leaf);
     }
-    let ours = duty.ours || press.due.is_some_and(|due| due.ours);
+    let ours = ours || press.due.is_some_and(|due| due.ours);
     press.due = Some(Duty { ours, since: Instant::now() });
 }
 
@@ -249,7 +276,10 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
     let checkpoint = Checkpoint { origin, size: press.edge.size(), root: press.edge.root() };
     let newest = Path::from(format!("{}/checkpoint", folder(&org.name)));
     let kept = Path::from(format!("{}/checkpoints/{:020}", folder(&org.name), checkpoint.size));
-    if let Some(found) = get(plane, &kept).await? {
+    let found = get(plane, &kept).await?;
+    // One whose write was cut short is none yet: on a store whose writes are not atomic it is written again.
+    let is_torn = found.as_deref().is_some_and(is_no_note);
+    if let Some(found) = found.filter(|_| !is_torn) {
         let forked = |reason: String| {
             let e = StorageError::damaged(&kept, reason);
             org.stop(e.to_string());
@@ -257,6 +287,12 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         };
         let text = std::str::from_utf8(&found).map_err(|_| forked("it is not UTF-8".to_owned()))?;
         press.signer.observe(text, &checkpoint, press.edge.grown()).map_err(|e| forked(e.to_string()))?;
+        press.newest = Some(SignedHead { note: text.to_owned(), checkpoint, ours: false, since: Instant::now() });
+    } else if !may_sign(plane, org)? {
+        if !std::mem::replace(&mut press.told_of_key, true) {
+            tracing::error!(org = %org.name, "its ledger has got another key: this node signs nothing until it has it too");
+        }
+        return Ok(());
     } else if due.ours || due.since.elapsed() >= PATIENCE {
         press.tiles.extend(press.edge.take_tiles());
         for (path, bytes) in &press.tiles {
@@ -265,11 +301,13 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         let signed =
             press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
         put(plane, &newest, signed.clone().into()).await?;
-        match plane.store.objects().put_opts(&kept, signed.into(), PutMode::Create.into()).await {
+        let mode = if is_torn { PutMode::Overwrite } else { PutMode::Create };
+        match plane.store.objects().put_opts(&kept, signed.clone().into(), mode.into()).await {
             Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
             Err(e) => return Err(StorageError::failed("create", &kept, e).into()),
         }
         plane.metrics.audit.heads.inc();
+        press.newest = Some(SignedHead { note: signed, checkpoint, ours: true, since: Instant::now() });
     } else {
         return Ok(());
     }
@@ -281,6 +319,19 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         drop_outgrown(plane, org, press).await?;
     }
     Ok(())
+}
+
+/// Whether these bytes are no signed note, whoever signed it.
+pub(super) fn is_no_note(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok()).is_none()
+}
+
+/// Whether this node has the key that the ledger's newest `ledger.key` tells of, if it tells of any.
+fn may_sign(plane: &Plane, org: &Org) -> Result<bool, PlaneError> {
+    let ledger = org.ledger();
+    let Some(key) = ledger.standing().key.as_deref() else { return Ok(true) };
+    let known = plane.signing.vkeys(ledger.origin()).map_err(|e| PlaneError::Internal(e.to_string()))?;
+    Ok(known.iter().any(|vkey| vkey.to_string() == key))
 }
 
 /// Deletes the partial tiles whose full one is on the store and under a head.
@@ -297,11 +348,11 @@ async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<()
 async fn merge(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
     loop {
         let next = org.ledger().next_merge();
-        let Some((name, position, duty, parts)) = next else { return Ok(()) };
+        let Some(Due { name, position, standing, duty, from: parts }) = next else { return Ok(()) };
         let path = segment_path(&org.name, name);
         let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
             let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
-            let mut writer = SegmentWriter::new(&schema, &origin, position)?;
+            let mut writer = SegmentWriter::new(&schema, &origin, position, &standing)?;
             for part in &parts {
                 let path = segment_path(&org.name, *part);
                 let bytes = get(plane, &path).await?;
@@ -340,6 +391,11 @@ async fn adopt(plane: &Plane, org: &Org, name: SegmentName) -> Result<(), PlaneE
             Ok(())
         }
         Err(Error::NotFound { .. }) => {
+            // It may have been pruned by what the log has got since.
+            replica::catch_up(plane).await?;
+            if !org.ledger().has(name) {
+                return Ok(());
+            }
             let e = StorageError::damaged(&path, "neither it nor all of the segments that it is made of are there");
             org.stop(e.to_string());
             Err(PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() })
@@ -348,6 +404,7 @@ async fn adopt(plane: &Plane, org: &Org, name: SegmentName) -> Result<(), PlaneE
     }
 }
 
+/// Reads an object, if it is there.
 pub(super) async fn get(plane: &Plane, path: &Path) -> Result<Option<Bytes>, StorageError> {
     let failed = |e| StorageError::failed("read", path, e);
     match plane.store.objects().get(path).await {
@@ -357,7 +414,7 @@ pub(super) async fn get(plane: &Plane, path: &Path) -> Result<Option<Bytes>, Sto
     }
 }
 
-async fn put(plane: &Plane, path: &Path, bytes: Bytes) -> Result<(), StorageError> {
+pub(super) async fn put(plane: &Plane, path: &Path, bytes: Bytes) -> Result<(), StorageError> {
     plane.store.objects().put(path, bytes.into()).await.map(drop).map_err(|e| StorageError::failed("write", path, e))
 }
 

@@ -136,6 +136,12 @@ pub struct Audit {
     pub segments: IntCounter,
     /// Heads this node signed.
     pub heads: IntCounter,
+    /// Segments this node deleted because they were pruned.
+    pub pruned: IntCounter,
+    /// Cosignatures of the witness on this node's heads.
+    pub cosignatures: IntCounter,
+    /// Times that the witness or the mirror did not take a head; it is tried again.
+    pub handing_failures: IntCounter,
     /// Times that a ledger was not written and is tried again.
     pub failures: IntCounter,
     /// Age in seconds of the oldest entry that is in no segment yet.
@@ -308,6 +314,12 @@ impl Metrics {
                 events: r.counter("mcpg_cp_audit_events_total", "Events put into ledgers"),
                 segments: r.counter("mcpg_cp_audit_segments_total", "Segments of ledgers written by this node"),
                 heads: r.counter("mcpg_cp_audit_heads_total", "Heads of ledgers signed by this node"),
+                pruned: r.counter("mcpg_cp_audit_pruned_segments_total", "Segments of ledgers deleted after a prune"),
+                cosignatures: r.counter("mcpg_cp_audit_cosignatures_total", "Heads of ledgers cosigned by the witness"),
+                handing_failures: r.counter(
+                    "mcpg_cp_audit_handing_failures_total",
+                    "Times that the witness or the mirror did not take a head, which will be tried again",
+                ),
                 failures: r.counter(
                     "mcpg_cp_audit_failures_total",
                     "Times that a ledger was not written and will be tried again",

@@ -30,9 +30,10 @@ fn log(server: &Server) -> Vec<PathBuf> {
     objects
 }
 
-fn names(object: &Path, org: &str) -> bool {
+/// Whether an object has samples of the org; events have a kind between the two words.
+fn has_samples(object: &Path, org: &str) -> bool {
     let bytes = std::fs::read(object).unwrap();
-    let word = format!("\"org\":\"{org}\"");
+    let word = format!("\"org\":\"{org}\",\"rows\"");
     bytes.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
@@ -52,7 +53,7 @@ async fn assert_stopped(client: &Client, object: &Path) {
 async fn a_changed_byte_of_samples_stops_their_org_and_no_other() {
     let mut server = with_two_orgs().await;
     server.kill();
-    let object = log(&server).into_iter().find(|object| names(object, "acme")).unwrap();
+    let object = log(&server).into_iter().find(|object| has_samples(object, "acme")).unwrap();
     let mut bytes = std::fs::read(&object).unwrap();
     let last = bytes.len() - 40;
     bytes[last] ^= 1;

@@ -112,11 +112,17 @@ async fn all_three_streams_are_live_and_a_client_of_ones_own_can_join() {
     let is_call = |span: &crate::harness::Span| span.kind == "SERVER" && span.name == "tools/call list_repos";
     collector.spans_with("a span of a call", 1, is_call).await;
 
-    // Stream 3: the ledger.
+    // Stream 3: the ledger, which verifies.
     assert_eq!(audited(&client, "tool.deny").await["decision"], "deny");
     assert_eq!(audited(&client, "tool.permit").await["actor"].as_str().unwrap().split(':').count(), 2);
     let obliged = audited(&client, "tool.permit_with_obligations").await;
     assert!(!obliged["obligations"].as_array().unwrap().is_empty(), "{obliged}");
+
+    let vkey = run(mcpg().args(["audit", "vkey", "--url", &demo.url(), "--org", "default"]));
+    let vkey = String::from_utf8(vkey.stdout).unwrap();
+    let verified =
+        run(mcpg().args(["audit", "verify", "--url", &demo.url(), "--org", "default", "--vkey", vkey.trim()]));
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 
     // A client of one's own, without a token.
     let mine = Mcp::connect(&demo.mcp_url(), HeaderMap::new()).await;

@@ -26,6 +26,7 @@ mod gateway;
 mod harness;
 mod idempotency;
 mod isolation;
+mod ledger;
 mod malformed;
 mod power_cut;
 mod privacy;

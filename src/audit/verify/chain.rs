@@ -122,15 +122,17 @@ impl<'a> Chain<'a> {
     /// Takes the leaves of the entries before this segment, which are not there, from the tiles.
     fn gap(&mut self, name: SegmentName) -> Result<(), VerifyError> {
         let (from, to) = (self.next, name.first);
-        let missing = |why: String| Fault { kind: Kind::Missing, seq: Some(from), file: path(name), why };
+        let missing = |why: String| Fault { kind: Kind::Missing, seq: Some(from), file: absent(from, to), why };
         if to > self.size() && from < to {
-            return Err(missing(format!("no segment has it; this one begins with entry {to}")).into());
+            return Err(missing(format!("no such segment is there; the next one begins with entry {to}")).into());
         }
         while self.tree.count() < to {
             let stop = self.older.get(self.passed).map_or(to, |head| head.size.clamp(self.tree.count(), to));
             if let Some(lacking) = self.tree.push_removed(stop)? {
-                let why =
-                    format!("no segment has it; this one begins with entry {to}; {}: {}", lacking.file, lacking.why);
+                let why = format!(
+                    "no such segment is there, nor the hashes of its entries: {}: {}",
+                    lacking.file, lacking.why
+                );
                 return Err(missing(why).into());
             }
             self.pass_heads();
@@ -294,12 +296,14 @@ impl<'a> Chain<'a> {
     pub(super) fn finish(mut self) -> Result<Sound, VerifyError> {
         self.pass_heads();
         if let Some((from, to)) = self.gaps.iter().find(|(_, to)| *to > self.prune_allows) {
-            let why = format!("no segment has the entries {from} to {}, and no entry ledger.prune says why", to - 1);
-            return Err(Fault { kind: Kind::Missing, seq: Some(*from), file: self.file_of(*to), why }.into());
+            let why = "no such segment is there, and no entry ledger.prune says why".to_owned();
+            return Err(Fault { kind: Kind::Missing, seq: Some(*from), file: absent(*from, *to), why }.into());
         }
         if self.next < self.size() {
-            let why = format!("no segment has it, and the head covers {} entries", self.size());
-            return Err(Fault { kind: Kind::Missing, seq: Some(self.next), file: "segments".to_owned(), why }.into());
+            let why = format!("no such segment is there, and the head covers {} entries", self.size());
+            return Err(
+                Fault { kind: Kind::Missing, seq: Some(self.next), file: absent(self.next, self.size()), why }.into()
+            );
         }
         self.judge()?;
         let first_kept = self.gaps.last().map_or(0, |(_, to)| *to);
@@ -352,6 +356,11 @@ impl<'a> Chain<'a> {
         let why = format!("its leaf is not the one in {}, and the head is signed over another root", found.file);
         Err(Fault { kind: Kind::Changed, seq: Some(found.seq), file: self.file_of(found.seq), why }.into())
     }
+}
+
+/// The file that would hold the entries `from` to `to - 1`, if it were one.
+fn absent(from: u64, to: u64) -> String {
+    path(SegmentName { first: from, last: to - 1 })
 }
 
 /// What a `ledger.prune` entry says is the first entry that is kept: a number, or a decimal string.

@@ -30,6 +30,8 @@ mod rows;
 mod run;
 mod source;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::fmt;

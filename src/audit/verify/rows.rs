@@ -61,7 +61,11 @@ fn check_columns(wanted: &SchemaRef, found: &SchemaRef) -> Result<(), String> {
     for field in wanted.fields() {
         let same: Vec<_> = found.fields().iter().filter(|column| column.name() == field.name()).collect();
         let [column] = same.as_slice() else {
-            return Err(format!("it has {} columns {}, not one", same.len(), field.name()));
+            return Err(format!(
+                "it has {} column {}",
+                if same.is_empty() { "no" } else { "more than one" },
+                field.name()
+            ));
         };
         if !is_of(field.data_type(), column.data_type()) {
             return Err(format!("its column {} is of the type {}", field.name(), column.data_type()));

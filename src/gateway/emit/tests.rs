@@ -44,7 +44,7 @@ impl Got {
         let now = DateTime::from_timestamp_millis(1_900_000_000_000).unwrap();
         let context = DecodeContext { org: &"acme".parse().unwrap(), now, limits: DecodeLimits::default() };
         let ids = &mut RandomIds::default();
-        let batch = decode(&self.body, Media::ArrowStream, Encoding::Identity, &context, ids).unwrap();
+        let batch = decode(&self.body.clone().into(), Media::ArrowStream, Encoding::Identity, &context, ids).unwrap();
         let tools = batch.column_by_name("tool").unwrap();
         (0..batch.num_rows()).map(|row| arrow::util::display::array_value_to_string(tools, row).unwrap()).collect()
     }

@@ -7,6 +7,9 @@
 //! | no JSON, or no message | 400 with a JSON-RPC error |
 //! | a session too many | 503 with a JSON-RPC error, and when to try again |
 //! | an unknown plugin | 404 |
+//! | any request while the gateway is stopping | 503 |
+//!
+//! `GET /healthz` says that the process serves, `GET /readyz` that it takes requests, too; neither asks who wants to know.
 //!
 //! No answer repeats anything of the request.
 
@@ -20,7 +23,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -124,14 +127,24 @@ impl Doors {
         }
     }
 
-    fn may_open(&self) -> Result<(), Response> {
+    fn readiness(&self) -> (StatusCode, &'static str) {
         if self.draining.load(Ordering::Relaxed) {
-            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, None, "the gateway is stopping"));
+            (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+        } else {
+            (StatusCode::OK, "ready\n")
+        }
+    }
+
+    /// Whether there is room for a request, and time.
+    fn may_take(&self, request: &message::Request) -> Result<(), Response> {
+        let refused = |text: String| refuse(StatusCode::SERVICE_UNAVAILABLE, Some(request.id.clone()), text);
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(refused("the gateway is stopping".to_owned()));
         }
         let limit = self.limits.sessions;
-        if self.sessions() as u64 >= limit {
-            let text = format!("the gateway has {limit} sessions, as many as it may; try again when one has ended");
-            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, None, text));
+        if request.method == "initialize" && self.sessions() as u64 >= limit {
+            let text = "sessions, as many as it may; try again when one has ended";
+            return Err(refused(format!("the gateway has {limit} {text}")));
         }
         Ok(())
     }
@@ -169,9 +182,13 @@ pub(crate) fn router(doors: &Arc<Doors>) -> Router {
         let state = (Arc::clone(doors), Arc::clone(door));
         router = router.route(&door.path, any(enter).with_state(state));
     }
-    router.fallback(|| async {
-        refuse(StatusCode::NOT_FOUND, None, "there is nothing here; MCP is at /mcp and /mcp/<plugin>")
-    })
+    let ready = Arc::clone(doors);
+    router
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|| async move { ready.readiness() }))
+        .fallback(|| async {
+            refuse(StatusCode::NOT_FOUND, None, "there is nothing here; MCP is at /mcp and /mcp/<plugin>")
+        })
 }
 
 async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Request) -> Response {
@@ -216,10 +233,15 @@ async fn receive(
         _ => None,
     };
     let caller = doors.identify(&parts, &message, spans.as_ref()).await?;
-    if matches!(&message, Some(Message::Request(request)) if request.method == "initialize") {
-        doors.may_open()?;
+    if let Some(Message::Request(request)) = &message {
+        doors.may_take(request)?;
     }
     let bytes = body.len() as u64;
+    // The SDK reads what it needs for HTTP; arguments may be large, and are none of that.
+    let body = match &message {
+        Some(Message::Request(request)) => request.outline().map_or(body, Bytes::from),
+        _ => body,
+    };
     let spans = Mutex::new(spans);
     let inbound = Inbound { message, caller, arrived_at, bytes, request_id, invocation_id, spans };
     Ok((inbound, Request::from_parts(parts, Full::new(body))))

@@ -52,13 +52,19 @@ pub(crate) struct Session {
 
 struct State {
     /// What the client is asked, by the id it is asked under.
-    asked: HashMap<i64, oneshot::Sender<Result<Value, ErrorData>>>,
+    asked: HashMap<i64, Asked>,
     last_asked: i64,
     /// The client's requests under way.
     requests: HashMap<RequestId, CancellationToken>,
     /// The parameters of the last `logging/setLevel`, for plugins whose session opens later.
     log_level: Option<Value>,
     used: Instant,
+}
+
+/// Something the client is asked.
+struct Asked {
+    answer: oneshot::Sender<Result<Value, ErrorData>>,
+    stream: Option<StreamNumber>,
 }
 
 impl Session {
@@ -111,9 +117,12 @@ impl Session {
         if self.closed.is_cancelled() {
             return Err(UpstreamFault::Broken);
         }
-        *slot = None;
+        let died = slot.take().is_some();
         let upcalls = Arc::new(FromPlugin { session: Arc::downgrade(self) });
         let link = Arc::new(plugin.connect(self.hello.clone(), upcalls).await?);
+        if died {
+            plugin.revived();
+        }
         let level = self.state().log_level.clone();
         if let Some(level) = level {
             // A plugin without logging refuses; that is its right.
@@ -162,12 +171,17 @@ impl Session {
         }
     }
 
+    /// Whether the client is asked something for the sake of the request on `stream`.
+    pub(crate) fn is_asked(&self, stream: StreamNumber) -> bool {
+        self.state().asked.values().any(|asked| asked.stream.is_none_or(|of| of == stream))
+    }
+
     /// The client answers what it was asked.
     pub(super) fn answered(&self, response: Response) {
         let Some(RequestId::Number(id)) = response.id else { return };
         if let Some(waiting) = self.state().asked.remove(&id) {
             // Whoever does not wait any more does not mind.
-            let _ = waiting.send(response.outcome);
+            let _ = waiting.answer.send(response.outcome);
         }
     }
 
@@ -195,7 +209,7 @@ impl Session {
             }
             state.last_asked += 1;
             let id = state.last_asked;
-            state.asked.insert(id, answer);
+            state.asked.insert(id, Asked { answer, stream });
             id
         };
         let mut asking = Asking { session: self, id, stream, answered: false };

@@ -28,10 +28,10 @@ const QUEUE: usize = 1_024;
 
 /// Events, and their bytes, that are kept of one stream, for resuming.
 const KEPT_EVENTS: usize = 256;
-const KEPT_BYTES: u64 = 1 << 20;
+const KEPT_BYTES: u64 = 256 << 10;
 
 /// Bytes of ended streams that are kept of one session, and how long.
-const ENDED_BYTES: u64 = 1 << 20;
+const ENDED_BYTES: u64 = 256 << 10;
 const ENDED_TIME: Duration = Duration::from_secs(30);
 
 /// How long a client should wait before it resumes.
@@ -56,8 +56,9 @@ struct Inner {
 struct Stream {
     events: VecDeque<Event>,
     bytes: u64,
-    /// The index of the last event.
+    /// The index of the last event, and of the last that a connection took.
     last: u64,
+    taken: u64,
     connection: Option<mpsc::Sender<ServerSseMessage>>,
     ended: Option<Instant>,
 }
@@ -83,9 +84,10 @@ impl Streams {
         (number, events)
     }
 
-    /// Connects the standalone stream; a connection it had before ends.
+    /// Connects the standalone stream, with what no connection took yet; a connection it had before ends.
     pub(super) fn standalone(&self) -> Events {
-        self.connect(STANDALONE, 0).unwrap_or_else(|| mpsc::channel(1).1)
+        let taken = self.inner().streams.get(&STANDALONE).map_or(0, |stream| stream.taken);
+        self.connect(STANDALONE, taken).unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Connects the stream that `last_event_id` is of again, from the event after it. `None`: there is no such stream,
@@ -109,6 +111,7 @@ impl Streams {
             // Fewer events are kept than the queue holds.
             let _ = connection.try_send(event.to_sse(number));
         }
+        stream.taken = stream.last;
         stream.connection = stream.ended.is_none().then_some(connection);
         Some(events)
     }
@@ -174,11 +177,11 @@ impl Stream {
     fn push(&mut self, number: StreamNumber, message: ServerJsonRpcMessage, bytes: u64) {
         self.last += 1;
         let event = Event { index: self.last, bytes, message: Arc::new(message) };
-        if let Some(connection) = &self.connection
-            && connection.try_send(event.to_sse(number)).is_err()
-        {
+        match self.connection.as_ref().map(|connection| connection.try_send(event.to_sse(number))) {
+            Some(Ok(())) => self.taken = self.last,
             // The client went away, or does not read.
-            self.connection = None;
+            Some(Err(_)) => self.connection = None,
+            None => {}
         }
         self.bytes += bytes;
         self.events.push_back(event);
@@ -251,10 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_before_a_client_listens_waits_for_it() {
+    fn what_is_told_before_a_client_listens_waits_for_it_and_is_told_once() {
         let streams = Streams::default();
         streams.send(None, note(1));
-        assert_eq!(ids(&mut streams.standalone()), ["1"]);
+        let mut first = streams.standalone();
+        streams.send(None, note(2));
+        assert_eq!(ids(&mut first), ["1", "2"]);
+        drop(first);
+        streams.send(None, note(3));
+        assert_eq!(ids(&mut streams.standalone()), ["3"]);
+        assert_eq!(ids(&mut streams.resume("1").unwrap()), ["2", "3"], "unless the client says what it missed");
     }
 
     #[test]

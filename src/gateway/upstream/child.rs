@@ -77,7 +77,7 @@ pub(super) struct ChildTransport {
     /// Taken away when the child is told to stop.
     input: Arc<Mutex<Option<ChildStdin>>>,
     output: FramedRead<ChildStdout, LinesCodec>,
-    limit: usize,
+    max_result_bytes: usize,
     /// A line was too long: the reader then pauses once, as if the output had ended.
     paused: bool,
     /// `initialize` is not answered yet.
@@ -112,7 +112,7 @@ impl ChildTransport {
             child,
             input: Arc::new(Mutex::new(Some(input))),
             output: FramedRead::new(output, lines),
-            limit,
+            max_result_bytes,
             paused: false,
             opening: true,
         })
@@ -167,7 +167,7 @@ impl Transport<RoleClient> for ChildTransport {
                 }
                 Err(LinesCodecError::MaxLineLengthExceeded) => {
                     self.paused = true;
-                    return Some(envelope::seal_unread(self.limit as u64));
+                    return Some(envelope::seal_unread(self.max_result_bytes as u64));
                 }
                 // The child's output cannot be read any more, or is no text: it has ended for us.
                 Err(LinesCodecError::Io(_)) => return None,

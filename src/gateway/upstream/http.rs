@@ -170,7 +170,7 @@ impl Asked {
             Ok(event) => Ok(self.seal_event(event)),
             Err(StreamFault::TooLarge { limit }) => match self {
                 Self::Request(id) => {
-                    let data = serde_json::to_string(&envelope::seal_too_large(id, limit as u64)).ok();
+                    let data = serde_json::to_string(&envelope::seal_too_large(id, result_bytes(limit))).ok();
                     Ok(Event { data, ..Event::default() })
                 }
                 Self::Initialize | Self::Nothing => Err(StreamFault::TooLarge { limit }),
@@ -215,8 +215,13 @@ async fn refusal(
     }
 }
 
+/// The largest result that a message of at most `limit` bytes can have: what whoever configured it calls the limit.
+fn result_bytes(limit: usize) -> u64 {
+    limit.saturating_sub(ENVELOPE_BYTES) as u64
+}
+
 async fn bounded(response: reqwest::Response, limit: usize) -> Result<Vec<u8>, Fault> {
-    let too_large = || Fault::Client(WireFault::TooLarge { limit: limit as u64 });
+    let too_large = || Fault::Client(WireFault::TooLarge { limit: result_bytes(limit) });
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }

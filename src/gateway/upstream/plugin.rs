@@ -52,6 +52,10 @@ pub(crate) enum Step {
     Stopped,
     /// It offers other tools than before.
     ToolsChanged,
+    /// A process that one session of a client had ended by itself; the plugin as such may be well.
+    ProcessFailed,
+    /// Such a process was started again.
+    ProcessRestarted,
 }
 
 impl Step {
@@ -60,8 +64,8 @@ impl Step {
         match self {
             Self::Started => "plugin.started",
             Self::Ready => "plugin.ready",
-            Self::Failed => "plugin.failed",
-            Self::Restarted => "plugin.restarted",
+            Self::Failed | Self::ProcessFailed => "plugin.failed",
+            Self::Restarted | Self::ProcessRestarted => "plugin.restarted",
             Self::Stopped => "plugin.stopped",
             Self::ToolsChanged => "plugin.tools_changed",
         }
@@ -213,6 +217,13 @@ impl Plugin {
         }
     }
 
+    /// A session that had ended by itself is open again.
+    pub(crate) fn revived(&self) {
+        if self.is_child() {
+            self.tell(Step::ProcessRestarted, None);
+        }
+    }
+
     /// Opens a session for a client's, with the parameters the client said hello with.
     pub(crate) async fn connect(&self, hello: Value, upcalls: Arc<dyn Upcalls>) -> Result<Link, UpstreamFault> {
         let Ok(permit) = Arc::clone(&self.sessions).try_acquire_owned() else {
@@ -224,13 +235,28 @@ impl Plugin {
         }
         let outcome = self.open(hello, upcalls, Some(permit)).await;
         match &outcome {
-            Ok(_) => self.backoff().succeeded(),
+            Ok(link) => {
+                self.backoff().succeeded();
+                self.mourn(link);
+            }
             Err(fault) if fault.is_of_the_connection() => {
                 self.backoff().failed(Instant::now());
             }
             Err(_) => {}
         }
         outcome
+    }
+
+    /// Tells when a child of a client's session ends by itself.
+    fn mourn(&self, link: &Link) {
+        if self.is_child() {
+            let (died, lifecycle, name) = (link.died(), Arc::clone(&self.lifecycle), self.name.clone());
+            self.tasks.spawn(async move {
+                if died.await {
+                    lifecycle(&name, Step::ProcessFailed, Some(UpstreamFault::Broken.code()));
+                }
+            });
+        }
     }
 
     /// Opens a session, whatever happened before.

@@ -5,9 +5,9 @@ mod issuer;
 
 use std::time::Duration;
 
-use chrono::Utc;
 use jsonwebtoken::Algorithm;
 use mcpg::config::TokenHash;
+use mcpg::model::{Clock, SystemClock};
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn bearer(token: &str) -> HeaderMap {
 
 fn claims(more: Value) -> Value {
     let mut claims = json!({
-        "iss": "https://id.example", "aud": "mcpg", "sub": "alice@acme", "exp": Utc::now().timestamp() + 600,
+        "iss": "https://id.example", "aud": "mcpg", "sub": "alice@acme", "exp": SystemClock.now().timestamp() + 600,
     });
     claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     claims
@@ -79,7 +79,7 @@ async fn nobody_gets_a_challenge() {
         refusal(&gateway, HeaderMap::new()).await,
         (StatusCode::UNAUTHORIZED, r#"Bearer realm="mcpg""#.to_owned())
     );
-    let expired = Signer::p256("p").sign(&claims(json!({ "exp": Utc::now().timestamp() - 600 })));
+    let expired = Signer::p256("p").sign(&claims(json!({ "exp": SystemClock.now().timestamp() - 600 })));
     let other = Signer::p256("p").sign(&claims(json!({ "aud": "other" })));
     for (token, why) in [
         ("wrong", "no such token"),

@@ -119,6 +119,11 @@ impl Client {
         answer.status.is_success().then_some(())
     }
 
+    /// Whether anything good is answered at a path.
+    pub(crate) async fn answers(&self, path: &str) -> bool {
+        self.send(Method::GET, path, &[], Vec::new()).await.is_ok_and(|answer| answer.status.is_success())
+    }
+
     /// Posts a body of samples.
     ///
     /// # Errors

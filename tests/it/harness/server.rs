@@ -92,6 +92,11 @@ impl Server {
         }
     }
 
+    /// Puts these lines of YAML in the config file in place of those before; the next start reads it.
+    pub(crate) fn reconfigure(&mut self, lines: &[&str]) {
+        self.config.extra = lines.join("\n") + "\n";
+    }
+
     /// Starts the process and waits until it is ready to serve.
     pub(crate) async fn start(&mut self) {
         self.spawn();

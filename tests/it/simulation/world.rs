@@ -17,7 +17,7 @@ use mcpg::config::ControlPlane;
 use mcpg::ingest::{IdempotencyKey, RowKind};
 use mcpg::model::schema::schemas;
 use mcpg::model::{Clock, Random};
-use mcpg::plane::{Ack, Parts, Plane, PlaneError};
+use mcpg::plane::{Ack, Elsewhere, Parts, Plane, PlaneError};
 use mcpg::query::TableState;
 use mcpg::rollup::exposition::{Format, render};
 use mcpg::rollup::{Granularity, RunningTotals, daily_partials, hourly_partials};
@@ -30,10 +30,11 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::ledger::{self, events};
 use super::store::FaultyStore;
 
 pub(super) const ORGS: [&str; 2] = ["acme", "other"];
-const BEGAN: i64 = 1_700_000_000_000_000;
+pub(super) const BEGAN: i64 = 1_700_000_000_000_000;
 const CONFIG: &str = "
 orgs: [{ name: acme }, { name: other }]
 flush: { interval: 300ms }
@@ -69,9 +70,7 @@ pub(super) fn batch(key: u64, rows: usize) -> RecordBatch {
     let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
-            "invocation_id" => Arc::new(StringArray::from_iter_values(
-                (0..rows).map(|row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string()),
-            )),
+            "invocation_id" => Arc::new(StringArray::from_iter_values(sample_ids(key, rows))),
             "tool" => text(&format!("tool-{}", key % 5)),
             "started_at" | "arrived_at" | "ingested_at" => {
                 let hours = (key % 30) as i64 * 3_600_000_000;
@@ -90,6 +89,11 @@ pub(super) fn batch(key: u64, rows: usize) -> RecordBatch {
     RecordBatch::try_new(Arc::clone(schema), columns.collect()).unwrap()
 }
 
+/// What the ledgers' heads are signed with.
+pub(super) fn keys() -> SigningKeys {
+    SigningKeys::new(SigningKey::from_bytes(&[7; 32]))
+}
+
 /// A control-plane process.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -99,14 +103,20 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
-        let config = ControlPlane::parse("simulation", CONFIG, &|_| None).unwrap();
+        Self::try_start_with(store, CONFIG).await
+    }
+
+    /// As [`Node::try_start`], with a configuration of the test's own.
+    pub(super) async fn try_start_with(store: Arc<FaultyStore>, config: &str) -> Result<Self, PlaneError> {
+        let config = ControlPlane::parse("simulation", config, &|_| None).unwrap();
         let seed = Arc::as_ptr(&store) as u64;
         let parts = Parts {
             store: Store::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://"),
             clock: Arc::new(VirtualClock(Instant::now())),
             random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             metrics: Arc::new(Metrics::new()),
-            signing: Arc::new(SigningKeys::new(SigningKey::from_bytes(&[7; 32]))),
+            signing: Arc::new(keys()),
+            elsewhere: Elsewhere::default(),
         };
         let plane = Plane::new(&config, parts).unwrap();
         let recovered = plane.recover().await;
@@ -129,6 +139,20 @@ impl Node {
         let admission = self.plane.admit(1000).await?;
         let key = IdempotencyKey::new(RowKind::Sample, format!("key-{key}").as_bytes()).unwrap();
         self.plane.append(&org.parse().unwrap(), RowKind::Sample, samples, Some(key), admission).await
+    }
+
+    pub(super) async fn emit(&self, org: &str, key: u64, events: RecordBatch) -> Result<Ack, PlaneError> {
+        let admission = self.plane.admit(1000).await?;
+        let key = IdempotencyKey::new(RowKind::Event, format!("key-{key}").as_bytes()).unwrap();
+        self.plane.append(&org.parse().unwrap(), RowKind::Event, events, Some(key), admission).await
+    }
+
+    /// An org's ledger, oldest entries first.
+    pub(super) async fn entries(&self, org: &str) -> Vec<RecordBatch> {
+        let view = self.plane.view(&org.parse().unwrap()).await.unwrap();
+        let mut batches = self.files(&view.audit).await;
+        batches.extend(view.audit.live);
+        batches
     }
 
     /// How often samples of an org are counted, in each of the four places.
@@ -189,72 +213,113 @@ impl Node {
 pub(super) struct World {
     random: StdRng,
     next: u64,
+    samples: Books,
+    events: Books,
+}
+
+/// By their keys: org and number of rows, and which were acknowledged.
+#[derive(Default)]
+struct Books {
     sent: BTreeMap<u64, (usize, usize)>,
     acknowledged: BTreeSet<u64>,
 }
 
+impl Books {
+    /// Compares what is stored of an org's rows, whose ids follow from key and number.
+    fn check<I: Iterator<Item = String>>(&self, org: usize, stored: &BTreeSet<String>, ids: impl Fn(u64, usize) -> I) {
+        let of = |keys: &mut dyn Iterator<Item = u64>| -> BTreeSet<String> {
+            keys.filter(|key| self.sent[key].0 == org).flat_map(|key| ids(key, self.sent[&key].1)).collect()
+        };
+        let acknowledged = of(&mut self.acknowledged.iter().copied());
+        let lost: Vec<_> = acknowledged.difference(stored).collect();
+        assert!(lost.is_empty(), "acknowledged and lost in {}: {lost:?}", ORGS[org]);
+        assert!(stored.is_subset(&of(&mut self.sent.keys().copied())), "{} has rows that nobody sent", ORGS[org]);
+    }
+}
+
+/// The ids of the samples that are sent under a key.
+fn sample_ids(key: u64, rows: usize) -> impl Iterator<Item = String> {
+    (0..rows).map(move |row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string())
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), next: 0, sent: BTreeMap::new(), acknowledged: BTreeSet::new() }
+        let (samples, events) = (Books::default(), Books::default());
+        Self { random: StdRng::seed_from_u64(seed), next: 0, samples, events }
     }
 
     pub(super) fn acknowledged(&self) -> usize {
-        self.acknowledged.len()
+        self.samples.acknowledged.len()
     }
 
-    /// Several clients send at once, to both nodes; then some time passes, in which flushes may begin.
+    pub(super) fn acknowledged_events(&self) -> usize {
+        self.events.acknowledged.len()
+    }
+
+    /// Several clients send at once, to both nodes, two thirds of them samples and the others events; then some time passes,
+    /// in which flushes may begin and heads be signed.
     pub(super) async fn round(&mut self, one: &Node, two: &Node, round: u64) {
         let mut clients = Vec::new();
-        for client in 0..6 {
+        for client in 0..9 {
             let key = self.next;
             self.next += 1;
             let (org, rows) = (self.random.random_range(0..ORGS.len()), self.random.random_range(1..5));
-            self.sent.insert(key, (org, rows));
+            let is_event = client >= 6;
+            let books = if is_event { &mut self.events } else { &mut self.samples };
+            books.sent.insert(key, (org, rows));
             let node = if client % 3 == 0 { two } else { one };
             let pause = Duration::from_millis(self.random.next_u64() % 20);
             clients.push(async move {
                 tokio::time::sleep(pause).await;
-                (key, node.send(ORGS[org], key, batch(key, rows)).await)
+                let outcome = match is_event {
+                    true => node.emit(ORGS[org], key, events(key, rows)).await,
+                    false => node.send(ORGS[org], key, batch(key, rows)).await,
+                };
+                (is_event, key, outcome)
             });
         }
-        for (key, outcome) in futures::future::join_all(clients).await {
+        for (is_event, key, outcome) in futures::future::join_all(clients).await {
             if outcome.is_ok() {
-                self.acknowledged.insert(key);
+                let books = if is_event { &mut self.events } else { &mut self.samples };
+                books.acknowledged.insert(key);
             }
         }
         tokio::time::sleep(Duration::from_millis(150 + 100 * round)).await;
     }
 
+    /// Time passes, in which segments end and heads are signed.
+    pub(super) async fn rest(&self) {
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+    }
+
     /// Sends again what was not acknowledged.
     pub(super) async fn retry(&mut self, node: &Node) {
-        for (key, (org, rows)) in self.sent.clone() {
-            if !self.acknowledged.contains(&key) && key % 2 == 0 {
+        for (key, (org, rows)) in self.samples.sent.clone() {
+            if !self.samples.acknowledged.contains(&key) && key % 2 == 0 {
                 node.send(ORGS[org], key, batch(key, rows)).await.unwrap();
-                self.acknowledged.insert(key);
+                self.samples.acknowledged.insert(key);
+            }
+        }
+        for (key, (org, rows)) in self.events.sent.clone() {
+            if !self.events.acknowledged.contains(&key) && key % 2 == 0 {
+                node.emit(ORGS[org], key, events(key, rows)).await.unwrap();
+                self.events.acknowledged.insert(key);
             }
         }
     }
 
-    /// Compares a node with the books.
+    /// Compares a node with the books, once it has had time to take over what another left undone.
     pub(super) async fn check(&self, node: &Node) {
+        tokio::time::sleep(Duration::from_secs(15)).await;
         for (number, org) in ORGS.iter().enumerate() {
             let ids = node.ids(org).await;
-            let expected = |keys: &mut dyn Iterator<Item = u64>| -> BTreeSet<String> {
-                keys.filter(|key| self.sent[key].0 == number)
-                    .flat_map(|key| {
-                        (0..self.sent[&key].1)
-                            .map(move |row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string())
-                    })
-                    .collect()
-            };
-            let acknowledged = expected(&mut self.acknowledged.iter().copied());
-            let sent = expected(&mut self.sent.keys().copied());
-            let lost: Vec<_> = acknowledged.difference(&ids).collect();
-            assert!(lost.is_empty(), "acknowledged and lost in {org}: {lost:?}");
-            assert!(ids.is_subset(&sent), "{org} has samples that nobody sent");
+            self.samples.check(number, &ids, sample_ids);
             let stored = ids.len() as i64;
             let counts = node.count(org).await;
             assert!(counts.values().all(|count| *count == stored), "{org} has {stored} samples and counts {counts:?}");
+            let shown = ledger::check(node, org).await;
+            assert_eq!((shown.first, shown.signed), (0, shown.size), "{org}: entries that no head covers");
+            self.events.check(number, &shown.ids, ledger::ids);
         }
     }
 }
