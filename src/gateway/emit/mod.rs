@@ -183,7 +183,8 @@ impl Emitters {
                 Some(Ok(durable)) => durable.await,
                 Some(Err(why)) => Err(why),
             };
-            result.inspect_err(|_| metrics.audit_failures.inc())
+            // The spool counts all that it does not record; of one that is late it does not know.
+            result.inspect_err(|why| metrics.audit_failures.inc_by(u64::from(*why == NotRecorded::Late)))
         }
     }
 
@@ -191,9 +192,9 @@ impl Emitters {
     /// is slow. One that finds no room is counted, and leaves a hole in `emitter_seq`.
     pub fn audit_soon(&self, event: &AuditEvent<'_>) {
         let Some(lane) = self.events() else { return };
-        let recorded = self.record(event).ok_or(NotRecorded::TooLarge).and_then(|record| lane.append(&record));
-        if recorded.is_err() {
-            self.0.metrics.audit_failures.inc();
+        if let Some(record) = self.record(event) {
+            // An event that was not taken is counted where it was refused.
+            let _ = lane.append(&record);
         }
     }
 

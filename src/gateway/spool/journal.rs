@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(20);
 const REST: Duration = Duration::from_secs(1);
 
+/// Room for a header.
+const SPARE_BYTES: usize = 4096;
+
 /// Taken by the call that writes.
 pub(super) type Turn = Arc<Mutex<()>>;
 
@@ -119,6 +122,8 @@ pub(super) struct Open {
     pub(super) ordinal: u64,
     pub(super) key: Uuid,
     pub(super) bytes: u64,
+    /// Where its header ends.
+    begin: u64,
     pub(super) records: u64,
     /// The number after the last that was written, or given up.
     pub(super) next: u64,
@@ -137,6 +142,7 @@ impl Open {
             ordinal,
             key: header.key,
             bytes,
+            begin: bytes,
             records: 0,
             next: header.first,
             since: None,
@@ -167,6 +173,11 @@ pub(crate) struct Journal {
     open: Mutex<Open>,
     shelf: Mutex<Shelf>,
     tending: Mutex<()>,
+    /// The file of the next segment, with room for its header: so that the open one can be sealed on a full disk too, and
+    /// delivering it makes room. Used under `tending` only.
+    spare: Mutex<Option<(u64, Arc<dyn SegmentFile>)>>,
+    /// Until when no new segment is tried, µs since the base.
+    no_segment_until: AtomicU64,
     /// Records below this number are written, or given up.
     written: AtomicU64,
     turn: Turn,
@@ -209,6 +220,8 @@ impl Journal {
             open: Mutex::new(open),
             shelf: Mutex::new(Shelf { sealed, in_hand: None }),
             tending: Mutex::new(()),
+            spare: Mutex::new(None),
+            no_segment_until: AtomicU64::new(0),
             written: AtomicU64::new(next),
             turn: Arc::clone(turn),
             base: Instant::now(),
@@ -245,11 +258,19 @@ impl Journal {
         let waits = told.is_some();
         let number = self.queue(payload, told).inspect_err(|why| {
             self.metrics().lost(loss(*why), 1);
+            self.not_recorded(1);
         })?;
         if self.write_now(number) || waits {
             self.wake();
         }
         Ok(())
+    }
+
+    /// Counts events that are not on the record.
+    fn not_recorded(&self, events: u64) {
+        if self.name == LaneName::Audit {
+            self.parts.metrics.audit_failures.inc_by(events);
+        }
     }
 
     /// Has the keeper look now, if there is one.
@@ -384,6 +405,7 @@ impl Journal {
         if self.sealing_is_due() {
             self.seal();
         }
+        self.keep_spare();
         drop(tending);
         for lane in [Some(self), yields].into_iter().flatten().filter(|lane| lane.name == LaneName::Samples) {
             while self.bound.is_over() && lane.drop_oldest() {}
@@ -415,7 +437,7 @@ impl Journal {
     /// Deletes the oldest samples; gives whether there were any.
     fn make_room(&self, yields: Option<&Self>) -> bool {
         match (self.name, yields) {
-            (LaneName::Samples, _) => self.drop_oldest_sealed(),
+            (LaneName::Samples, _) => self.drop_oldest(),
             (LaneName::Audit, Some(samples)) => samples.drop_oldest(),
             (LaneName::Audit, None) => false,
         }
@@ -433,6 +455,7 @@ impl Journal {
         self.written.store(open.next, Ordering::Release);
         drop(open);
         self.metrics().lost(Loss::Disk, records);
+        self.not_recorded(records);
         // Said once, until it can be written to again; the metric counts on.
         if !self.said.swap(true, Ordering::Relaxed) {
             tracing::error!(
@@ -457,7 +480,14 @@ impl Journal {
             open.unsynced = None;
             (Arc::clone(&open.file), std::mem::take(&mut open.waiters))
         };
-        let synced = self.timed(|| file.sync());
+        self.tell_synced(waiters, self.timed(|| file.sync()));
+    }
+
+    /// Tells those who wait for an fsync what came of it.
+    fn tell_synced(&self, waiters: Vec<Told>, synced: io::Result<()>) {
+        if synced.is_err() {
+            self.not_recorded(waiters.len() as u64);
+        }
         tell(waiters, synced.map_err(|_| NotRecorded::Disk));
     }
 
@@ -496,7 +526,7 @@ impl Journal {
     fn end_durably(&self, file: &dyn SegmentFile, at: u64, end: End) -> (u64, io::Result<()>) {
         let mut mark = Vec::new();
         segment::push_end(&mut mark, end);
-        let written = file.write_at(&mark, at).is_ok();
+        let written = file.truncate(at).and_then(|()| file.write_at(&mark, at)).is_ok();
         let synced = self.timed(|| file.sync());
         let added = if written { mark.len() as u64 } else { 0 };
         self.bound.add(self.name, added);
@@ -506,27 +536,57 @@ impl Journal {
     fn sealing_is_due(&self) -> bool {
         let open = locked(&self.open);
         let old = open.since.is_some_and(|(since, _)| since.elapsed() >= self.tuning.window);
-        open.records > 0 && (self.is_large(&open) || (old && self.wanted.load(Ordering::Relaxed)))
+        let due = open.records > 0 && (self.is_large(&open) || (old && self.wanted.load(Ordering::Relaxed)));
+        due && self.now() >= self.no_segment_until.load(Ordering::Relaxed)
     }
 
     /// Seals the open segment, if it holds anything, and opens the next one. The caller holds `tending`.
     fn seal(&self) {
         if let Err(error) = self.try_seal() {
-            // The open segment grows on; the next round tries again.
-            tracing::warn!(lane = self.name.as_str(), %error, "cannot begin a new segment of the spool");
+            // The open segment grows on meanwhile.
+            self.no_segment_until.store(self.now() + REST.as_micros() as u64, Ordering::Relaxed);
+            tracing::debug!(lane = self.name.as_str(), %error, "cannot begin a new segment of the spool");
+        }
+        self.keep_spare();
+    }
+
+    /// Sees to it that there is a spare. Without one, and on a full disk, sealing waits until there is room again.
+    fn keep_spare(&self) {
+        let mut spare = locked(&self.spare);
+        if spare.is_some() || self.now() < self.no_segment_until.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.make_spare() {
+            Ok(made) => *spare = Some(made),
+            Err(error) => {
+                self.no_segment_until.store(self.now() + REST.as_micros() as u64, Ordering::Relaxed);
+                tracing::debug!(lane = self.name.as_str(), %error, "no room for a new segment of the spool");
+            }
         }
     }
 
-    fn try_seal(&self) -> io::Result<()> {
+    fn make_spare(&self) -> io::Result<(u64, Arc<dyn SegmentFile>)> {
         let ordinal = locked(&self.open).ordinal + 1;
         let path = self.path(ordinal);
         let file = self.disk().create(&path)?;
-        let swapped = self.swap(ordinal, &file);
-        let old = match swapped {
+        // Zeros are no header: such a file is passed over when the spool is opened.
+        file.write_at(&[0; SPARE_BYTES], 0).inspect_err(|_| {
+            // What is left of it is passed over too, and its number with it.
+            let _ = self.disk().remove(&path);
+        })?;
+        self.bound.add(self.name, SPARE_BYTES as u64);
+        Ok((ordinal, file))
+    }
+
+    fn try_seal(&self) -> io::Result<()> {
+        let (ordinal, file) = match locked(&self.spare).take() {
+            Some(spare) => spare,
+            None => self.make_spare()?,
+        };
+        let old = match self.swap(ordinal, &file) {
             Ok(old) => old,
             Err(error) => {
-                // It holds nothing; a leftover is passed over when the spool is opened.
-                let _ = self.disk().remove(&path);
+                *locked(&self.spare) = Some((ordinal, file));
                 return Err(error);
             }
         };
@@ -547,7 +607,7 @@ impl Journal {
             sealed.bytes += marked;
             sealed.unsynced = None;
             let begun = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
-            tell(old.waiters, synced.and(begun).map_err(|_| NotRecorded::Disk));
+            self.tell_synced(old.waiters, synced.and(begun));
         }
         if sealed.records > 0 {
             self.wanted.store(false, Ordering::Relaxed);
@@ -563,7 +623,10 @@ impl Journal {
         let header = self.header(open.next);
         let bytes = header.encode().map_err(io::Error::other)?;
         file.write_at(&bytes, 0)?;
+        // The zeros behind it would be cut off as a torn tail as well.
+        let _ = file.truncate(bytes.len() as u64);
         self.bound.add(self.name, bytes.len() as u64);
+        self.bound.sub(self.name, SPARE_BYTES as u64);
         let next = Open::new(Arc::clone(file), ordinal, &header, bytes.len() as u64);
         Ok(std::mem::replace(&mut *open, next))
     }
@@ -578,16 +641,21 @@ impl Journal {
         }
     }
 
-    /// Deletes the oldest batch, sealing the open segment if there is no other. Gives whether there was anything.
+    /// Drops the oldest samples: a batch, or what the open segment holds if there is none. Gives whether there was anything.
     fn drop_oldest(&self) -> bool {
-        if self.drop_oldest_sealed() {
-            return true;
+        self.drop_oldest_sealed() || self.drop_open()
+    }
+
+    /// Empties the open segment. It was never sent, so its key stays.
+    fn drop_open(&self) -> bool {
+        let mut open = locked(&self.open);
+        if open.records == 0 || open.file.truncate(open.begin).is_err() {
+            return false;
         }
-        let _tending = locked(&self.tending);
-        if locked(&self.open).records > 0 {
-            self.seal();
-        }
-        self.drop_oldest_sealed()
+        self.bound.sub(self.name, open.bytes - open.begin);
+        self.metrics().lost(Loss::SpoolFull, open.records);
+        (open.bytes, open.records, open.since, open.unsynced) = (open.begin, 0, None, None);
+        true
     }
 
     fn drop_oldest_sealed(&self) -> bool {
@@ -731,7 +799,8 @@ impl Journal {
         let open = locked(&self.open);
         let left = |since: Instant, most: Duration| most.saturating_sub(since.elapsed());
         let seal = open.since.filter(|_| self.wanted.load(Ordering::Relaxed));
-        let seal = seal.map(|(since, _)| left(since, self.tuning.window));
+        let barred = self.no_segment_until.load(Ordering::Relaxed).saturating_sub(self.now());
+        let seal = seal.map(|(since, _)| left(since, self.tuning.window).max(Duration::from_micros(barred)));
         let sync = open.unsynced.map(|since| left(since, self.tuning.sync_every));
         [seal, sync].into_iter().flatten().min().unwrap_or(self.tuning.sync_every).min(self.tuning.sync_every)
     }

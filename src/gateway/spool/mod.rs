@@ -25,6 +25,9 @@
 //!                            written when the segment was made durable as a whole
 //! ```
 //!
+//! The last file of a lane may be all zeros: room for the next segment, kept so that the open one can be sealed, delivered
+//! and deleted on a full disk too.
+//!
 //! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be written
 //! leaves a hole in the numbers. There is always an open segment, made durable with the next number in its header before
 //! an older one may go, so that no number is ever given twice.

@@ -13,6 +13,10 @@ use crate::harness::{Client, Config, Disk, Gateway, GatewayConfig, Mcp, Server, 
 /// How long what waits in the spool may take to arrive once the control plane is back: the longest pause and more.
 const ARRIVAL: Duration = Duration::from_secs(60);
 
+/// What a full disk has left for the spool, and more calls than find room for their events in it.
+const ROOM: u64 = 256 << 10;
+const EVENTS: usize = 1_500;
+
 /// Clients that call at the same time.
 const CLIENTS: usize = 4;
 
@@ -190,6 +194,45 @@ async fn a_stop_without_a_control_plane_keeps_all_for_the_next_start() {
     assert_equal(&server, &tally).await;
     let actions = server.client().sql("SELECT action, count(*) FROM audit_log WHERE action LIKE 'operator.gateway%' GROUP BY action ORDER BY action").await;
     assert_eq!(actions, [[json!("operator.gateway_started"), json!(2)], [json!("operator.gateway_stopped"), json!(1)]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_calls_go_on_unless_audit_is_set_to_fail_closed() {
+    let _alone = alone().await;
+    let fixture = Upstream::fixture().await;
+    for (on_failure, goes_on) in [("open", true), ("closed", false)] {
+        let Some(disk) = Disk::new() else { return };
+        let filler = disk.fill(ROOM);
+        // The control plane is away, so nothing leaves the spool.
+        let gateway = GatewayConfig::new()
+            .http("fixture", &fixture.url())
+            .with(json!({ "control_plane": { "spool": { "path": disk.path().join("spool") } } }))
+            .with(json!({ "observability": { "audit": { "on_failure": on_failure } } }))
+            .start()
+            .await;
+        let client = gateway.client().await;
+        let mut refused = None;
+        for _ in 0..EVENTS {
+            let reply = client.call("fixture__echo", json!({ "message": "hi" })).await;
+            refused = reply.message.get("error").cloned();
+            if refused.is_some() {
+                break;
+            }
+        }
+        let metrics = gateway.metrics().await;
+        assert!(metrics.total("mcpg_gateway_audit_failures_total") > 0.0, "{on_failure}");
+        let lost = metrics.sum_by("mcpg_gateway_telemetry_lost_total", &["stream"]);
+        assert!(lost[&vec!["samples".to_owned()]] > 0.0, "samples made room: {lost:?}");
+        match refused {
+            None => assert!(goes_on, "a call without a record was let through"),
+            Some(error) => {
+                assert!(!goes_on, "{error}");
+                assert!(error["message"].as_str().unwrap().contains("record"), "{error}");
+            }
+        }
+        std::fs::remove_file(filler).unwrap();
+        client.call("fixture__echo", json!({ "message": "hi" })).await.result();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

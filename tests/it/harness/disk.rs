@@ -51,6 +51,18 @@ impl Disk {
         &self.mount
     }
 
+    /// Fills it but for about `room` bytes. Gives the file whose deletion makes it empty again.
+    pub(crate) fn fill(&self, room: u64) -> PathBuf {
+        let (filler, spare) = (self.mount.join("filler"), self.mount.join("spare"));
+        std::fs::write(&spare, vec![1; usize::try_from(room).unwrap()]).unwrap();
+        let mut file = std::fs::File::create(&filler).unwrap();
+        let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        file.sync_all().unwrap();
+        std::fs::remove_file(spare).unwrap();
+        filler
+    }
+
     /// Stops the file system at once, as a power cut does: what was not made durable is gone.
     pub(crate) fn cut_power(&self) {
         call(Command::new(tool("xfs_io")).args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();

@@ -52,6 +52,7 @@ struct FaultyDisk(Arc<Faults>);
 #[derive(Debug)]
 struct FaultyFile {
     file: Arc<dyn SegmentFile>,
+    length: AtomicU64,
     faults: Arc<Faults>,
 }
 
@@ -73,7 +74,8 @@ impl FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn SegmentFile>> {
-        Ok(Arc::new(FaultyFile { file: LocalDisk.create(path)?, faults: Arc::clone(&self.0) }))
+        let (file, faults) = (LocalDisk.create(path)?, Arc::clone(&self.0));
+        Ok(Arc::new(FaultyFile { file, length: AtomicU64::new(0), faults }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn SegmentFile>> {
@@ -100,19 +102,24 @@ impl Disk for FaultyDisk {
 impl SegmentFile for FaultyFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.faults.write_hangs.pass();
-        let room = self.faults.room.load(Ordering::SeqCst);
-        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        let (room, length) = (self.faults.room.load(Ordering::SeqCst), self.length.load(Ordering::SeqCst));
+        let end = offset + bytes.len() as u64;
+        let missing = end.saturating_sub(length).saturating_sub(room);
         // As on a real disk: what fits is written, then it fails.
+        let fits = bytes.len() - usize::try_from(missing).unwrap();
         self.file.write_at(&bytes[..fits], offset)?;
-        if fits < bytes.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.faults.room.store(room.saturating_sub(fits as u64), Ordering::SeqCst);
-        Ok(())
+        let length_now = length.max(end - missing);
+        self.length.store(length_now, Ordering::SeqCst);
+        self.faults.room.store(room - (length_now - length), Ordering::SeqCst);
+        if missing > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file.truncate(length)
+        self.file.truncate(length)?;
+        let before = self.length.swap(length, Ordering::SeqCst);
+        let room = self.faults.room.load(Ordering::SeqCst);
+        self.faults.room.store(room.saturating_add(before.saturating_sub(length)), Ordering::SeqCst);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -167,15 +174,31 @@ async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
     let samples = spool.samples.as_ref().unwrap();
     samples.append(b"before").unwrap();
     disk.set_room(10);
-    samples.append(b"into the full disk").unwrap();
-    eventually(|| parts.metrics.samples.all_lost() == 1).await;
+    let large = "x".repeat(1000);
+    samples.append(large.as_bytes()).unwrap();
+    eventually(|| parts.metrics.samples.all_lost() == 2).await;
     disk.set_room(u64::MAX);
     samples.append(b"after").unwrap();
     eventually(|| parts.metrics.samples.spooled.get() == 2).await;
     let copy = copy_of(folder.path());
     let after = super::open(copy.path());
     let texts: Vec<_> = all(after.samples.as_ref().unwrap()).await.into_iter().map(|(_, text)| text).collect();
-    assert_eq!(texts, ["before", "after"]);
+    assert_eq!(texts, ["after"], "the oldest goes first, then what finds no room all the same");
+}
+
+#[tokio::test]
+async fn on_a_full_disk_what_is_recorded_is_delivered_and_makes_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let audit = spool.audit.as_ref().unwrap();
+    let large = "x".repeat(10_000);
+    audit.append_durably(large.as_bytes()).await.unwrap();
+    eventually(|| std::fs::read_dir(folder.path().join("audit")).unwrap().count() == 2).await;
+    disk.set_room(0);
+    assert_eq!(all(audit).await, [(0, large)]);
+    audit.append_durably(b"after").await.unwrap();
+    assert_eq!(all(audit).await, [(1, "after".to_owned())]);
 }
 
 #[tokio::test]
