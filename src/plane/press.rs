@@ -356,10 +356,12 @@ async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<()
     Ok(())
 }
 
-/// Deletes the parts of merged segments, once no query that began before can still be reading them. What is left of them at
-/// the end of the process goes at the next start.
+/// Deletes the parts of merged segments, once no query that began before can still be reading them: when the process stops,
+/// all queries have ended. What a crash leaves of them goes at the next start.
 async fn remove_merged(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
-    while let Some((_, part)) = press.merged.front().filter(|(since, _)| since.elapsed() >= plane.settings.query_time) {
+    let draining = plane.readiness() == Readiness::Draining;
+    let patience = if draining { Duration::ZERO } else { plane.settings.query_time };
+    while let Some((_, part)) = press.merged.front().filter(|(since, _)| since.elapsed() >= patience) {
         delete(plane, &segment_path(&org.name, *part)).await?;
         press.merged.pop_front();
     }
