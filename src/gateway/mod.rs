@@ -2,18 +2,18 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`mcp`] | MCP as clients see it: HTTP, sessions, names, lists |
-//! | [`call`] | one request's way: policy, dispatch, what may be told of the result |
-//! | [`story`] | what is told of a call, the same in all three streams |
+//! | `mcp` | MCP as clients see it: HTTP, sessions, names, lists |
+//! | `call` | one request's way: policy, dispatch, what may be told of the result |
+//! | `story` | what is told of a call, the same in all three streams |
 //! | [`identity`] | who calls |
 //! | [`policy`] | what a caller may do, and under which obligations |
-//! | [`upstream`] | the MCP servers behind it, as a client of theirs |
+//! | `upstream` | the MCP servers behind it, as a client of theirs |
 //! | [`metrics`] | stream 1, the near half: the gateway's own Prometheus metrics |
 //! | [`traces`] | stream 2: the spans of each request |
 //! | [`emit`] | streams 1 and 3: samples and audit events on their way to the control plane |
 //! | `spool` | the durable queue on disk that samples and events wait in |
-//! | [`message`] | JSON-RPC messages as a relay sees them |
-//! | [`error`] | why it does not start |
+//! | `message` | JSON-RPC messages as a relay sees them |
+//! | `error` | why it does not start |
 //!
 //! At the end calls under way finish, then sessions end, those of clients and those with plugins, and what was told is made
 //! durable, in this order: nothing is told after the spool is safe.

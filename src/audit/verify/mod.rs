@@ -2,13 +2,13 @@
 //!
 //! All that is believed is a verifier key that was had from elsewhere. Checked, in this order:
 //!
-//! 1. The newest head: its form, whose ledger it is of, its signature; no kept head is newer. [`heads`]
-//! 2. The segments cover all entries up to the head's size, and no entry twice. [`coverage`]
-//! 3. Each entry: its columns give its hash, it follows its predecessor, it is in its place. [`rows`], [`run`]
+//! 1. The newest head: its form, whose ledger it is of, its signature; no kept head is newer. `heads`
+//! 2. The segments cover all entries up to the head's size, and no entry twice. `coverage`
+//! 3. Each entry: its columns give its hash, it follows its predecessor, it is in its place. `rows`, `run`
 //! 4. The tree over the entries has the head's root, and the stored tiles and bundles are those of that tree. Where entries
-//!    were removed, an entry `ledger.prune` says so, and the tiles that stay give their part of the root. [`tiles`]
+//!    were removed, an entry `ledger.prune` says so, and the tiles that stay give their part of the root. `tiles`
 //! 5. Every kept head is the root of the tree's beginning.
-//! 6. Holes in the emitters' own counters, which are reported and make nothing unsound. [`emitters`]
+//! 6. Holes in the emitters' own counters, which are reported and make nothing unsound. `emitters`
 //!
 //! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the names of
 //! its segments and 40 bytes a kept head.

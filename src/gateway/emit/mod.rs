@@ -2,8 +2,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`sample`] | what one call leaves for metrics and SQL |
-//! | [`event`] | one step that the ledger has to know |
+//! | `sample` | what one call leaves for metrics and SQL |
+//! | `event` | one step that the ledger has to know |
 //! | `text` | texts of others cut to what the control plane takes |
 //! | `sender` | the task that delivers one lane of the spool |
 //! | `receiver` | one attempt at a control plane, and what its answer means |

@@ -3,7 +3,7 @@
 //! A request is of the caller whose token it brings as `Authorization: Bearer …`:
 //!
 //! 1. a token whose hash is configured is of that entry's caller;
-//! 2. a JSON Web Token of a configured issuer is of the caller that its claims name ([`jwt`]);
+//! 2. a JSON Web Token of a configured issuer is of the caller that its claims name (`jwt`);
 //! 3. a request without an `Authorization` header is `anonymous`, where that is allowed;
 //! 4. all others are nobody's, also where anonymous callers are taken: who presents a bad token wanted to be someone.
 //!

@@ -71,7 +71,7 @@ pub(super) struct Key {
 }
 
 impl Hash for Question<'_> {
-    /// As [`Key`] does.
+    /// As `Key` does.
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.caller, self.action, self.plugin, self.name).hash(state);
     }
