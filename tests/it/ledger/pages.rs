@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -33,13 +34,15 @@ async fn pages_hold_each_entry_once_while_entries_keep_arriving() {
         tokio::spawn(async move {
             let mut next = 2_000;
             while !stop.load(Ordering::SeqCst) {
-                post(&client, events(next, next + 50), None).await;
-                next += 50;
+                post(&client, events(next, next + 10), None).await;
+                next += 10;
+                // Slower than pages are read, so that oldest first there is an end to come to.
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
             next
         })
     };
-    for _ in 0..4 {
+    for _ in 0..2 {
         // Newest first: all that were there when the first page was made, without a gap.
         let seqs = all_pages(&client, "limit=137").await;
         assert!(seqs.len() >= 2_000 && seqs.is_sorted_by(|a, b| *a == b + 1) && seqs.last() == Some(&0));
