@@ -222,7 +222,7 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
                 Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
             }
         };
-        grow(&mut press, &entries, ours);
+        grow(&mut press, &entries, Duty { ours, since: duty.since });
         org.ledger_mut().store(name, size);
     }
     merge(plane, org, &mut press).await?;
@@ -248,12 +248,14 @@ async fn remove_pruned(plane: &Plane, org: &Org, press: &Press) -> Result<(), Pl
     Ok(())
 }
 
-fn grow(press: &mut Press, entries: &[Entries], ours: bool) {
+/// Puts a segment's entries into the tree. Its head is waited for since the mark was come upon, not since now: so all that a dead
+/// node left is taken over in one go.
+fn grow(press: &mut Press, entries: &[Entries], duty: Duty) {
     for leaf in entries.iter().flat_map(|entries| &entries.leaves) {
         press.edge.push(leaf);
     }
-    let ours = ours || press.due.is_some_and(|due| due.ours);
-    press.due = Some(Duty { ours, since: Instant::now() });
+    let ours = duty.ours || press.due.is_some_and(|due| due.ours);
+    press.due = Some(Duty { ours, since: duty.since });
 }
 
 /// Creates a segment, or finds that it is there. Gives its size.

@@ -6,9 +6,15 @@ use crate::harness::{Client, Config, Exposition, Load, Sample, Server, alone, ev
 
 const FLUSH: &str = "flush: { interval: 500ms }";
 
+/// A further node on the same store, with the key that signs its ledgers.
+async fn another(first: &Server) -> Server {
+    let key = first.storage().with_file_name("ledger.key");
+    Config::on(first.storage()).with(FLUSH).with(&format!("audit: {{ key_file: {} }}", key.display())).start().await
+}
+
 async fn two_nodes() -> (Server, Server) {
-    let first = Config::new().with(FLUSH).start().await;
-    let second = Config::on(first.storage()).with(FLUSH).start().await;
+    let first = Config::new().with(FLUSH).with("audit: { key_file: ledger.key }").start().await;
+    let second = another(&first).await;
     (first, second)
 }
 
@@ -104,7 +110,7 @@ async fn a_node_that_starts_later_knows_all() {
     let (first, second) = two_nodes().await;
     first.client().post(ndjson(&vec![Sample::new("github", "list_repos", 5.0); 7]), Some("k1")).await;
     second.client().post(ndjson(&vec![Sample::new("jira", "create_issue", 5.0); 5]), None).await;
-    let third = Config::on(first.storage()).start().await;
+    let third = another(&first).await;
     assert_eq!(third.client().count().await, 12);
     assert_eq!(third.client().metrics().await.counters(), first.client().metrics().await.counters());
     let again = ndjson(&vec![Sample::new("github", "list_repos", 5.0); 7]);

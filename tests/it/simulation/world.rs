@@ -317,7 +317,15 @@ impl World {
             let stored = ids.len() as i64;
             let counts = node.count(org).await;
             assert!(counts.values().all(|count| *count == stored), "{org} has {stored} samples and counts {counts:?}");
-            let shown = ledger::check(node, org).await;
+            // A head is waited for before it is taken over from a dead node, one after the other.
+            let mut shown = ledger::check(node, org).await;
+            for _ in 0..20 {
+                if shown.signed == shown.size {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(6)).await;
+                shown = ledger::check(node, org).await;
+            }
             assert_eq!((shown.first, shown.signed), (0, shown.size), "{org}: entries that no head covers");
             self.events.check(number, &shown.ids, ledger::ids);
         }
