@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::keys::SigningKeys;
-use super::note::Note;
+use super::note::{Note, VKey};
 use super::tree::Peaks;
 use super::{AuditError, Checkpoint, Hash};
 
@@ -46,13 +46,19 @@ impl Signer {
         Ok(note.to_string())
     }
 
-    /// Takes over a head that another node has signed, which is to be this one.
+    /// Takes over a head that another node has signed, which is to be this one; by `also` too, the key that the ledger tells of.
     ///
     /// # Errors
-    /// [`AuditError::Signature`] when none of this deployment's keys signed it, [`AuditError::NoExtension`] when it is another
+    /// [`AuditError::Signature`] when none of these keys signed it, [`AuditError::NoExtension`] when it is another
     /// history.
-    pub fn observe(&mut self, note: &str, head: &Checkpoint, grown: &[Hash]) -> Result<(), AuditError> {
-        let found = self.check(note)?;
+    pub fn observe(
+        &mut self,
+        note: &str,
+        also: Option<&VKey>,
+        head: &Checkpoint,
+        grown: &[Hash],
+    ) -> Result<(), AuditError> {
+        let found = self.check(note, also)?;
         if found != *head {
             let reason =
                 format!("a signed head of {} entries has the root {}, not {}", found.size, found.root, head.root);
@@ -62,12 +68,12 @@ impl Signer {
         Ok(())
     }
 
-    /// Reads a head that one of this deployment's keys has signed.
+    /// Reads a head that one of this deployment's keys, or `also`, has signed.
     ///
     /// # Errors
     /// [`AuditError::Signature`] when none has, [`AuditError::Malformed`] when it is no head of this ledger.
-    pub fn check(&self, note: &str) -> Result<Checkpoint, AuditError> {
-        check(&self.keys, &self.origin, note)
+    pub fn check(&self, note: &str, also: Option<&VKey>) -> Result<Checkpoint, AuditError> {
+        check_by(self.keys.vkeys(&self.origin)?.iter().chain(also), &self.origin, note)
     }
 
     fn grow(&self, head: &Checkpoint, grown: &[Hash]) -> Result<Peaks, AuditError> {
@@ -97,9 +103,12 @@ impl Signer {
 /// # Errors
 /// As [`Signer::check`].
 pub fn check(keys: &SigningKeys, origin: &str, note: &str) -> Result<Checkpoint, AuditError> {
+    check_by(keys.vkeys(origin)?.iter(), origin, note)
+}
+
+fn check_by<'a>(vkeys: impl Iterator<Item = &'a VKey>, origin: &str, note: &str) -> Result<Checkpoint, AuditError> {
     let note: Note = note.parse()?;
-    let vkeys = keys.vkeys(origin)?;
-    let mut verified = vkeys.iter().map(|vkey| vkey.verify(&note));
+    let mut verified = vkeys.map(|vkey| vkey.verify(&note));
     let first = verified.next().unwrap_or_else(|| Err(AuditError::Key("there is none".to_owned())));
     if first.is_err() && !verified.any(|outcome| outcome.is_ok()) {
         first?;
@@ -145,7 +154,7 @@ mod tests {
     fn what_extends_the_last_head_is_signed() {
         let mut signer = signer();
         let note = signer.sign(&head(&leaves(0..3)), &leaves(0..3)).unwrap();
-        assert_eq!(signer.check(&note), Ok(head(&leaves(0..3))));
+        assert_eq!(signer.check(&note, None), Ok(head(&leaves(0..3))));
         signer.sign(&head(&leaves(0..9)), &leaves(3..9)).unwrap();
         assert_eq!(signer.size(), 9);
     }
@@ -178,12 +187,18 @@ mod tests {
     fn a_head_that_a_peer_signed_is_taken_over_if_it_is_the_same() {
         let (mut one, mut two) = (signer(), signer());
         let note = one.sign(&head(&leaves(0..3)), &leaves(0..3)).unwrap();
-        two.observe(&note, &head(&leaves(0..3)), &leaves(0..3)).unwrap();
+        two.observe(&note, None, &head(&leaves(0..3)), &leaves(0..3)).unwrap();
         let forked = one.sign(&head(&[leaves(0..3), leaves(7..8)].concat()), &leaves(7..8)).unwrap();
-        assert!(matches!(two.observe(&forked, &head(&leaves(0..4)), &leaves(3..4)), Err(AuditError::NoExtension(_))));
+        assert!(matches!(
+            two.observe(&forked, None, &head(&leaves(0..4)), &leaves(3..4)),
+            Err(AuditError::NoExtension(_))
+        ));
         let mut stranger = Signer::new(ORIGIN.to_owned(), keys(2), Peaks::default());
-        let outcome = stranger.observe(&note, &head(&leaves(0..3)), &leaves(0..3));
+        let outcome = stranger.observe(&note, None, &head(&leaves(0..3)), &leaves(0..3));
         assert!(matches!(outcome, Err(AuditError::Signature(_))));
+        // Unless the ledger itself told of the key.
+        let told = keys(1).vkey(ORIGIN).unwrap();
+        stranger.observe(&note, Some(&told), &head(&leaves(0..3)), &leaves(0..3)).unwrap();
     }
 
     #[test]

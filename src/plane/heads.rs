@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-use super::ledger::folder;
+use super::ledger::{folder, kept_path, newest_path};
 use super::org::Org;
 use super::own_events::OwnEvent;
 use super::press::{get, put};
@@ -296,14 +296,6 @@ async fn keep(plane: &Plane, org: &Org, head: &SignedHead, note: &str) -> Result
         newest.note.clone_from(&note);
     }
     Ok(note)
-}
-
-fn newest_path(org: &OrgName) -> Path {
-    Path::from(format!("{}/checkpoint", folder(org)))
-}
-
-fn kept_path(org: &OrgName, size: u64) -> Path {
-    Path::from(format!("{}/checkpoints/{size:020}", folder(org)))
 }
 
 async fn kept(plane: &Plane, org: &OrgName, size: u64) -> Result<Option<String>, StorageError> {

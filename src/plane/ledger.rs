@@ -34,6 +34,16 @@ pub(super) fn segment_path(org: &OrgName, name: SegmentName) -> Path {
     Path::from(format!("{}/segments/{name}", folder(org)))
 }
 
+/// The path of the newest head.
+pub(super) fn newest_path(org: &OrgName) -> Path {
+    Path::from(format!("{}/checkpoint", folder(org)))
+}
+
+/// The path of the head over `size` entries.
+pub(super) fn kept_path(org: &OrgName, size: u64) -> Path {
+    Path::from(format!("{}/checkpoints/{size:020}", folder(org)))
+}
+
 /// Entries that one WAL object brought.
 #[derive(Debug, Clone)]
 pub(super) struct Entries {

@@ -17,7 +17,7 @@ use object_store::path::Path;
 
 use super::Plane;
 use super::heads::{self, SignedHead};
-use super::ledger::{LedgerState, Segment, folder, segment_path};
+use super::ledger::{LedgerState, Segment, folder, kept_path, newest_path, segment_path};
 use super::press::{Press, delete, get, is_no_note, put};
 use super::recovery::list;
 use super::standing::Standing;
@@ -42,7 +42,7 @@ pub(super) async fn load(plane: &Plane, name: &OrgName) -> Result<(LedgerState, 
     let origin = checkpoint::origin(&plane.settings.name, name);
     // The mirror's first: it follows this store, so it is behind it whenever all is well.
     let mirrored = heads::mirrored(plane, name, &origin).await?;
-    let newest = newest_head(plane, name, &origin).await?;
+    let newest = newest_head(plane, name, &origin, mirrored.as_ref()).await?;
     let head = newest.as_ref().map(|newest| &newest.checkpoint);
     heads::compare(plane, name, mirrored.as_ref(), head).await?;
     let pruned = standing_on_store(plane, name).await?.pruned;
@@ -117,9 +117,15 @@ async fn standing_on_store(plane: &Plane, name: &OrgName) -> Result<Standing, St
 }
 
 /// The newest head, if there is one. Should its write have been cut short, it is the greatest of those that are kept by their
-/// size; and the copy by size is made or mended, if a crash kept that from being made.
-async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Option<SignedHead>, StorageError> {
-    let path = Path::from(format!("{}/checkpoint", folder(name)));
+/// size; and the copy by size is made or mended, if a crash kept that from being made. Should the mirror have a greater one, which
+/// is kept here too, then a late write put an older one in its place (see `press`).
+async fn newest_head(
+    plane: &Plane,
+    name: &OrgName,
+    origin: &str,
+    mirrored: Option<&Checkpoint>,
+) -> Result<Option<SignedHead>, StorageError> {
+    let path = newest_path(name);
     let head = match get(plane, &path).await? {
         Some(bytes) if is_no_note(&bytes) => {
             tracing::error!(%path, "the newest head is no signed note; falling back to the greatest that is kept");
@@ -128,8 +134,14 @@ async fn newest_head(plane: &Plane, name: &OrgName, origin: &str) -> Result<Opti
         Some(bytes) => Some(read_head(plane, name, origin, &path, &bytes)?),
         None => newest_kept(plane, name, origin).await?,
     };
-    let Some(head) = head else { return Ok(None) };
-    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(name), head.checkpoint.size));
+    let Some(mut head) = head else { return Ok(None) };
+    if let Some(mirrored) = mirrored.filter(|mirrored| mirrored.size > head.checkpoint.size) {
+        let kept = kept_path(name, mirrored.size);
+        if let Some(bytes) = get(plane, &kept).await?.filter(|bytes| !is_no_note(bytes)) {
+            head = read_head(plane, name, origin, &kept, &bytes)?;
+        }
+    }
+    let kept = kept_path(name, head.checkpoint.size);
     if get(plane, &kept).await?.is_none_or(|found| is_no_note(&found)) {
         put(plane, &kept, head.note.clone().into()).await?;
     }

@@ -12,6 +12,9 @@
 //! The signer remembers the last head and signs nothing that is not proved to extend it. Should the store hold another head
 //! of the same size, the ledger has forked: the org is stopped.
 //!
+//! `checkpoint` is overwritten, so a write of it that the store or a stalled process carries out late puts an older head over a
+//! newer one. Therefore it is looked at again some time after a head, and the newest is put back.
+//!
 //! Segments that were pruned go last, see `retention`. Small segments are merged by the same way:
 //! a mark, a new file that covers its parts, and then the parts go, when no query can still be reading them. See
 //! [`merges`] for which.
@@ -28,11 +31,11 @@ use tokio::time::{Instant, sleep};
 
 use super::committer::Message;
 use super::heads::SignedHead;
-use super::ledger::{Due, Duty, Entries, folder, segment_path};
+use super::ledger::{Due, Duty, Entries, folder, kept_path, newest_path, segment_path};
 use super::org::Org;
 use super::recovery::list;
 use super::{Plane, PlaneError, Readiness, replica};
-use crate::audit::note::Note;
+use crate::audit::note::{Note, VKey};
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::audit::{Checkpoint, Signer, TreeEdge};
 use crate::storage::StorageError;
@@ -46,6 +49,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Orgs whose ledgers are written at once.
 const AT_ONCE: usize = 16;
+/// How long after a head `checkpoint` is looked at again: no write of it should be under way for longer than the last of these.
+const LOOKS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(90)];
 /// How often it is tried to leave nothing unsigned when the process stops.
 const FINISH_TRIES: usize = 20;
 /// How many neighbouring segments of a size become one.
@@ -69,13 +74,25 @@ pub(super) struct Press {
     told_of_key: bool,
     /// The newest head there is, as it is stored.
     pub(super) newest: Option<SignedHead>,
+    /// How many of the [`LOOKS`] were taken at it.
+    looks: usize,
 }
 
 impl Press {
     /// A press that goes on from a tree whose entries are all stored. If no head covers it yet, one is due.
     pub(super) fn new(edge: TreeEdge, signer: Signer, newest: Option<SignedHead>) -> Self {
         let due = (edge.size() > signer.size()).then(|| Duty { ours: true, since: Instant::now() });
-        Self { edge, signer, tiles: Vec::new(), due, merged: VecDeque::new(), told_of_key: false, newest }
+        Self { edge, signer, tiles: Vec::new(), due, merged: VecDeque::new(), told_of_key: false, newest, looks: 0 }
+    }
+
+    /// Takes note of a head that is newer than all before.
+    fn know(&mut self, head: SignedHead) {
+        (self.newest, self.looks) = (Some(head), 0);
+    }
+
+    /// Reads a head of this ledger; none if it is not signed by a key that is known.
+    fn check(&self, org: &Org, note: &str) -> Option<Checkpoint> {
+        self.signer.check(note, told_key(org).as_ref()).ok()
     }
 }
 
@@ -227,7 +244,27 @@ async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
     }
     merge(plane, org, &mut press).await?;
     remove_merged(plane, org, &mut press).await?;
-    remove_pruned(plane, org, &press).await
+    remove_pruned(plane, org, &press).await?;
+    keep_newest(plane, org, &mut press).await
+}
+
+/// Puts the newest head back, should an older one have come to stand in its place; see the module's doc.
+async fn keep_newest(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
+    let Some(newest) = &press.newest else { return Ok(()) };
+    if LOOKS.get(press.looks).is_none_or(|after| newest.since.elapsed() < *after) {
+        return Ok(());
+    }
+    let path = newest_path(&org.name);
+    let found = get(plane, &path).await?;
+    let text = found.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+    // Whatever verifies and is no older may stay: another node may be ahead, or a witness may have signed it too.
+    let stands = text.and_then(|text| press.check(org, text)).is_some_and(|head| head.size >= newest.checkpoint.size);
+    if !stands {
+        tracing::warn!(%path, size = newest.checkpoint.size, "an older head, or none, stood here; the newest is put back");
+        put(plane, &path, newest.note.clone().into()).await?;
+    }
+    press.looks += 1;
+    Ok(())
 }
 
 /// Deletes what a `ledger.prune` has pruned, oldest first, once a head covers that entry and no query that began before it can
@@ -288,8 +325,8 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
     let Some(due) = press.due else { return Ok(()) };
     let origin = org.ledger().origin().to_owned();
     let checkpoint = Checkpoint { origin, size: press.edge.size(), root: press.edge.root() };
-    let newest = Path::from(format!("{}/checkpoint", folder(&org.name)));
-    let kept = Path::from(format!("{}/checkpoints/{:020}", folder(&org.name), checkpoint.size));
+    let newest = newest_path(&org.name);
+    let kept = kept_path(&org.name, checkpoint.size);
     let found = get(plane, &kept).await?;
     // One whose write was cut short is none yet: on a store whose writes are not atomic it is written again.
     let is_torn = found.as_deref().is_some_and(is_no_note);
@@ -300,8 +337,12 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
             PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() }
         };
         let text = std::str::from_utf8(&found).map_err(|_| forked("it is not UTF-8".to_owned()))?;
-        press.signer.observe(text, &checkpoint, press.edge.grown()).map_err(|e| forked(e.to_string()))?;
-        press.newest = Some(SignedHead { note: text.to_owned(), checkpoint, ours: false, since: Instant::now() });
+        let told = told_key(org);
+        press
+            .signer
+            .observe(text, told.as_ref(), &checkpoint, press.edge.grown())
+            .map_err(|e| forked(e.to_string()))?;
+        press.know(SignedHead { note: text.to_owned(), checkpoint, ours: false, since: Instant::now() });
     } else if !may_sign(plane, org)? {
         if !std::mem::replace(&mut press.told_of_key, true) {
             tracing::error!(org = %org.name, "its ledger has got another key: this node signs nothing until it has it too");
@@ -309,9 +350,9 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
         return Ok(());
     } else if due.ours || due.since.elapsed() >= PATIENCE {
         press.tiles.extend(press.edge.take_tiles());
-        for (path, bytes) in &press.tiles {
-            put(plane, &Path::from(format!("{}/tile/{path}", folder(&org.name))), bytes.clone()).await?;
-        }
+        let folder = format!("{}/tile", folder(&org.name));
+        let tiles = press.tiles.iter().map(|(path, bytes)| (Path::from(format!("{folder}/{path}")), bytes.clone()));
+        plane.store.put_all(tiles.collect()).await?;
         let signed =
             press.signer.sign(&checkpoint, press.edge.grown()).map_err(|e| PlaneError::Internal(e.to_string()))?;
         put(plane, &newest, signed.clone().into()).await?;
@@ -321,7 +362,7 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
             Err(e) => return Err(StorageError::failed("create", &kept, e).into()),
         }
         plane.metrics.audit.heads.inc();
-        press.newest = Some(SignedHead { note: signed, checkpoint, ours: true, since: Instant::now() });
+        press.know(SignedHead { note: signed, checkpoint, ours: true, since: Instant::now() });
     } else {
         return Ok(());
     }
@@ -338,6 +379,12 @@ async fn head(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneEr
 /// Whether these bytes are no signed note, whoever signed it.
 pub(super) fn is_no_note(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok()).is_none()
+}
+
+/// The key that the ledger says its heads are signed with from some entry on, if it does. This node may lack it, when the key was
+/// changed on others: it can still follow them.
+fn told_key(org: &Org) -> Option<VKey> {
+    org.ledger().standing().key.as_deref().and_then(|key| key.parse().ok())
 }
 
 /// Whether this node has the key that the ledger's newest `ledger.key` tells of, if it tells of any.

@@ -187,8 +187,11 @@ impl Plane {
             "segments": plan.segments.iter().map(|s| json!({ "name": s.name, "sha256": s.sha256 })).collect::<Vec<_>>(),
         });
         events.push(OwnEvent::new(actor, PRUNE).target(name.as_str()).detail(detail));
-        // Nodes that find the same to be due say so once.
-        self.record_once(name, events, &format!("prune/{}", plan.first_kept)).await?;
+        // Nodes that find the same to be due say so once. One that came to nothing, because of a hold or because its segments
+        // had become another, is no reason not to say it again.
+        let names: Vec<_> = plan.segments.iter().map(|segment| segment.name.as_bytes()).collect();
+        let released = self.org(name)?.ledger().standing().released;
+        self.record_once(name, events, &format!("prune/{released:?}/{}", Hash::of(&names))).await?;
         Ok(plan)
     }
 

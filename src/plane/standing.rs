@@ -37,6 +37,8 @@ const LEDGER: &str = "ledger.";
 pub(super) struct Standing {
     /// The entry of the hold that is in force.
     pub(super) hold: Option<u64>,
+    /// The entry that ended the last hold.
+    pub(super) released: Option<u64>,
     /// What has been pruned.
     pub(super) pruned: Option<Pruned>,
     /// The newest entry that tells of a configuration loaded.
@@ -83,7 +85,7 @@ impl Standing {
                 HOLD => {
                     self.hold.get_or_insert(seq);
                 }
-                RELEASE => self.hold = None,
+                RELEASE => (self.hold, self.released) = (None, Some(seq)),
                 KEY => self.key = rows.detail(row).and_then(|detail| Some(detail.get("vkey")?.as_str()?.to_owned())),
                 CONFIG_LOADED if rows.actor.value(row).starts_with(OWN_ACTOR) => self.config = Some(seq),
                 // A hold that the log has before it stops it.
@@ -165,7 +167,7 @@ mod tests {
         assert_eq!((standing.config, standing.key.as_deref(), standing.hold), (Some(11), Some("a+b+c"), Some(14)));
         assert_eq!((prunes.len(), prunes[0].entry, prunes[0].first_kept), (1, 13, 4));
         standing.fold(&entries(&[("ledger.release", "service:op", "{}")]));
-        assert_eq!(standing.hold, None);
+        assert_eq!((standing.hold, standing.released), (None, Some(10)));
     }
 
     #[test]
@@ -187,6 +189,7 @@ mod tests {
     fn it_is_read_back_from_a_segment() {
         let standing = Standing {
             hold: Some(3),
+            released: None,
             pruned: Some(Pruned { entry: 9, first_kept: 4 }),
             config: None,
             key: Some("k".to_owned()),

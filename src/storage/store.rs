@@ -3,17 +3,25 @@
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
-use object_store::ObjectStore;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::StorageError;
 use super::local::FsyncLocal;
 
+/// Objects that are put at once, of many that go together.
+const AT_ONCE: usize = 16;
+
 /// An opened object store: everything durable is in it, under paths relative to the URL it was opened with.
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// The same where it is a local folder, which can take many objects together.
+    local: Option<FsyncLocal>,
     url: String,
 }
 
@@ -39,12 +47,28 @@ impl Store {
             Err(_) => PathBuf::from(url),
         };
         let local = FsyncLocal::open(&folder).map_err(|e| unusable(format!("cannot use the folder: {e}")))?;
-        Ok(Self::new(Arc::new(local), url))
+        Ok(Self { local: Some(local.clone()), ..Self::new(Arc::new(local), url) })
     }
 
     /// A store over `objects`, for tests that inject faults and for stores that were opened elsewhere.
     pub fn new(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.to_owned() }
+        Self { objects, local: None, url: url.to_owned() }
+    }
+
+    /// Writes objects that are independent of each other, over whatever is there. Once it returns, all are there for good; after
+    /// an error or a crash any of them may be.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] with the first that could not be written.
+    pub async fn put_all(&self, objects: Vec<(Path, Bytes)>) -> Result<(), StorageError> {
+        if let Some(local) = &self.local {
+            return local.put_all(objects).await;
+        }
+        let puts = objects.into_iter().map(async |(path, bytes)| {
+            let put = self.objects.put(&path, bytes.into()).await;
+            put.map(drop).map_err(|e| StorageError::failed("write", &path, e))
+        });
+        stream::iter(puts).buffer_unordered(AT_ONCE).try_collect().await
     }
 
     /// The objects, by path relative to the store's URL.

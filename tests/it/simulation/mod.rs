@@ -98,7 +98,7 @@ fn pruned_life(fault: Option<(usize, Fault)>) -> usize {
         for _ in 0..300 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let shown = ledger::check(&after, "acme").await;
-            if shown.first > 0 && shown.leftovers == 0 && shown.signed == shown.size {
+            if shown.first > 20 && shown.leftovers == 0 && shown.signed == shown.size {
                 return writes;
             }
             let ledger::Shown { first, size, signed, leftovers, .. } = shown;

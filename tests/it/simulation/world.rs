@@ -1,5 +1,6 @@
 //! Nodes, clients and the books they keep.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -40,12 +41,21 @@ orgs: [{ name: acme }, { name: other }]
 flush: { interval: 300ms }
 ";
 
-/// Runs a play in virtual time, on one thread.
-pub(super) fn run<T>(play: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(play)
+thread_local! {
+    /// When the play that runs on this thread began: the one time that all of its nodes' clocks go by.
+    static BEGINNING: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Virtual time as wall time.
+/// Runs a play in virtual time, on one thread.
+pub(super) fn run<T>(play: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        BEGINNING.set(Some(Instant::now()));
+        play.await
+    })
+}
+
+/// Virtual time, since this instant, as wall time.
 #[derive(Debug)]
 struct VirtualClock(Instant);
 
@@ -112,7 +122,7 @@ impl Node {
         let seed = Arc::as_ptr(&store) as u64;
         let parts = Parts {
             store: Store::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://"),
-            clock: Arc::new(VirtualClock(Instant::now())),
+            clock: Arc::new(VirtualClock(BEGINNING.get().unwrap())),
             random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
             metrics: Arc::new(Metrics::new()),
             signing: Arc::new(keys()),
