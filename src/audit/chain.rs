@@ -35,11 +35,10 @@ impl Leaf {
 
     /// Its bytes.
     pub fn bytes(&self) -> [u8; Self::LENGTH] {
-        let mut bytes = [0; Self::LENGTH];
-        let parts = [&[1][..], &self.seq.to_be_bytes(), &self.prev_hash.0, &self.entry_hash.0];
-        for (byte, value) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
-            *byte = *value;
-        }
+        let mut bytes = [1; Self::LENGTH];
+        bytes[1..9].copy_from_slice(&self.seq.to_be_bytes());
+        bytes[9..41].copy_from_slice(&self.prev_hash.0);
+        bytes[41..].copy_from_slice(&self.entry_hash.0);
         bytes
     }
 
