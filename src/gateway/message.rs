@@ -45,6 +45,17 @@ pub(crate) struct Response {
     pub(crate) outcome: Result<Value, ErrorData>,
 }
 
+impl Response {
+    /// Whether it is the answer to the request of this id. Some servers write a number as text.
+    pub(crate) fn answers(&self, id: i64) -> bool {
+        match &self.id {
+            Some(RequestId::Number(found)) => *found == id,
+            Some(RequestId::String(found)) => found.parse() == Ok(id),
+            None => false,
+        }
+    }
+}
+
 /// Why bytes are no message. Says nothing of what they hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {

@@ -50,6 +50,9 @@ pub(super) struct Streams {
 struct Inner {
     last: StreamNumber,
     streams: BTreeMap<StreamNumber, Stream>,
+    /// Those that have ended, in that order, and their bytes.
+    ended: VecDeque<(Instant, StreamNumber)>,
+    ended_bytes: u64,
 }
 
 #[derive(Default)]
@@ -60,7 +63,7 @@ struct Stream {
     last: u64,
     taken: u64,
     connection: Option<mpsc::Sender<ServerSseMessage>>,
-    ended: Option<Instant>,
+    ended: bool,
 }
 
 struct Event {
@@ -112,7 +115,7 @@ impl Streams {
             let _ = connection.try_send(event.to_sse(number));
         }
         stream.taken = stream.last;
-        stream.connection = stream.ended.is_none().then_some(connection);
+        stream.connection = (!stream.ended).then_some(connection);
         Some(events)
     }
 
@@ -120,7 +123,7 @@ impl Streams {
     pub(super) fn send(&self, number: Option<StreamNumber>, message: ServerJsonRpcMessage) {
         let bytes = size(&message);
         let mut inner = self.inner();
-        let number = number.filter(|number| inner.streams.get(number).is_some_and(|stream| stream.ended.is_none()));
+        let number = number.filter(|number| inner.streams.get(number).is_some_and(|stream| !stream.ended));
         let number = number.unwrap_or(STANDALONE);
         inner.streams.entry(number).or_default().push(number, message, bytes);
     }
@@ -128,12 +131,15 @@ impl Streams {
     /// Ends a request's stream, with its response unless the request was cancelled.
     pub(super) fn end(&self, number: StreamNumber, response: Option<(ServerJsonRpcMessage, u64)>) {
         let mut inner = self.inner();
-        if let Some(stream) = inner.streams.get_mut(&number) {
+        if let Some(stream) = inner.streams.get_mut(&number).filter(|stream| !stream.ended) {
             if let Some((message, bytes)) = response {
                 stream.push(number, message, bytes);
             }
             stream.connection = None;
-            stream.ended = Some(Instant::now());
+            stream.ended = true;
+            let bytes = stream.bytes;
+            inner.ended_bytes += bytes;
+            inner.ended.push_back((Instant::now(), number));
         }
         inner.forget();
     }
@@ -157,18 +163,11 @@ impl Streams {
 impl Inner {
     /// Drops ended streams: the old ones, and the oldest while they are too large together.
     fn forget(&mut self) {
-        let mut room = ENDED_BYTES;
-        let mut dropped = Vec::new();
-        for (number, stream) in self.streams.iter().rev() {
-            let Some(ended) = stream.ended else { continue };
-            let fits = room.checked_sub(stream.bytes);
-            if ended.elapsed() >= ENDED_TIME || fits.is_none() {
-                dropped.push(*number);
-            }
-            room = fits.unwrap_or(0);
-        }
-        for number in dropped {
-            self.streams.remove(&number);
+        while let Some((since, number)) = self.ended.front()
+            && (self.ended_bytes > ENDED_BYTES || since.elapsed() >= ENDED_TIME)
+        {
+            self.ended_bytes -= self.streams.remove(number).map_or(0, |stream| stream.bytes);
+            self.ended.pop_front();
         }
     }
 }
@@ -210,7 +209,7 @@ mod tests {
     use rmcp::model::{CustomNotification, ServerJsonRpcMessage, ServerNotification};
     use serde_json::json;
 
-    use super::{ENDED_TIME, Events, KEPT_EVENTS, Streams};
+    use super::{ENDED_BYTES, ENDED_TIME, Events, KEPT_EVENTS, Streams};
 
     fn note(n: usize) -> ServerJsonRpcMessage {
         let custom = CustomNotification::new("n", Some(json!({ "n": n })));
@@ -275,6 +274,18 @@ mod tests {
         }
         assert!(ids(&mut events).len() < 5_000, "a client that does not read is cut off");
         assert_eq!(ids(&mut streams.resume("0/1").unwrap()).len(), KEPT_EVENTS);
+    }
+
+    #[test]
+    fn of_ended_streams_the_oldest_go_when_they_are_too_large_together() {
+        let streams = Streams::default();
+        for number in 1..=4 {
+            assert_eq!(streams.open(false).0, number);
+            streams.end(number, Some((note(1), ENDED_BYTES / 2)));
+        }
+        assert!(streams.resume("0/2").is_none());
+        assert_eq!(ids(&mut streams.resume("0/3").unwrap()), ["1/3"]);
+        assert_eq!(ids(&mut streams.resume("0/4").unwrap()), ["1/4"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@
 //! | an error | as it is: the model of an error is complete |
 //! | more than may be passed on | an error of the request that asked, whose `data` is `{"mcpg": <the limit>}` |
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::HeaderMap;
 use rmcp::model::{
@@ -20,6 +22,7 @@ use rmcp::model::{
     JsonRpcMessage, RequestId, ServerJsonRpcMessage, ServerNotification, ServerRequest, ServerResult,
 };
 use rmcp::service::InboundStreamOrigin;
+use rmcp::transport::common::client_side_sse::BoxedSseResponse;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -40,6 +43,25 @@ pub(super) struct Outbound {
     pub(super) body: Bytes,
     /// Headers of this message alone (trace context), where the transport has headers.
     pub(super) headers: HeaderMap,
+    /// What has been received for it already, if it was sent past the transport. Taken once.
+    events: Arc<Mutex<Option<BoxedSseResponse>>>,
+}
+
+impl Outbound {
+    /// A message that is to be sent.
+    pub(super) fn new(body: Bytes, headers: HeaderMap) -> Self {
+        Self { body, headers, events: Arc::default() }
+    }
+
+    /// The same, sent already: these events are its answer.
+    pub(super) fn answered_by(self, events: BoxedSseResponse) -> Self {
+        Self { events: Arc::new(Mutex::new(Some(events))), ..self }
+    }
+
+    /// The events of its answer, the first time it is asked for.
+    pub(super) fn take_events(&self) -> Option<BoxedSseResponse> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A message that came out of its envelope.

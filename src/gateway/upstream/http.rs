@@ -1,5 +1,6 @@
 //! The HTTP side of an upstream: one exchange each for the SDK's Streamable HTTP transport, which does the rest
-//! (sessions, resuming streams, starting a lost session again).
+//! (sessions, resuming streams, starting a lost session again). A session that the transport has established takes requests
+//! past it, too ([`Wire::ask`]), as long as their exchanges need nothing of that.
 //!
 //! It differs from the SDK's own client in three things a relay needs. What the upstream says goes on as raw JSON
 //! ([`envelope`]). Every message may carry headers of its own, for the trace context. And no fault holds anything that was
@@ -9,25 +10,33 @@
 //! claims.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use rmcp::model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage, RequestId};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, JsonRpcMessage, RequestId};
 use rmcp::transport::common::client_side_sse::BoxedSseResponse;
 use rmcp::transport::common::http_header::{
-    EVENT_STREAM_MIME_TYPE, HEADER_LAST_EVENT_ID, HEADER_SESSION_ID, JSON_MIME_TYPE,
+    EVENT_STREAM_MIME_TYPE, HEADER_LAST_EVENT_ID, HEADER_MCP_PROTOCOL_VERSION, HEADER_SESSION_ID, JSON_MIME_TYPE,
 };
 use rmcp::transport::streamable_http_client::{
     StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse, StreamableHttpResponseLimits,
 };
 
-use super::envelope;
+use serde_json::Value;
+
+use super::envelope::{self, Outbound};
 use super::fault::WireFault;
 use super::sse::{self, Event, StreamFault};
 use crate::gateway::message::{Message, Response};
+
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+/// What a client of Streamable HTTP must take.
+const EITHER: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
 /// What an answer that is no success may say, when it may be a JSON-RPC error.
 const ERROR_BYTES: usize = 64 * 1024;
@@ -38,18 +47,87 @@ const ENVELOPE_BYTES: usize = 4 * 1024;
 /// A failure of an exchange, as the transport takes it.
 type Fault = StreamableHttpError<WireFault>;
 
+/// How long the end of an answered exchange is waited for, so that its connection can be used again.
+const DRAIN: Duration = Duration::from_millis(50);
+
 /// Exchanges with one upstream. Cheap to clone: connections are shared.
 #[derive(Clone)]
 pub(super) struct Wire {
     http: reqwest::Client,
+    uri: Arc<str>,
     /// The configured headers; they may hold secrets.
     headers: HeaderMap,
     limit: usize,
+    /// The session that the transport has established last.
+    session: Arc<RwLock<Option<Established>>>,
+}
+
+/// What requests of an established session have in common.
+#[derive(Clone)]
+struct Established {
+    id: Option<Arc<str>>,
+    /// All headers but a request's own.
+    headers: HeaderMap,
+}
+
+/// What came of a request that was sent past the transport.
+pub(super) enum Direct {
+    /// Its answer.
+    Answer(Result<Value, ErrorData>),
+    /// More than an answer: its events from the first on.
+    Events(BoxedSseResponse),
+    /// The upstream took it, and answers on another stream.
+    Elsewhere,
+    /// Nothing: there is no session, or it has expired.
+    Unsent,
+}
+
+/// What an exchange brought.
+enum Reply {
+    Accepted,
+    Message(Message),
+    Events(BoxedSseResponse),
 }
 
 impl Wire {
-    pub(super) fn new(http: reqwest::Client, headers: HeaderMap, max_result_bytes: usize) -> Self {
-        Self { http, headers, limit: max_result_bytes.saturating_add(ENVELOPE_BYTES) }
+    pub(super) fn new(http: reqwest::Client, uri: Arc<str>, headers: HeaderMap, max_result_bytes: usize) -> Self {
+        let limit = max_result_bytes.saturating_add(ENVELOPE_BYTES);
+        Self { http, uri, headers, limit, session: Arc::default() }
+    }
+
+    /// The same for a session of its own.
+    pub(super) fn of_one_session(&self) -> Self {
+        Self { session: Arc::default(), ..self.clone() }
+    }
+
+    /// Sends a request of the established session, and takes its answer if that is all that comes.
+    pub(super) async fn ask(&self, id: i64, outbound: &Outbound) -> Result<Direct, Fault> {
+        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Established { id: session, mut headers }) = session else { return Ok(Direct::Unsent) };
+        headers.extend(outbound.headers.clone());
+        let request = self.http.post(self.uri.as_ref()).headers(headers).body(outbound.body.clone());
+        match self.exchange(request, session.is_some(), Asked::Request(id)).await {
+            Ok((Reply::Accepted, _)) => Ok(Direct::Elsewhere),
+            Ok((Reply::Message(Message::Response(response)), _)) => Ok(Direct::Answer(response.outcome)),
+            Ok((Reply::Message(_), _)) => Err(Fault::Client(WireFault::NotMcp)),
+            Ok((Reply::Events(events), _)) => Ok(first(id, events).await),
+            Err(StreamableHttpError::SessionExpired) => Ok(Direct::Unsent),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The transport says what the newest session is.
+    fn establish(&self, id: Option<Arc<str>>, protocol: &HashMap<HeaderName, HeaderValue>) {
+        let mut headers = self.headers.clone();
+        if let Some(version) = protocol.get(HEADER_MCP_PROTOCOL_VERSION) {
+            headers.insert(VERSION, version.clone());
+        }
+        headers.insert(ACCEPT, EITHER);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON_MIME_TYPE));
+        if let Some(value) = id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+            headers.insert(SESSION, value);
+        }
+        *self.session.write().unwrap_or_else(PoisonError::into_inner) = Some(Established { id, headers });
     }
 
     fn with_headers(
@@ -60,7 +138,7 @@ impl Wire {
     ) -> reqwest::RequestBuilder {
         let mut headers = self.headers.clone();
         headers.extend(protocol);
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(ACCEPT, EITHER);
         let request = request.headers(headers);
         match session {
             Some(session) => request.header(HEADER_SESSION_ID, session),
@@ -75,38 +153,59 @@ impl Wire {
         session: Option<Arc<str>>,
         protocol: HashMap<HeaderName, HeaderValue>,
     ) -> Result<StreamableHttpPostResponse, Fault> {
+        let asked = Asked::by(&message);
+        let outbound = envelope::outbound(&message);
+        if let Some(events) = outbound.and_then(Outbound::take_events) {
+            return Ok(StreamableHttpPostResponse::Sse(asked.seal_events(events), None));
+        }
+        if is_initialized(&message) {
+            self.establish(session.clone(), &protocol);
+        }
         let body = envelope::body(&message)?;
         let mut request = self.with_headers(self.http.post(uri.as_ref()), protocol, session.as_deref());
-        if let Some(outbound) = envelope::outbound(&message) {
+        if let Some(outbound) = outbound {
             request = request.headers(outbound.headers.clone());
         }
-        let response = request.header(CONTENT_TYPE, JSON_MIME_TYPE).body(body).send().await.map_err(client)?;
+        let request = request.header(CONTENT_TYPE, JSON_MIME_TYPE).body(body);
+        match self.exchange(request, session.is_some(), asked).await? {
+            (Reply::Accepted, _) => Ok(StreamableHttpPostResponse::Accepted),
+            (Reply::Message(message), new) => Ok(StreamableHttpPostResponse::Json(asked.seal(message)?, new)),
+            (Reply::Events(events), new) => Ok(StreamableHttpPostResponse::Sse(asked.seal_events(events), new)),
+        }
+    }
+
+    /// One request and its response; beside it, the id of a session that was opened by it.
+    async fn exchange(
+        &self,
+        request: reqwest::RequestBuilder,
+        has_session: bool,
+        asked: Asked,
+    ) -> Result<(Reply, Option<String>), Fault> {
+        let response = request.send().await.map_err(client)?;
         let status = response.status();
         if matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) {
-            return Ok(StreamableHttpPostResponse::Accepted);
+            return Ok((Reply::Accepted, None));
         }
-        if status == StatusCode::NOT_FOUND && session.is_some() {
+        if status == StatusCode::NOT_FOUND && has_session {
             return Err(StreamableHttpError::SessionExpired);
         }
-        let asked = Asked::by(&message);
         let new_session = header(&response, HEADER_SESSION_ID);
         if !status.is_success() {
-            return refusal(response, &asked, new_session).await;
+            return refusal(response, asked).await.map(|message| (Reply::Message(message), new_session));
         }
         if is(&response, EVENT_STREAM_MIME_TYPE) {
-            let events = asked.events(response.bytes_stream(), self.limit);
-            return Ok(StreamableHttpPostResponse::Sse(events, new_session));
+            return Ok((Reply::Events(asked.events(response.bytes_stream(), self.limit)), new_session));
         }
         if matches!(asked, Asked::Nothing) {
             // Only the status matters; some servers say something all the same.
-            return Ok(StreamableHttpPostResponse::Accepted);
+            return Ok((Reply::Accepted, None));
         }
         if !is(&response, JSON_MIME_TYPE) {
             return Err(Fault::Client(WireFault::NotMcp));
         }
         let body = bounded(response, self.limit).await?;
         let message = Message::parse(&body).map_err(|_| Fault::Client(WireFault::NotMcp))?;
-        Ok(StreamableHttpPostResponse::Json(asked.seal(message)?, new_session))
+        Ok((Reply::Message(message), new_session))
     }
 
     async fn stream(
@@ -125,11 +224,56 @@ impl Wire {
             StatusCode::METHOD_NOT_ALLOWED => Err(StreamableHttpError::ServerDoesNotSupportSse),
             status if !status.is_success() => Err(Fault::Client(WireFault::Status(status.as_u16()))),
             _ if is(&response, EVENT_STREAM_MIME_TYPE) => {
-                Ok(Asked::Nothing.events(response.bytes_stream(), self.limit))
+                Ok(Asked::Nothing.seal_events(Asked::Nothing.events(response.bytes_stream(), self.limit)))
             }
             _ => Err(Fault::Client(WireFault::NotMcp)),
         }
     }
+}
+
+fn is_initialized(message: &ClientJsonRpcMessage) -> bool {
+    match message {
+        JsonRpcMessage::Notification(notification) => {
+            matches!(notification.notification, ClientNotification::InitializedNotification(_))
+        }
+        _ => false,
+    }
+}
+
+/// The answer to the request of that id, if no other message comes before it.
+async fn first(id: i64, events: BoxedSseResponse) -> Direct {
+    let mut events = events.fuse();
+    let mut seen = Vec::new();
+    while let Some(event) = events.next().await {
+        let message = match &event {
+            Ok(event) => {
+                event.data.as_deref().filter(|data| !data.is_empty()).map(|data| Message::parse(data.as_bytes()))
+            }
+            Err(_) => {
+                seen.push(event);
+                break;
+            }
+        };
+        match message {
+            // It only says how the stream can be resumed.
+            None => seen.push(event),
+            Some(Ok(Message::Response(response))) if response.answers(id) => {
+                drain(events);
+                return Direct::Answer(response.outcome);
+            }
+            Some(_) => {
+                seen.push(event);
+                break;
+            }
+        }
+    }
+    Direct::Events(stream::iter(seen).chain(events).boxed())
+}
+
+/// Reads what is left of an answered exchange, which is its end, so that the connection can be used again.
+fn drain(mut events: impl Stream + Send + Unpin + 'static) {
+    let rest = async move { while events.next().await.is_some() {} };
+    tokio::spawn(tokio::time::timeout(DRAIN, rest));
 }
 
 /// What a message asks for, which says what its answer is read as.
@@ -161,13 +305,13 @@ impl Asked {
         }
     }
 
+    /// The events of a response. One that is too large stands as an error in the answer's place.
     fn events<E: Send + 'static>(
         self,
         body: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
         limit: usize,
     ) -> BoxedSseResponse {
         sse::events(body, limit, move |event| match event {
-            Ok(event) => Ok(self.seal_event(event)),
             Err(StreamFault::TooLarge { limit }) => match self {
                 Self::Request(id) => {
                     let data = serde_json::to_string(&envelope::seal_too_large(id, result_bytes(limit))).ok();
@@ -175,8 +319,13 @@ impl Asked {
                 }
                 Self::Initialize | Self::Nothing => Err(StreamFault::TooLarge { limit }),
             },
-            Err(fault) => Err(fault),
+            event => event,
         })
+    }
+
+    /// Events in the envelope that passes the transport.
+    fn seal_events(self, events: BoxedSseResponse) -> BoxedSseResponse {
+        events.map(move |event| event.map(|event| self.seal_event(event))).boxed()
     }
 
     /// What is no message is left as it is, for the transport to refuse.
@@ -195,11 +344,7 @@ impl Asked {
 }
 
 /// An answer that is no success: a JSON-RPC error where it is one, else the status alone.
-async fn refusal(
-    response: reqwest::Response,
-    asked: &Asked,
-    session: Option<String>,
-) -> Result<StreamableHttpPostResponse, Fault> {
+async fn refusal(response: reqwest::Response, asked: Asked) -> Result<Message, Fault> {
     let status = Fault::Client(WireFault::Status(response.status().as_u16()));
     if !is(&response, JSON_MIME_TYPE) {
         return Err(status);
@@ -208,8 +353,7 @@ async fn refusal(
     match (Message::parse(&body), asked) {
         (Ok(Message::Response(Response { outcome: Err(error), .. })), Asked::Request(id)) => {
             // Some servers cannot name the request they refuse.
-            let error = rmcp::model::ServerJsonRpcMessage::error(error, Some(RequestId::Number(*id)));
-            Ok(StreamableHttpPostResponse::Json(error, session))
+            Ok(Message::Response(Response { id: Some(RequestId::Number(id)), outcome: Err(error) }))
         }
         _ => Err(status),
     }

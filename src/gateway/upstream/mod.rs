@@ -5,6 +5,7 @@
 //! | [`plugin`] | one plugin: opening sessions with it, within its limits; its health |
 //! | [`monitor`] | the gateway's own session with each plugin: is it up, what does it offer, did that change |
 //! | [`link`] | one session with an upstream, over either transport |
+//! | [`handshake`], [`keeper`], [`waiters`] | how it begins; the task that owns its transport; who waits for which answer |
 //! | [`http`], [`sse`] | Streamable HTTP |
 //! | [`child`] | a child process |
 //! | [`backoff`] | when to try again what has failed |
@@ -22,11 +23,14 @@ mod backoff;
 mod child;
 mod envelope;
 mod fault;
+mod handshake;
 mod http;
+mod keeper;
 mod link;
 mod monitor;
 mod plugin;
 mod sse;
+mod waiters;
 
 pub(crate) use fault::UpstreamFault;
 pub(crate) use link::{Ask, Link, StreamNumber, Upcalls};

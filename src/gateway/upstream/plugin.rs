@@ -131,8 +131,9 @@ impl Plugin {
         let reach = match &settings.transport {
             config::Transport::Http { url, headers } => {
                 let headers = header_map(headers).ok_or_else(|| GatewayError::Header { plugin: name.clone() })?;
-                let wire = Wire::new(http, headers, settings.max_result_bytes.as_usize());
-                Reach::Http { url: url.as_str().into(), wire }
+                let url: Arc<str> = url.as_str().into();
+                let wire = Wire::new(http, Arc::clone(&url), headers, settings.max_result_bytes.as_usize());
+                Reach::Http { url, wire }
             }
             config::Transport::Child { .. } => Reach::Child,
         };
@@ -267,10 +268,12 @@ impl Plugin {
         permit: Option<tokio::sync::OwnedSemaphorePermit>,
     ) -> Result<Link, UpstreamFault> {
         let patience = self.timeout().max(HANDSHAKE);
-        let parts = LinkParts { hello, upcalls, patience, permit, tasks: self.tasks.clone() };
+        let mut parts = LinkParts { hello, upcalls, patience, wire: None, permit, tasks: self.tasks.clone() };
         match &self.reach {
             Reach::Http { url, wire } => {
-                let transport = StreamableHttpClientTransport::with_client(wire.clone(), self.http_config(url));
+                let wire = wire.of_one_session();
+                parts.wire = Some(wire.clone());
+                let transport = StreamableHttpClientTransport::with_client(wire, self.http_config(url));
                 Link::open(transport, parts).await
             }
             Reach::Child => {
