@@ -13,6 +13,8 @@
 //!
 //! No answer repeats anything of the request.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,14 +26,17 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use bytes::BytesMut;
+use futures::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyDataStream, BodyExt, Full, LengthLimitError, Limited};
 use rmcp::model::{ErrorData, JsonRpcError, RequestId};
 use rmcp::transport::common::http_header::{HEADER_MCP_PROTOCOL_VERSION, HEADER_SESSION_ID};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -52,6 +57,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How often sessions that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long the end of a response is waited for before its first bytes are sent, and how many of them may wait.
+const MOMENT: Duration = Duration::from_millis(5);
+const PIECE: usize = 64 * 1024;
 
 /// How long a client should wait before it asks for a session again.
 const AGAIN: HeaderValue = HeaderValue::from_static("30");
@@ -195,8 +204,9 @@ async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Re
     let request_id: Arc<str> = doors.telling.id().to_string().into();
     let mut response = match receive(&doors, request, Arc::clone(&request_id)).await {
         Ok((inbound, request)) => {
-            let ending = request.method() == Method::DELETE;
-            let mut response = inbound.during(door.service.handle(request)).await.map(Body::new);
+            let (ending, is_request) = (request.method() == Method::DELETE, inbound.is_request());
+            let response = inbound.during(door.service.handle(request)).await;
+            let mut response = if is_request { gathered(response).await } else { response.map(Body::new) };
             if ending && response.status() == StatusCode::ACCEPTED {
                 // The session has ended by now; some clients take 202 for a failure.
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -209,6 +219,31 @@ async fn enter(State((doors, door)): State<(Arc<Doors>, Arc<Door>)>, request: Re
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// The response, in one piece if it is at its end within [`MOMENT`]: a stream would go out in three, each of which wakes
+/// the client.
+async fn gathered(response: http::Response<BoxBody<Bytes, Infallible>>) -> Response {
+    let (parts, mut body) = response.into_parts();
+    let mut begin = BytesMut::new();
+    let whole = timeout(MOMENT, async {
+        while begin.len() < PIECE {
+            let Some(frame) = body.frame().await else { return true };
+            let frame = frame.unwrap_or_else(|never| match never {});
+            if let Ok(data) = frame.into_data() {
+                begin.extend_from_slice(&data);
+            }
+        }
+        false
+    });
+    let is_whole = whole.await.unwrap_or(false);
+    let begin = begin.freeze();
+    let body = if is_whole {
+        Body::from(begin)
+    } else {
+        Body::from_stream(stream::once(ready(Ok(begin))).chain(BodyDataStream::new(body)))
+    };
+    Response::from_parts(parts, body)
 }
 
 /// Takes the message in, and finds out who sent it.

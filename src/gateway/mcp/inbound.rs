@@ -40,6 +40,11 @@ impl Inbound {
         INBOUND.scope(Arc::new(self), handling).await
     }
 
+    /// Whether the message is a request, so that there is an answer to it.
+    pub(super) fn is_request(&self) -> bool {
+        matches!(self.message, Some(Message::Request(_)))
+    }
+
     /// The request's spans; only the first who asks gets them.
     pub(super) fn take_spans(&self) -> Option<RequestSpans> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -27,6 +27,7 @@ use rmcp::transport::streamable_http_client::{
 };
 
 use serde_json::Value;
+use url::Url;
 
 use super::envelope::{self, Outbound};
 use super::fault::WireFault;
@@ -54,7 +55,7 @@ const DRAIN: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Wire {
     http: reqwest::Client,
-    uri: Arc<str>,
+    url: Url,
     /// The configured headers; they may hold secrets.
     headers: HeaderMap,
     limit: usize,
@@ -90,9 +91,9 @@ enum Reply {
 }
 
 impl Wire {
-    pub(super) fn new(http: reqwest::Client, uri: Arc<str>, headers: HeaderMap, max_result_bytes: usize) -> Self {
+    pub(super) fn new(http: reqwest::Client, url: Url, headers: HeaderMap, max_result_bytes: usize) -> Self {
         let limit = max_result_bytes.saturating_add(ENVELOPE_BYTES);
-        Self { http, uri, headers, limit, session: Arc::default() }
+        Self { http, url, headers, limit, session: Arc::default() }
     }
 
     /// The same for a session of its own.
@@ -105,7 +106,7 @@ impl Wire {
         let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(Established { id: session, mut headers }) = session else { return Ok(Direct::Unsent) };
         headers.extend(outbound.headers.clone());
-        let request = self.http.post(self.uri.as_ref()).headers(headers).body(outbound.body.clone());
+        let request = self.http.post(self.url.clone()).headers(headers).body(outbound.body.clone());
         match self.exchange(request, session.is_some(), Asked::Request(id)).await {
             Ok((Reply::Accepted, _)) => Ok(Direct::Elsewhere),
             Ok((Reply::Message(Message::Response(response)), _)) => Ok(Direct::Answer(response.outcome)),

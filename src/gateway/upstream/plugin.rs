@@ -18,6 +18,7 @@ use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 use super::backoff::Backoff;
 use super::child::ChildTransport;
@@ -131,9 +132,8 @@ impl Plugin {
         let reach = match &settings.transport {
             config::Transport::Http { url, headers } => {
                 let headers = header_map(headers).ok_or_else(|| GatewayError::Header { plugin: name.clone() })?;
-                let url: Arc<str> = url.as_str().into();
-                let wire = Wire::new(http, Arc::clone(&url), headers, settings.max_result_bytes.as_usize());
-                Reach::Http { url, wire }
+                let wire = Wire::new(http, Url::clone(url), headers, settings.max_result_bytes.as_usize());
+                Reach::Http { url: url.as_str().into(), wire }
             }
             config::Transport::Child { .. } => Reach::Child,
         };
