@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! body ─ unpack (encoding) ─▶ NDJSON ─┐
-//!                             JSON   ─┼─▶ columns ─▶ judge and complete (validate) ─▶ canonical batch
+//!                             JSON   ─┼─▶ columns ─▶ judge (validate) ─▶ fill what lacks (completion) ─▶ canonical batch
 //!                             Arrow  ─┘
 //! ```
 //!
@@ -19,6 +19,8 @@
 mod arrow_guard;
 mod arrow_stream;
 mod arrow_values;
+mod canonical;
+mod completion;
 mod detail;
 mod encoding;
 mod error;
