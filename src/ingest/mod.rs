@@ -20,8 +20,10 @@ mod arrow_guard;
 mod arrow_stream;
 mod arrow_values;
 mod canonical;
+mod column_builder;
 mod completion;
 mod detail;
+mod draft;
 mod encoding;
 mod error;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod plaintext;
 mod rows;
 mod timestamp;
 mod validate;
+mod value;
 
 use std::sync::Arc;
 

@@ -17,10 +17,10 @@ use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use chrono::TimeDelta;
 
+use super::draft::Draft;
 use super::error::{Faults, IngestError};
 use super::ids::IdSource;
 use super::layout::{Column, Layout, Rule};
-use super::rows::Draft;
 use super::{DecodeContext, canonical, completion};
 use crate::model::{Decision, Outcome, micros};
 
