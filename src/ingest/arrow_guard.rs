@@ -13,9 +13,7 @@
 use arrow::ipc::{self, CompressionType, Endianness, MessageHeader};
 
 use super::DecodeLimits;
-use super::error::RowKind;
-use super::error::{Faults, IngestError};
-use super::rows::{shown, too_many_rows};
+use super::error::{Faults, IngestError, RowKind, shown};
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 const MAX_METADATA_BYTES: usize = 1 << 20;
@@ -76,7 +74,7 @@ impl Guard {
                 self.rows_left = self
                     .rows_left
                     .checked_sub(rows)
-                    .ok_or_else(|| too_many_rows(RowKind::Sample, self.limits.max_rows))?;
+                    .ok_or_else(|| IngestError::too_many_rows(RowKind::Sample, self.limits.max_rows))?;
                 self.columns(&batch, body)
             }
             MessageHeader::DictionaryBatch => {
@@ -86,7 +84,7 @@ impl Guard {
                 }
                 let values = dictionary.data().ok_or_else(no_header)?;
                 if usize::try_from(values.length()).map_or(true, |len| len > self.limits.max_rows) {
-                    return Err(too_many_rows(RowKind::Sample, self.limits.max_rows));
+                    return Err(IngestError::too_many_rows(RowKind::Sample, self.limits.max_rows));
                 }
                 self.columns(&values, body)
             }

@@ -19,10 +19,10 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use super::arrow_values::{Refusal, convert, text};
-use super::error::{Faults, IngestError};
+use super::draft::Draft;
+use super::error::{Faults, HASH_DIFFERS, IngestError, NO_SUCH_FIELD, ORG_DIFFERS, shown};
 use super::layout::{Column, ERROR_MESSAGE, Field, Layout};
 use super::plaintext::ErrorMessage;
-use super::rows::{Draft, HASH_DIFFERS, NO_SUCH_FIELD, ORG_DIFFERS, shown};
 use super::{DecodeContext, arrow_guard};
 
 /// The most characters of the reader's own message that ours repeats.

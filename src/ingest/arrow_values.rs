@@ -22,7 +22,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-use super::rows::MAX_EXACT_INT;
+use super::value::MAX_EXACT_INT;
 
 /// Why a column was not taken.
 pub(super) enum Refusal {

@@ -10,6 +10,15 @@ use serde::Serialize;
 
 /// At most so many faults of one body are listed; reading stops there.
 pub const MAX_LISTED_ERRORS: usize = 100;
+/// The most characters of an unknown field's name that a message repeats.
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// Said of a field that is not ours.
+pub(super) const NO_SUCH_FIELD: &str = "no such field";
+/// Said of an `org` that is not the path's.
+pub(super) const ORG_DIFFERS: &str = "is not the org of the request's path";
+/// Said of an `error_message` that comes with the hash of another text.
+pub(super) const HASH_DIFFERS: &str = "does not hash to the error_hash beside it; send one of the two";
 
 /// One fault of one row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -120,10 +129,28 @@ impl IngestError {
         }
     }
 
+    /// A body of too many rows.
+    pub(super) fn too_many_rows(kind: RowKind, max_rows: usize) -> Self {
+        Self::TooLarge(format!("the body holds over {max_rows} {}; send smaller batches", kind.plural()))
+    }
+
     /// A body that is not what its `Content-Type` says, without a row to point at.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::Malformed { detail: detail.into(), errors: Vec::new() }
     }
+}
+
+/// A name that we do not know, as a message may show it: cut to 64 characters, and only if it looks like a name at all,
+/// since in a broken body any text may stand where a name should.
+pub(super) fn shown(name: &str) -> String {
+    if !name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.')) {
+        return "(not shown)".to_owned();
+    }
+    let mut shown = name.chars().take(MAX_SHOWN_CHARS).collect::<String>();
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Collects the faults of one body, up to [`MAX_LISTED_ERRORS`].

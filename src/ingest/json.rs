@@ -13,7 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 
 use super::error::IngestError;
-use super::rows::{RowBuilder, Value};
+use super::rows::RowBuilder;
+use super::value::Value;
 
 /// Reads a JSON document into `rows`.
 ///

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! body ─ unpack (encoding) ─▶ NDJSON ─┐
-//!                             JSON   ─┼─▶ columns ─▶ judge and complete (validate) ─▶ canonical batch
+//!                             JSON   ─┼─▶ columns ─▶ judge (validate) ─▶ fill what lacks (completion) ─▶ canonical batch
 //!                             Arrow  ─┘
 //! ```
 //!
@@ -19,7 +19,11 @@
 mod arrow_guard;
 mod arrow_stream;
 mod arrow_values;
+mod canonical;
+mod column_builder;
+mod completion;
 mod detail;
+mod draft;
 mod encoding;
 mod error;
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod plaintext;
 mod rows;
 mod timestamp;
 mod validate;
+mod value;
 
 use std::sync::Arc;
 

@@ -3,89 +3,32 @@
 //! Each value goes straight into the Arrow builder of its column. At the end of a row each builder has grown by exactly
 //! one, also when the row is at fault: the batch is then refused as a whole, but reading on finds the other faults.
 //!
+//! What hangs on more than one field of a row is seen to here: a field given twice or not at all, and `error_message`, whose
+//! hash fills `error_hash` or must agree with it.
+//!
 //! A row that lacks a required field is a fault at once. That bounds memory: a row that is not refused takes some 150
 //! bytes of JSON at least, which is more than its columns' fixed parts take.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Builder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
-use arrow::datatypes::DataType;
-
+use super::column_builder::{ColumnBuilder, Fault};
 use super::detail;
-use super::error::{Faults, IngestError, RowKind};
+use super::draft::Draft;
+use super::error::{Faults, HASH_DIFFERS, IngestError, NO_SUCH_FIELD, ORG_DIFFERS, shown};
 use super::layout::{ERROR_MESSAGE, Field, Layout};
 use super::plaintext::ErrorMessage;
-use super::timestamp::parse_rfc3339;
+use super::value::Value;
 
 /// Bytes of JSON a sample takes, roughly: for the first size of the builders only.
 const TYPICAL_SAMPLE_BYTES: usize = 450;
-/// Whole numbers up to here are exact as a double.
-pub(super) const MAX_EXACT_INT: f64 = 9_007_199_254_740_992.0;
-/// The most characters of an unknown field's name that a message repeats.
-const MAX_SHOWN_CHARS: usize = 64;
-
-/// A value of a field, as JSON has it.
-#[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
-    /// A string.
-    Text(&'a str),
-    /// A number that is whole and not negative.
-    Unsigned(u64),
-    /// A number that is whole.
-    Signed(i64),
-    /// Any other number.
-    Float(f64),
-    /// `true` or `false`.
-    Bool,
-    /// `null`: as if the field were not there.
-    Null,
-    /// An array.
-    List,
-    /// An object.
-    Object,
-}
-
-impl Value<'_> {
-    /// What it is, for messages; never the value itself.
-    pub(super) fn kind(self) -> &'static str {
-        match self {
-            Self::Text(_) => "a string",
-            Self::Unsigned(_) | Self::Signed(_) | Self::Float(_) => "a number",
-            Self::Bool => "a boolean",
-            Self::Null => "null",
-            Self::List => "an array",
-            Self::Object => "an object",
-        }
-    }
-}
-
-/// Columns as decoded, not yet judged: one entry a column of the canonical schema, none where no decoder filled it.
-/// A required column with a null in it has a fault for it.
-pub(super) struct Draft {
-    /// The columns, each of `rows` values and of its canonical type.
-    pub(super) columns: Vec<Option<ArrayRef>>,
-    /// Samples.
-    pub(super) rows: usize,
-    /// Faults found so far.
-    pub(super) faults: Faults,
-}
-
-enum ColumnBuilder {
-    Unfilled,
-    Text(StringBuilder),
-    Time(TimestampMicrosecondBuilder),
-    Float(Float64Builder),
-    Int(Int64Builder),
-    Texts(ListBuilder<StringBuilder>),
-}
 
 /// Builds columns from rows of fields.
 pub(super) struct RowBuilder<'a> {
     layout: &'static Layout,
     org: &'a str,
     max_rows: usize,
-    columns: Vec<ColumnBuilder>,
+    /// None for a column that is not filled from a body.
+    columns: Vec<Option<ColumnBuilder>>,
     /// Columns that have a builder, as bits.
     built: u64,
     faults: Faults,
@@ -119,20 +62,10 @@ impl<'a> RowBuilder<'a> {
             .enumerate()
             .map(|(index, column)| {
                 if column.rule.is_stamped() {
-                    return ColumnBuilder::Unfilled;
+                    return None;
                 }
                 built |= bit(index);
-                match column.data_type {
-                    DataType::Timestamp(..) => ColumnBuilder::Time(
-                        TimestampMicrosecondBuilder::with_capacity(capacity).with_data_type(column.data_type.clone()),
-                    ),
-                    DataType::Float64 => ColumnBuilder::Float(Float64Builder::with_capacity(capacity)),
-                    DataType::Int64 => ColumnBuilder::Int(Int64Builder::with_capacity(capacity)),
-                    DataType::List(_) => {
-                        ColumnBuilder::Texts(ListBuilder::with_capacity(StringBuilder::new(), capacity))
-                    }
-                    _ => ColumnBuilder::Text(StringBuilder::with_capacity(capacity, capacity * 20)),
-                }
+                Some(ColumnBuilder::new(column.data_type, capacity))
             })
             .collect();
         Self {
@@ -212,7 +145,7 @@ impl<'a> RowBuilder<'a> {
     /// Puts the JSON text of a value of this row in its place.
     pub(super) fn put_json(&mut self, field: usize, json: &str) {
         let Some((name, Field::Detail(column))) = self.layout.field(field) else { return };
-        let Some(ColumnBuilder::Text(builder)) = self.columns.get_mut(column) else { return };
+        let Some(Some(ColumnBuilder::Text(builder))) = self.columns.get_mut(column) else { return };
         match detail::compact(json) {
             Ok(None) => {}
             Ok(Some(text)) => {
@@ -232,13 +165,13 @@ impl<'a> RowBuilder<'a> {
             Some((_, Field::Column(column))) => self.columns.get(column),
             _ => None,
         };
-        matches!(column, Some(ColumnBuilder::Texts(_)))
+        matches!(column, Some(Some(ColumnBuilder::Texts(_))))
     }
 
     /// Puts one text of an array in its place; the array is ended by [`RowBuilder::end_texts`].
     pub(super) fn put_text(&mut self, field: usize, value: Value<'_>) {
         let Some((name, Field::Column(column))) = self.layout.field(field) else { return };
-        let Some(ColumnBuilder::Texts(builder)) = self.columns.get_mut(column) else { return };
+        let Some(Some(ColumnBuilder::Texts(builder))) = self.columns.get_mut(column) else { return };
         match value {
             Value::Text(text) => builder.values().append_value(text),
             other => {
@@ -251,7 +184,7 @@ impl<'a> RowBuilder<'a> {
     /// Ends an array of texts. An empty one is as none.
     pub(super) fn end_texts(&mut self, field: usize, texts: usize) {
         let Some((_, Field::Column(column))) = self.layout.field(field) else { return };
-        if let Some(ColumnBuilder::Texts(builder)) = self.columns.get_mut(column)
+        if let Some(Some(ColumnBuilder::Texts(builder))) = self.columns.get_mut(column)
             && texts > 0
         {
             builder.append(true);
@@ -260,50 +193,17 @@ impl<'a> RowBuilder<'a> {
     }
 
     fn put_column(&mut self, name: &'static str, column: usize, value: Value<'_>) {
-        let Some(builder) = self.columns.get_mut(column) else { return };
-        let fault = match (builder, value) {
-            (ColumnBuilder::Text(builder), Value::Text(text)) => {
-                builder.append_value(text);
-                if name == "error_hash" {
+        let Some(Some(builder)) = self.columns.get_mut(column) else { return };
+        match builder.append(value) {
+            Ok(()) => {
+                self.filled |= bit(column);
+                if let Value::Text(text) = value
+                    && name == "error_hash"
+                {
                     self.given_hash.push_str(text);
                 }
-                None
             }
-            (ColumnBuilder::Time(builder), Value::Text(text)) => match parse_rfc3339(text) {
-                Some(micros) => {
-                    builder.append_value(micros);
-                    None
-                }
-                None => Some(Fault::Form("not an RFC 3339 date-time such as 2026-01-31T12:00:00.5Z")),
-            },
-            (ColumnBuilder::Float(builder), Value::Unsigned(_) | Value::Signed(_) | Value::Float(_)) => {
-                builder.append_value(match value {
-                    Value::Unsigned(whole) => whole as f64,
-                    Value::Signed(whole) => whole as f64,
-                    Value::Float(float) => float,
-                    _ => 0.0,
-                });
-                None
-            }
-            (ColumnBuilder::Int(builder), Value::Unsigned(_) | Value::Signed(_) | Value::Float(_)) => {
-                match whole(value) {
-                    Some(whole) => {
-                        builder.append_value(whole);
-                        None
-                    }
-                    None => Some(Fault::Form("not a whole number of 64 bits")),
-                }
-            }
-            (ColumnBuilder::Text(_), _) => Some(Fault::Type("a string")),
-            (ColumnBuilder::Time(_), _) => Some(Fault::Type("an RFC 3339 date-time in a string")),
-            (ColumnBuilder::Float(_), _) => Some(Fault::Type("a number")),
-            (ColumnBuilder::Int(_), _) => Some(Fault::Type("a whole number")),
-            (ColumnBuilder::Texts(_), _) => Some(Fault::Type("an array of strings")),
-            (ColumnBuilder::Unfilled, _) => return,
-        };
-        match fault {
-            None => self.filled |= bit(column),
-            Some(fault) => {
+            Err(fault) => {
                 self.faulty |= bit(column);
                 match fault {
                     Fault::Form(message) => self.faults.field(self.rows, name, message),
@@ -326,13 +226,8 @@ impl<'a> RowBuilder<'a> {
         while lacking != 0 {
             let index = lacking.trailing_zeros() as usize;
             lacking &= lacking - 1;
-            match self.columns.get_mut(index) {
-                Some(ColumnBuilder::Text(builder)) => builder.append_null(),
-                Some(ColumnBuilder::Time(builder)) => builder.append_null(),
-                Some(ColumnBuilder::Float(builder)) => builder.append_null(),
-                Some(ColumnBuilder::Int(builder)) => builder.append_null(),
-                Some(ColumnBuilder::Texts(builder)) => builder.append_null(),
-                Some(ColumnBuilder::Unfilled) | None => {}
+            if let Some(Some(builder)) = self.columns.get_mut(index) {
+                builder.append_null();
             }
             if let Some(column) = self.layout.columns.get(index)
                 && column.required
@@ -352,7 +247,7 @@ impl<'a> RowBuilder<'a> {
                 self.faults.field(self.rows, ERROR_MESSAGE, HASH_DIFFERS);
             }
         } else if self.faulty & bit(column) == 0
-            && let Some(ColumnBuilder::Text(builder)) = self.columns.get_mut(column)
+            && let Some(Some(ColumnBuilder::Text(builder))) = self.columns.get_mut(column)
         {
             builder.append_value(hash.to_hex());
             self.filled |= bit(column);
@@ -378,22 +273,9 @@ impl<'a> RowBuilder<'a> {
     /// [`IngestError::TooLarge`] when there were too many rows.
     pub(super) fn finish(self) -> Result<Draft, IngestError> {
         if self.rows > self.max_rows {
-            return Err(too_many_rows(self.layout.kind, self.max_rows));
+            return Err(IngestError::too_many_rows(self.layout.kind, self.max_rows));
         }
-        let columns = self
-            .columns
-            .into_iter()
-            .map(|builder| -> Option<ArrayRef> {
-                match builder {
-                    ColumnBuilder::Unfilled => None,
-                    ColumnBuilder::Text(mut builder) => Some(Arc::new(builder.finish())),
-                    ColumnBuilder::Time(mut builder) => Some(Arc::new(builder.finish())),
-                    ColumnBuilder::Float(mut builder) => Some(Arc::new(builder.finish())),
-                    ColumnBuilder::Int(mut builder) => Some(Arc::new(builder.finish())),
-                    ColumnBuilder::Texts(mut builder) => Some(Arc::new(builder.finish())),
-                }
-            })
-            .collect();
+        let columns = self.columns.into_iter().map(|builder| builder.map(ColumnBuilder::finish)).collect();
         Ok(Draft { columns, rows: self.rows, faults: self.faults })
     }
 
@@ -402,46 +284,6 @@ impl<'a> RowBuilder<'a> {
         self.faults.sample(self.rows, detail.clone());
         IngestError::Malformed { detail, errors: self.faults.into_sorted() }
     }
-}
-
-enum Fault {
-    Form(&'static str),
-    Type(&'static str),
-}
-
-/// Said of a field that is not ours.
-pub(super) const NO_SUCH_FIELD: &str = "no such field";
-/// Said of an `org` that is not the path's.
-pub(super) const ORG_DIFFERS: &str = "is not the org of the request's path";
-/// Said of an `error_message` that comes with the hash of another text.
-pub(super) const HASH_DIFFERS: &str = "does not hash to the error_hash beside it; send one of the two";
-
-/// The error of a body of too many rows.
-pub(super) fn too_many_rows(kind: RowKind, max_rows: usize) -> IngestError {
-    IngestError::TooLarge(format!("the body holds over {max_rows} {}; send smaller batches", kind.plural()))
-}
-
-/// A number as a whole one of 64 bits, where it is one.
-fn whole(value: Value<'_>) -> Option<i64> {
-    match value {
-        Value::Unsigned(whole) => i64::try_from(whole).ok(),
-        Value::Signed(whole) => Some(whole),
-        Value::Float(float) if float.fract() == 0.0 && float.abs() <= MAX_EXACT_INT => Some(float as i64),
-        _ => None,
-    }
-}
-
-/// A name that we do not know, as a message may show it: cut to 64 characters, and only if it looks like a name at all,
-/// since in a broken body any text may stand where a name should.
-pub(super) fn shown(name: &str) -> String {
-    if !name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.')) {
-        return "(not shown)".to_owned();
-    }
-    let mut shown = name.chars().take(MAX_SHOWN_CHARS).collect::<String>();
-    if shown.len() < name.len() {
-        shown.push('…');
-    }
-    shown
 }
 
 #[cfg(test)]

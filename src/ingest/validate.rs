@@ -7,31 +7,27 @@
 //!
 //! Beyond the contract's words: times lie in the year 2000 or later, which catches seconds sent as milliseconds and clocks
 //! that were never set; a negative zero duration becomes zero.
+//!
+//! Ids and hashes are judged in `canonical`. What a body does not bring is filled in `completion`.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, StringArray, StringBuilder,
-    TimestampMicrosecondArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use chrono::TimeDelta;
-use uuid::Uuid;
-use uuid::fmt::{Hyphenated, Simple};
 
-use super::DecodeContext;
+use super::draft::Draft;
 use super::error::{Faults, IngestError};
 use super::ids::IdSource;
 use super::layout::{Column, Layout, Rule};
-use super::rows::Draft;
+use super::{DecodeContext, canonical, completion};
 use crate::model::{Decision, Outcome, micros};
 
 /// How far a gateway's clock may be ahead of ours.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(10);
 /// The year 2000 in µs since the Unix epoch.
 const EARLIEST_MICROS: i64 = 946_684_800_000_000;
-const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// The years 1 and 10000 in µs since the Unix epoch.
 const YEAR_1_MICROS: i64 = -62_135_596_800_000_000;
 const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
@@ -70,33 +66,7 @@ pub(super) fn seal(
     if !faults.is_empty() {
         return Err(faults.into_error(layout.kind));
     }
-    // What a time that is lacking is taken from: a sample's arrival from its start, an event's from our clock.
-    let started = layout.columns.iter().zip(&judged).find(|(column, _)| column.rule == Rule::Started);
-    let started = match started {
-        Some((_, Some(started))) => started.as_primitive::<TimestampMicrosecondType>().clone(),
-        Some((_, None)) => return Err(IngestError::Internal("no started_at column".to_owned())),
-        None => TimestampMicrosecondArray::from_value(micros(context.now), rows),
-    };
-    let columns =
-        layout.columns.iter().zip(judged).map(|(column, values)| complete(column, values, &started, rows)).collect();
-    RecordBatch::try_new(Arc::clone(layout.schema), columns).map_err(|error| IngestError::Internal(error.to_string()))
-}
-
-/// Fills what follows from `started_at`, and columns that are not there at all.
-fn complete(column: &Column, values: Option<ArrayRef>, started: &TimestampMicrosecondArray, rows: usize) -> ArrayRef {
-    match (column.rule, values) {
-        (Rule::Arrived | Rule::Occurred, None) => Arc::new(started.clone().with_data_type(column.data_type.clone())),
-        (Rule::Arrived | Rule::Occurred, Some(values)) if values.null_count() > 0 => {
-            let values = values.as_primitive::<TimestampMicrosecondType>();
-            let filled = values.iter().zip(started.values()).map(|(given, started)| given.unwrap_or(*started));
-            Arc::new(TimestampMicrosecondArray::from_iter_values(filled).with_data_type(column.data_type.clone()))
-        }
-        (Rule::Date, _) => Arc::new(Date32Array::from_iter_values(
-            started.values().iter().map(|micros| i32::try_from(micros.div_euclid(MICROS_PER_DAY)).unwrap_or(i32::MAX)),
-        )),
-        (_, Some(values)) => values,
-        (_, None) => new_null_array(column.data_type, rows),
-    }
+    completion::complete(layout, judged, rows, context)
 }
 
 struct Judge<'a> {
@@ -110,13 +80,10 @@ impl Judge<'_> {
     /// The values of a column in their canonical form; none where it is completed later.
     fn column(&mut self, column: &Column, values: Option<ArrayRef>) -> Result<Option<ArrayRef>, IngestError> {
         let judged: Option<ArrayRef> = match (column.rule, values) {
-            (Rule::Org, _) => Some(Arc::new(StringArray::new_repeated(self.context.org.as_str(), self.rows))),
-            (Rule::IngestedAt | Rule::RecordedAt, _) => {
-                let now = TimestampMicrosecondArray::from_value(micros(self.context.now), self.rows);
-                Some(Arc::new(now.with_data_type(column.data_type.clone())))
+            (Rule::Org | Rule::IngestedAt | Rule::RecordedAt | Rule::Salt, _) => {
+                completion::stamped(column, self.rows, self.context, self.ids)
             }
-            (Rule::Salt, _) => Some(Arc::new(self.salts())),
-            (Rule::Id, None) => Some(Arc::new(self.minted(&StringArray::new_null(self.rows)))),
+            (Rule::Id, None) => Some(self.minted(&StringArray::new_null(self.rows))),
             (Rule::Date, _) | (_, None) => None,
             (_, Some(values)) if values.len() != self.rows || values.data_type() != column.data_type => {
                 return Err(IngestError::Internal(format!("column {} was not decoded whole", column.name)));
@@ -130,7 +97,7 @@ impl Judge<'_> {
         match rule {
             Rule::Id => {
                 let texts = self.uuids(name, values.as_string());
-                if texts.null_count() > 0 { Arc::new(self.minted(&texts)) } else { Arc::new(texts) }
+                if texts.null_count() > 0 { self.minted(&texts) } else { Arc::new(texts) }
             }
             Rule::Name { max_chars } => {
                 self.lengths(name, values.as_string(), 1, max_chars);
@@ -146,11 +113,8 @@ impl Judge<'_> {
                 } else {
                     format!("not {digits} hex digits")
                 };
-                let texts: &StringArray = values.as_string();
-                if is_hex(texts, digits, refuse_zero) {
-                    return values;
-                }
-                Arc::new(self.canonical(name, texts, |text| canonical_hex(text, digits, refuse_zero), &fault))
+                let invalid = |row| self.faults.field(row, name, fault.clone());
+                Arc::new(canonical::hex(values.as_string(), digits, refuse_zero, invalid))
             }
             Rule::Outcome => {
                 self.words(name, values.as_string(), &Outcome::ALL.map(Outcome::as_str));
@@ -271,64 +235,12 @@ impl Judge<'_> {
         self.note(name, actions.iter(), is_action, &fault);
     }
 
-    fn salts(&mut self) -> StringArray {
-        let mut builder = StringBuilder::with_capacity(self.rows, self.rows * Simple::LENGTH);
-        let mut buffer = Uuid::encode_buffer();
-        for _ in 0..self.rows {
-            builder.append_value(Uuid::from_bytes(self.ids.next_salt()).simple().encode_lower(&mut buffer));
-        }
-        builder.finish()
-    }
-
     fn uuids(&mut self, name: &'static str, texts: &StringArray) -> StringArray {
-        if texts.iter().flatten().fold(true, |all, text| all & is_hyphenated(text)) {
-            return texts.clone();
-        }
-        self.canonical(name, texts, canonical_uuid, "not a UUID")
+        canonical::uuids(texts, |row| self.faults.field(row, name, "not a UUID"))
     }
 
-    /// Texts in the form that `canonical` gives them.
-    fn canonical(
-        &mut self,
-        name: &'static str,
-        texts: &StringArray,
-        canonical: impl Fn(&str) -> Form,
-        fault: &str,
-    ) -> StringArray {
-        let mut as_they_are = true;
-        for (row, text) in texts.iter().enumerate() {
-            match text.map(&canonical) {
-                None | Some(Form::Canonical) => {}
-                Some(Form::Other(_)) => as_they_are = false,
-                Some(Form::Invalid) => self.faults.field(row, name, fault.to_owned()),
-            }
-        }
-        if as_they_are {
-            return texts.clone();
-        }
-        let rewritten = texts.iter().map(|text| {
-            text.map(|text| match canonical(text) {
-                Form::Other(other) => other,
-                Form::Canonical | Form::Invalid => text.to_owned(),
-            })
-        });
-        rewritten.collect()
-    }
-
-    /// Ids with none missing.
-    fn minted(&mut self, ids: &StringArray) -> StringArray {
-        let mut builder = StringBuilder::with_capacity(ids.len(), ids.len() * Hyphenated::LENGTH);
-        let mut buffer = Uuid::encode_buffer();
-        for id in ids {
-            match id {
-                Some(id) => builder.append_value(id),
-                None => {
-                    let id = self.ids.next_id(self.context.now);
-                    builder.append_value(id.hyphenated().encode_lower(&mut buffer));
-                }
-            }
-        }
-        builder.finish()
+    fn minted(&mut self, ids: &StringArray) -> ArrayRef {
+        Arc::new(completion::minted(ids, self.context, self.ids))
     }
 }
 
@@ -349,67 +261,9 @@ fn are_texts(texts: &StringArray) -> bool {
     texts.len() <= TEXTS_MAX && texts.iter().flatten().all(fits)
 }
 
-/// What a text is beside its canonical form.
-enum Form {
-    Canonical,
-    Other(String),
-    Invalid,
-}
-
-/// A UUID in the hyphenated form, or as 32 digits, in either case.
-fn canonical_uuid(text: &str) -> Form {
-    if is_hyphenated(text) {
-        return Form::Canonical;
-    }
-    if text.len() != Hyphenated::LENGTH && text.len() != Simple::LENGTH {
-        return Form::Invalid;
-    }
-    Uuid::try_parse(text).map_or(Form::Invalid, |id| Form::Other(id.hyphenated().to_string()))
-}
-
-/// Whether it is a UUID as it is stored. Without a branch a byte, which makes it a few instructions.
-fn is_hyphenated(text: &str) -> bool {
-    let Ok(bytes) = <&[u8; Hyphenated::LENGTH]>::try_from(text.as_bytes()) else { return false };
-    let hyphens = [bytes[8], bytes[13], bytes[18], bytes[23]] == [b'-'; 4];
-    let digits: usize = bytes.iter().map(|&byte| usize::from(is_lower_hex(byte))).sum();
-    hyphens & (digits == Hyphenated::LENGTH - 4)
-}
-
-/// Whether all texts are so many lower-case hex digits, and not all zero if that is refused.
-fn is_hex(texts: &StringArray, digits: usize, refuse_zero: bool) -> bool {
-    let length = |row: usize| if texts.is_valid(row) { digits } else { 0 };
-    texts.offsets().lengths().enumerate().fold(true, |all, (row, len)| all & (len == length(row)))
-        && value_bytes(texts).iter().fold(true, |all, &byte| all & is_lower_hex(byte))
-        && !(refuse_zero && texts.iter().flatten().any(|text| text.bytes().all(|byte| byte == b'0')))
-}
-
-fn canonical_hex(text: &str, digits: usize, refuse_zero: bool) -> Form {
-    let bytes = text.as_bytes();
-    if bytes.len() != digits || (refuse_zero && bytes.iter().all(|&byte| byte == b'0')) {
-        Form::Invalid
-    } else if bytes.iter().all(|&byte| is_lower_hex(byte)) {
-        Form::Canonical
-    } else if bytes.iter().all(u8::is_ascii_hexdigit) {
-        Form::Other(text.to_ascii_lowercase())
-    } else {
-        Form::Invalid
-    }
-}
-
-const fn is_lower_hex(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
-}
-
 /// Whether all is printable ASCII: one pass over the column's bytes, whatever its rows.
 fn is_plain(texts: &StringArray) -> bool {
-    value_bytes(texts).iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
-}
-
-/// The bytes of all texts, one after the other.
-fn value_bytes(texts: &StringArray) -> &[u8] {
-    let ends = texts.value_offsets().first().zip(texts.value_offsets().last());
-    let range = ends.and_then(|(&start, &end)| Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
-    range.and_then(|range| texts.value_data().get(range)).unwrap_or_default()
+    canonical::value_bytes(texts).iter().fold(true, |all, byte| all & (0x20..0x7f).contains(byte))
 }
 
 #[cfg(test)]
@@ -453,63 +307,6 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_stored_lower_case_with_hyphens() {
-        for form in ["0198C0DE-7A11-7000-8000-00000000002A", "0198c0de7a1170008000", "0198c0de7a117000800000000000002a"]
-        {
-            match decode_json(&sample_with("invocation_id", form)) {
-                Ok(batch) => assert_eq!(text(&batch, "invocation_id"), "0198c0de-7a11-7000-8000-00000000002a"),
-                Err(_) => assert_eq!(form.len(), 20, "{form}"),
-            }
-        }
-    }
-
-    #[test]
-    fn an_id_of_another_form_is_refused() {
-        for bad in [
-            "",
-            "42",
-            "{0198c0de-7a11-7000-8000-00000000002a}",
-            "urn:uuid:0198c0de-7a11-7000-8000-00000000002a",
-            "0198c0de-7a11-7000-8000-00000000002g",
-            "0198c0de 7a11 7000 8000 00000000002a",
-        ] {
-            fault_of(&sample_with("invocation_id", bad), "invocation_id");
-        }
-    }
-
-    #[test]
-    fn a_missing_id_is_minted_and_the_others_stay() {
-        let batch = decode_json(&Value::Array(vec![
-            sample_without("invocation_id"),
-            sample(),
-            sample_without("invocation_id"),
-        ]))
-        .unwrap();
-        let id = |row: usize| text(&batch.slice(row, 1), "invocation_id").to_owned();
-        assert_eq!(id(0), "00000000-0000-0000-0000-000000000001");
-        assert_eq!(id(1), "0198c0de-7a11-7000-8000-00000000002a");
-        assert_eq!(id(2), "00000000-0000-0000-0000-000000000002");
-    }
-
-    #[test]
-    fn hex_ids_are_stored_in_lower_case() {
-        for (field, digits) in [("error_hash", 64), ("trace_id", 32), ("span_id", 16)] {
-            let batch = decode_json(&sample_with(field, "AB".repeat(digits / 2))).unwrap();
-            assert_eq!(text(&batch, field), "ab".repeat(digits / 2));
-            for bad in ["", &"a".repeat(digits - 1), &"a".repeat(digits + 1), &"g".repeat(digits)] {
-                fault_of(&sample_with(field, bad), field);
-            }
-        }
-    }
-
-    #[test]
-    fn a_trace_or_span_id_of_zeros_is_none() {
-        fault_of(&sample_with("trace_id", "0".repeat(32)), "trace_id");
-        fault_of(&sample_with("span_id", "0".repeat(16)), "span_id");
-        decode_json(&sample_with("error_hash", "0".repeat(64))).unwrap();
-    }
-
-    #[test]
     fn only_the_words_of_the_contract_are_taken() {
         for outcome in Outcome::ALL {
             decode_json(&sample_with("outcome", outcome.as_str())).unwrap();
@@ -545,26 +342,6 @@ mod tests {
         let zero =
             arrow::util::display::array_value_to_string(batch.column_by_name("duration_ms").unwrap(), 0).unwrap();
         assert_eq!(zero, "0.0");
-    }
-
-    #[test]
-    fn arrived_at_is_started_at_where_there_is_none() {
-        let batch = decode_json(&sample_without("arrived_at")).unwrap();
-        assert_eq!(time(&batch, "arrived_at"), time(&batch, "started_at"));
-        let batch = decode_json(&sample()).unwrap();
-        assert_eq!(time(&batch, "started_at") - time(&batch, "arrived_at"), 23_456);
-    }
-
-    #[test]
-    fn the_date_is_the_utc_date_of_started_at() {
-        let batch = decode_json(&sample_with("started_at", "2026-11-22T00:30:00+02:00")).unwrap();
-        let date = arrow::util::display::array_value_to_string(batch.column_by_name("date").unwrap(), 0).unwrap();
-        assert_eq!(date, "2026-11-21");
-    }
-
-    #[test]
-    fn ingested_at_is_our_own_time() {
-        assert_eq!(time(&decode_json(&sample()).unwrap(), "ingested_at"), now().timestamp_micros());
     }
 
     #[test]

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::journal::{Batch, Journal, Sealed};
+use super::journal::{Batch, Journal};
 use super::keeper::Keeper;
+use super::shelf::Sealed;
 use super::{NotRecorded, SpoolError};
 
 /// How long the disk may take to make a record durable before that counts as failed.

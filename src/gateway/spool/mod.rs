@@ -58,14 +58,32 @@
 //! or a header that is not sound are damage: said in the log and in a metric, the segment kept in the quarantine, and what is
 //! sound of it delivered all the same. To send a quarantined segment again, stop the gateway and move the file back into its
 //! lane's folder under its number.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`lane`] | a lane as calls and senders see it |
+//! | [`journal`] | what a lane is made of and does: recording, making durable, sealing, delivering |
+//! | [`pending`], [`open`], [`shelf`] | where a record is on its way: in memory, in the open segment, in a batch |
+//! | [`keeper`] | the thread that keeps a lane |
+//! | [`pace`] | whether the disk is slow, or refuses |
+//! | [`bound`] | the bytes of all segments |
+//! | [`segment`] | the bytes of one |
+//! | [`folder`] | what the files are called |
+//! | [`disk`] | the disk, as a component |
+//! | [`recovery`] | opening a lane |
 
 mod bound;
 mod disk;
+mod folder;
 mod journal;
 mod keeper;
 mod lane;
+mod open;
+mod pace;
+mod pending;
 mod recovery;
 mod segment;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -76,8 +94,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use disk::{Disk, LocalDisk, create_folder};
-pub(crate) use journal::{Batch, Sealed};
+pub(crate) use journal::Batch;
 pub(crate) use lane::Lane;
+pub(crate) use shelf::Sealed;
 
 use super::metrics::GatewayMetrics;
 use crate::model::{Clock, OrgName, Random};

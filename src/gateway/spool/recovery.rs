@@ -12,8 +12,11 @@ use std::sync::Arc;
 
 use super::bound::Bound;
 use super::disk::create_folder;
-use super::journal::{Journal, Open, Sealed, Tuning, Turn, quarantine_path, segment_path};
+use super::folder::{quarantine_path, segment_path, segments};
+use super::journal::{Journal, Tuning, Turn};
+use super::open::Open;
 use super::segment::{self, Contents, End, Header};
+use super::shelf::Sealed;
 use super::{LaneName, SpoolError, SpoolParts};
 use crate::model::{OrgName, micros};
 
@@ -38,7 +41,7 @@ pub(super) fn open(
     create_folder(&quarantine).map_err(SpoolError::io("create", &quarantine))?;
 
     let mut found = Found { name, parts, sealed: VecDeque::new(), empty: Vec::new(), next: 0, last: None };
-    for (ordinal, path) in segments(&folder)? {
+    for (ordinal, path) in segments(&folder).map_err(SpoolError::io("list", &folder))? {
         found.take(ordinal, &path).map_err(SpoolError::io("read", &path))?;
     }
     let first = found.next;
@@ -67,23 +70,6 @@ fn begin(parts: &SpoolParts, folder: &Path, path: &Path, ordinal: u64, header: &
     file.sync()?;
     parts.disk.sync_folder(folder)?;
     Ok(Open::new(file, ordinal, header, bytes.len() as u64))
-}
-
-/// The segments of a folder in their order. Other names are not the spool's.
-fn segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, SpoolError> {
-    let failed = || SpoolError::io("list", folder);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed())? {
-        let path = entry.map_err(failed())?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.len() == 20
-            && let Ok(ordinal) = name.parse::<u64>()
-        {
-            found.push((ordinal, path));
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
 }
 
 /// What was found so far.

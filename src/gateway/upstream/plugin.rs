@@ -114,7 +114,7 @@ impl Drop for Turn<'_> {
 
 /// How it is reached.
 enum Reach {
-    Http { url: Arc<str>, wire: Wire },
+    Http { url: Arc<str>, wire: Box<Wire> },
     Child,
 }
 
@@ -133,7 +133,7 @@ impl Plugin {
             config::Transport::Http { url, headers } => {
                 let headers = header_map(headers).ok_or_else(|| GatewayError::Header { plugin: name.clone() })?;
                 let wire = Wire::new(http, Url::clone(url), headers, settings.max_result_bytes.as_usize());
-                Reach::Http { url: url.as_str().into(), wire }
+                Reach::Http { url: url.as_str().into(), wire: Box::new(wire) }
             }
             config::Transport::Child { .. } => Reach::Child,
         };

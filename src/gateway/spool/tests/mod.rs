@@ -181,7 +181,7 @@ async fn what_is_sound_of_a_damaged_batch_is_there_and_the_damage_is_said() {
         lane.append(text.as_bytes()).unwrap();
     }
     let (sealed, _) = oldest(lane).await;
-    let path = super::journal::segment_path(&folder.path().join("audit"), sealed.ordinal);
+    let path = super::folder::segment_path(&folder.path().join("audit"), sealed.ordinal);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(6).position(|window| window == b"second").unwrap();
     bytes[at] ^= 1;
@@ -190,7 +190,7 @@ async fn what_is_sound_of_a_damaged_batch_is_there_and_the_damage_is_said() {
     assert_eq!(texts(&batch), [(0, "first".to_owned()), (2, "third".to_owned())]);
     assert!(batch.damage.is_some());
     lane.set_aside(&sealed).await;
-    let aside = super::journal::quarantine_path(&folder.path().join("audit"), LaneName::Audit, sealed.ordinal);
+    let aside = super::folder::quarantine_path(&folder.path().join("audit"), LaneName::Audit, sealed.ordinal);
     assert!(aside.is_file() && !path.exists());
 }
 
@@ -205,8 +205,8 @@ async fn a_quarantined_batch_that_is_moved_back_is_a_batch_again() {
     assert!(lane.is_empty());
     drop(spool);
     let samples = folder.path().join("samples");
-    let aside = super::journal::quarantine_path(&samples, LaneName::Samples, sealed.ordinal);
-    std::fs::rename(aside, super::journal::segment_path(&samples, sealed.ordinal)).unwrap();
+    let aside = super::folder::quarantine_path(&samples, LaneName::Samples, sealed.ordinal);
+    std::fs::rename(aside, super::folder::segment_path(&samples, sealed.ordinal)).unwrap();
     let spool = open(folder.path());
     let (again, batch) = oldest(spool.samples.as_ref().unwrap()).await;
     assert_eq!((again.key, texts(&batch)), (sealed.key, numbered(&["refused"])));

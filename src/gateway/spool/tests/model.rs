@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::bound::Bound;
-use super::super::journal::{Journal, Tuning, Turn, segment_path};
+use super::super::folder::segment_path;
+use super::super::journal::{Journal, Tuning, Turn};
 use super::super::{LaneName, recovery};
 use super::{copy_of, parts};
 

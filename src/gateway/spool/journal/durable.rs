@@ -1,0 +1,86 @@
+//! Making records durable: one fsync for all that was written before it.
+//!
+//! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
+//! sealed one gets its end mark and its fsync together. An fsync that fails is said in the log, and to whoever waits; the
+//! records stay, as durable as the disk lets them be. A segment without its mark is sound all the same.
+//!
+//! A power cut takes what no fsync has covered, which was promised to nobody.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Journal, locked};
+use crate::gateway::spool::NotRecorded;
+use crate::gateway::spool::disk::SegmentFile;
+use crate::gateway::spool::pending::{Told, tell};
+use crate::gateway::spool::segment::{self, End};
+
+impl Journal {
+    pub(super) fn sync_is_due(&self) -> bool {
+        let open = locked(&self.open);
+        let old = |since: Instant| since.elapsed() >= self.tuning.sync_every;
+        !open.waiters.is_empty() || open.unsynced.is_some_and(old)
+    }
+
+    /// Makes durable what the open segment holds, and tells those who wait for that.
+    pub(in crate::gateway::spool) fn sync_open(&self) {
+        let (file, waiters) = {
+            let mut open = locked(&self.open);
+            open.unsynced = None;
+            (Arc::clone(&open.file), std::mem::take(&mut open.waiters))
+        };
+        self.tell_synced(waiters, self.timed(|| file.sync()));
+    }
+
+    /// Tells those who wait for an fsync what came of it.
+    pub(super) fn tell_synced(&self, waiters: Vec<Told>, synced: io::Result<()>) {
+        if synced.is_err() {
+            self.not_recorded(waiters.len() as u64);
+        }
+        tell(waiters, synced.map_err(|_| NotRecorded::Disk));
+    }
+
+    /// Runs an fsync; a failure is said here.
+    pub(super) fn timed(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let began = Instant::now();
+        let synced = sync();
+        self.metrics().fsync_seconds.observe(began.elapsed());
+        synced.inspect_err(|error| {
+            tracing::error!(lane = self.name.as_str(), %error, "the spool's disk does not make records durable");
+        })
+    }
+
+    /// Makes sealed segments durable that were not delivered soon enough.
+    pub(super) fn sync_shelf(&self) {
+        for sealed in self.shelf.unsynced_for(self.tuning.sync_every) {
+            if let Some((file, end, _)) = &sealed.unsynced {
+                // A failure is said where it happens; the segment is then as durable as the disk lets it be.
+                let (marked, _) = self.end_durably(file.as_ref(), sealed.bytes, *end);
+                self.shelf.is_durable(sealed.ordinal, marked);
+            }
+        }
+    }
+
+    /// Writes the end mark and fsyncs. Gives the bytes that were added, without a mark the segment is sound all the same, and
+    /// whether the segment is durable.
+    pub(super) fn end_durably(&self, file: &dyn SegmentFile, at: u64, end: End) -> (u64, io::Result<()>) {
+        let mut mark = Vec::new();
+        segment::push_end(&mut mark, end);
+        let written = file.truncate(at).and_then(|()| file.write_at(&mark, at)).is_ok();
+        let synced = self.timed(|| file.sync());
+        let added = if written { mark.len() as u64 } else { 0 };
+        self.bound.add(self.name, added);
+        (added, synced)
+    }
+
+    /// Makes everything durable, before a stop.
+    pub(in crate::gateway::spool) fn sync_all(&self) {
+        self.sync_open();
+        for file in self.shelf.unsynced_files() {
+            // Said where it failed.
+            let _ = self.timed(|| file.sync());
+        }
+        let _ = self.timed(|| self.disk().sync_folder(&self.folder));
+    }
+}

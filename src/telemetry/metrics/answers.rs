@@ -1,0 +1,104 @@
+//! Families of what is asked of a node: scrapes, SQL, and requests of every kind.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+
+use super::registrar::{Registrar, SECONDS};
+
+/// Scrapes of the orgs' metrics.
+#[derive(Debug)]
+pub struct Scrape {
+    /// Seconds from request to rendered answer.
+    pub seconds: Histogram,
+    /// Tool series in the last scrape.
+    pub series: IntGauge,
+    /// Bytes of all answers.
+    pub bytes: IntCounter,
+}
+
+impl Scrape {
+    pub(super) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            seconds: r.histogram(
+                "mcpg_cp_scrape_duration_seconds",
+                "Time from a scrape of an org's metrics to its answer",
+                &SECONDS,
+            ),
+            series: r.gauge("mcpg_cp_scrape_series", "Tool series in the last scrape"),
+            bytes: r.counter("mcpg_cp_scrape_bytes_total", "Bytes of all answers to scrapes"),
+        }
+    }
+}
+
+/// SQL.
+#[derive(Debug)]
+pub struct Query {
+    queries: IntCounterVec,
+    /// Seconds from request to the answer's last byte.
+    pub seconds: Histogram,
+    /// Queries running now.
+    pub running: IntGauge,
+}
+
+impl Query {
+    pub(super) fn new(r: &Registrar<'_>) -> Self {
+        let families = Self {
+            queries: r.counters(
+                "mcpg_cp_queries_total",
+                "SQL queries, by ok, aborted, or the code of the problem",
+                &["outcome"],
+            ),
+            seconds: r.histogram(
+                "mcpg_cp_query_duration_seconds",
+                "Time from an SQL query to its answer's last byte",
+                &SECONDS,
+            ),
+            running: r.gauge("mcpg_cp_queries_running", "SQL queries running now"),
+        };
+        families.queries.with_label_values(&["ok"]).reset();
+        families
+    }
+
+    /// A query ended: `ok`, `aborted` when its client went away, or the code of its problem.
+    pub fn ended(&self, outcome: &'static str, took: Duration) {
+        self.queries.with_label_values(&[outcome]).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// Requests of every kind.
+#[derive(Debug)]
+pub struct Http {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    /// Requests under way.
+    pub running: IntGauge,
+}
+
+impl Http {
+    pub(super) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            requests: r.counters(
+                "mcpg_cp_http_requests_total",
+                "Requests, by route, method and status",
+                &["route", "method", "status"],
+            ),
+            seconds: r.histograms(
+                "mcpg_cp_http_request_duration_seconds",
+                "Time from a request to its answer's head",
+                &["route"],
+                &SECONDS,
+            ),
+            running: r.gauge("mcpg_cp_http_requests_running", "Requests under way"),
+        }
+    }
+
+    /// A request was answered with `status` after `took`. `route` is the route's pattern, not the path; both are from
+    /// fixed sets.
+    pub fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
+        let mut digits = itoa::Buffer::new();
+        self.requests.with_label_values(&[route, method, digits.format(status)]).inc();
+        self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+}
