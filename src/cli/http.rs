@@ -1,13 +1,13 @@
 //! Asking a control plane over HTTP: what the subcommands that do so share.
 
 use std::convert::Infallible;
-use std::error::Error;
 
 use reqwest::Client;
 use url::{Host, Url};
 
 use super::CliError;
 use crate::config::Secret;
+use crate::model::causes;
 
 /// A token of the command line or the environment.
 pub(super) fn secret(text: &str) -> Result<Secret, Infallible> {
@@ -46,15 +46,4 @@ pub(super) fn path(base: &Url, segments: &[&str]) -> Result<Url, CliError> {
 /// That the server did not answer, and why.
 pub(super) fn not_reached(url: &Url, error: &reqwest::Error) -> CliError {
     CliError::could_not(format!("{url} is not reached"), causes(error))
-}
-
-/// An error with what caused it, down to the first cause.
-pub(super) fn causes(error: &dyn Error) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        said = format!("{said}: {cause}");
-        next = cause.source();
-    }
-    said
 }

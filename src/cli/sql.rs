@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{CliError, http, output};
 use crate::config::Secret;
-use crate::model::OrgName;
+use crate::model::{OrgName, causes};
 
 #[derive(Debug, Args)]
 pub(super) struct SqlArgs {
@@ -146,7 +146,7 @@ fn explain(problem: &Value, query: &str) -> String {
 }
 
 fn broken_off(error: reqwest::Error) -> CliError {
-    CliError::could_not("the answer broke off, so it is not complete", http::causes(&error))
+    CliError::could_not("the answer broke off, so it is not complete", causes(&error))
 }
 
 /// An Arrow stream as a table.

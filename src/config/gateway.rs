@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Collector, Faults};
-use super::interpolate::interpolate;
+use super::fault::Faults;
+use super::read::read;
 use super::settings::address;
 use super::{
-    ByteSize, Endpoint, Environment, Identity, Log, Observability, Period, Plugin, PolicySource, Secret, decode,
-    gateway_check, tree,
+    ByteSize, Endpoint, Environment, Identity, Log, Observability, Period, Plugin, PolicySource, Secret, gateway_check,
 };
 use crate::model::OrgName;
 
@@ -85,16 +84,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the file at once.
     pub fn parse(file: &str, text: &str, environment: Environment<'_>) -> Result<Self, Faults> {
-        let mut faults = Collector::new(file);
-        let mut settings = Self::default();
-        if let Some(mut root) = tree::parse(text, &mut faults) {
-            interpolate(&mut root, environment, &mut faults);
-            if let Some(read) = decode::decode::<Self>(&mut root, &mut faults) {
-                gateway_check::gateway(&read, &root, &mut faults);
-                settings = read;
-            }
-        }
-        faults.finish(settings)
+        read(file, text, environment, gateway_check::gateway)
     }
 
     /// What is allowed by these settings and still deserves a second look, for the log at the start.
@@ -184,10 +174,8 @@ pub struct GatewayTelemetry {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::Gateway;
-    use crate::config::{JwtKind, OnFailure, PolicySource, Transport};
+    use crate::config::{JwtKind, OnFailure, PolicySource, Transport, reference};
 
     const REFERENCE: &str = include_str!("../../deploy/gateway.yaml");
 
@@ -230,34 +218,13 @@ mod tests {
         assert_eq!(reference, defaults);
     }
 
-    /// The paths of all keys, list items as `[]`.
-    fn keys(value: &Value, path: &str, out: &mut Vec<String>) {
-        match value {
-            Value::Object(map) => {
-                for (key, value) in map {
-                    let path = format!("{path}.{key}");
-                    keys(value, &path, out);
-                    out.push(path);
-                }
-            }
-            Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{path}[]"), out)),
-            _ => {}
-        }
-    }
-
     #[test]
     fn the_reference_file_shows_every_key() {
-        let mut expected = Vec::new();
-        keys(&serde_json::to_value(parse(REFERENCE)).unwrap(), "", &mut expected);
+        let expected = reference::keys(&parse(REFERENCE));
         for path in [".plugins[].folder", ".plugins[].command", ".identity.jwt[].leeway", ".observability.audit.file"] {
             assert!(expected.contains(&path.to_owned()), "{path} is not in {expected:?}");
         }
-        let missing = |path: &String| {
-            let key = path.rsplit('.').next().unwrap();
-            !REFERENCE.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with(&format!("{key}:")))
-        };
-        let absent: Vec<_> = expected.into_iter().filter(missing).collect();
-        assert!(absent.is_empty(), "not in the reference: {absent:?}");
+        assert_eq!(reference::absent(&expected, REFERENCE), [""; 0]);
     }
 
     #[test]

@@ -36,6 +36,9 @@ mod kind;
 mod plugin;
 mod policy;
 mod quantity;
+mod read;
+#[cfg(test)]
+mod reference;
 mod secret;
 mod settings;
 mod storage;

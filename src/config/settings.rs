@@ -10,9 +10,9 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check;
-use super::fault::{Collector, Faults};
-use super::interpolate::interpolate;
-use super::{ByteSize, Endpoint, Environment, Period, Secret, Storage, StorageUrl, Telemetry, TokenHash, decode, tree};
+use super::fault::Faults;
+use super::read::read;
+use super::{ByteSize, Endpoint, Environment, Period, Secret, Storage, StorageUrl, Telemetry, TokenHash};
 use crate::model::{Entitlement, OrgName, Role, Tier};
 
 /// Everything that a control-plane node can be told.
@@ -65,16 +65,7 @@ impl ControlPlane {
     /// # Errors
     /// Every fault of the file at once.
     pub fn parse(file: &str, text: &str, environment: Environment<'_>) -> Result<Self, Faults> {
-        let mut faults = Collector::new(file);
-        let mut settings = Self::default();
-        if let Some(mut root) = tree::parse(text, &mut faults) {
-            interpolate(&mut root, environment, &mut faults);
-            if let Some(read) = decode::decode::<Self>(&mut root, &mut faults) {
-                check::control_plane(&read, &root, &mut faults);
-                settings = read;
-            }
-        }
-        faults.finish(settings)
+        read(file, text, environment, check::control_plane)
     }
 
     /// Why these settings must not be served: without tokens everyone may do everything, so only loopback may be
@@ -334,10 +325,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::path::PathBuf;
 
-    use serde_json::Value;
-
     use super::{ControlPlane, OrgScope};
-    use crate::config::StorageUrl;
+    use crate::config::{StorageUrl, reference};
     use crate::model::{Entitlement, Tier};
 
     const REFERENCE: &str = include_str!("../../deploy/control-plane.yaml");
@@ -366,32 +355,11 @@ mod tests {
         assert_eq!(reference, ControlPlane::default());
     }
 
-    /// The paths of all keys, list items as `[]`.
-    fn keys(value: &Value, path: &str, out: &mut Vec<String>) {
-        match value {
-            Value::Object(map) => {
-                for (key, value) in map {
-                    let path = format!("{path}.{key}");
-                    keys(value, &path, out);
-                    out.push(path);
-                }
-            }
-            Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{path}[]"), out)),
-            _ => {}
-        }
-    }
-
     #[test]
     fn the_reference_file_shows_every_key() {
-        let mut expected = Vec::new();
-        keys(&serde_json::to_value(parse(REFERENCE)).unwrap(), "", &mut expected);
+        let expected = reference::keys(&parse(REFERENCE));
         assert!(expected.contains(&".tokens[].roles".to_owned()), "{expected:?}");
-        let missing = |path: &String| {
-            let key = path.rsplit('.').next().unwrap();
-            !REFERENCE.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with(&format!("{key}:")))
-        };
-        let absent: Vec<_> = expected.into_iter().filter(missing).collect();
-        assert!(absent.is_empty(), "not in the reference: {absent:?}");
+        assert_eq!(reference::absent(&expected, REFERENCE), [""; 0]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::template::Body;
 use crate::ingest::{Encoding, Media};
-use crate::model::OrgName;
+use crate::model::{OrgName, causes};
 
 /// The first pause after a failure without `Retry-After`; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -167,7 +167,7 @@ impl Sender {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let again = |error: reqwest::Error| Attempt::Again { reason: describe(&error), after: None };
+        let again = |error: reqwest::Error| Attempt::Again { reason: causes(&error), after: None };
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) => return Ok(again(error)),
@@ -202,12 +202,6 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     io::Write::write_all(&mut encoder, bytes)?;
     encoder.finish()
-}
-
-/// An error with its causes: the first one alone only says that a request failed.
-fn describe(error: &reqwest::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn shortened(text: &str) -> Cow<'_, str> {

@@ -1,6 +1,7 @@
 //! Plain types without I/O that every other module speaks: the vocabulary of the contract.
 
 mod caller;
+mod causes;
 mod clock;
 mod org;
 mod outcome;
@@ -8,6 +9,7 @@ mod random;
 pub mod schema;
 
 pub use caller::{CallerKind, CallerName, CallerNameError};
+pub(crate) use causes::causes;
 pub use clock::{Clock, SystemClock, micros};
 pub use org::{Entitlement, OrgName, OrgNameError, Role, Tier};
 pub use outcome::{Decision, Outcome};

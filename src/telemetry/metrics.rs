@@ -15,6 +15,8 @@
 
 mod answers;
 mod process;
+#[cfg(test)]
+pub(crate) mod promtool;
 mod registrar;
 mod upkeep;
 mod writes;
@@ -101,11 +103,9 @@ impl Default for Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
     use std::time::Duration;
 
-    use super::Metrics;
+    use super::{Metrics, promtool};
 
     fn busy() -> Metrics {
         let metrics = Metrics::new();
@@ -150,20 +150,6 @@ mod tests {
 
     #[test]
     fn promtool_finds_nothing_to_complain_of() {
-        let mut child = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("promtool: install the prometheus package");
-        child.stdin.take().unwrap().write_all(busy().render().unwrap().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert_eq!(promtool::complaints(&busy().render().unwrap()), None);
     }
 }

@@ -6,12 +6,14 @@
 //! | [`logs`] | lines on standard error, for people on a terminal and as JSON elsewhere |
 //! | [`traces`] | the control plane's spans, one per request |
 //! | [`otlp`] | sending spans to a collector: bounded, counted |
+//! | `collector` | how a collector is spoken to |
 //! | [`w3c`] | trace context and baggage of callers, in HTTP headers and in MCP messages |
 //!
 //! None of the three ever holds the plaintext of an error message, a payload, a query, or a token (invariant I6).
 //! Telling never fails or slows the work: log lines that cannot be written are dropped, spans are sent by a thread of
 //! its own and dropped when its queue is full.
 
+pub(crate) mod collector;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;

@@ -4,16 +4,12 @@
 //! collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of: ending a
 //! span takes the same few atomic operations whether the collector is there, slow, or away.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
@@ -22,6 +18,7 @@ use opentelemetry_sdk::trace::{
 use tokio::runtime::Handle;
 use url::Url;
 
+use super::collector;
 use crate::config::{Otlp, OtlpProtocol};
 
 /// How many spans may wait.
@@ -30,9 +27,6 @@ const QUEUE: usize = 8_192;
 /// How many spans are sent at once, and how long one waits for others at most.
 const BATCH: usize = 512;
 const LINGER: Duration = Duration::from_secs(1);
-
-/// How long one batch of spans may take to send.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the last spans may take to send when the program stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,48 +116,11 @@ impl Export {
 }
 
 fn exporter(otlp: &Otlp, endpoint: &Url) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
-    let builder = opentelemetry_otlp::SpanExporter::builder();
+    let exporter = opentelemetry_otlp::SpanExporter::builder();
     match otlp.protocol {
-        OtlpProtocol::Grpc => {
-            let mut headers = HeaderMap::new();
-            for (name, value) in &otlp.headers {
-                // Both were checked when the configuration was read.
-                if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.expose().parse::<HeaderValue>()) {
-                    value.set_sensitive(true);
-                    headers.append(name, value);
-                }
-            }
-            let mut builder = builder
-                .with_tonic()
-                .with_endpoint(endpoint.as_str())
-                .with_timeout(SEND_TIMEOUT)
-                .with_metadata(MetadataMap::from_headers(headers));
-            if endpoint.scheme() == "https" {
-                builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-            }
-            builder.build()
-        }
-        OtlpProtocol::Http => {
-            let headers: HashMap<String, String> =
-                otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-            builder
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(traces_url(endpoint))
-                .with_timeout(SEND_TIMEOUT)
-                .with_headers(headers)
-                .build()
-        }
+        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), endpoint, &otlp.headers).build(),
+        OtlpProtocol::Http => collector::by_http(exporter.with_http(), endpoint, "/v1/traces", &otlp.headers).build(),
     }
-}
-
-/// The URL that spans are posted to: the endpoint, with OTLP's own path where it has none.
-fn traces_url(endpoint: &Url) -> Url {
-    let mut url = endpoint.clone();
-    if matches!(url.path(), "" | "/") {
-        url.set_path("/v1/traces");
-    }
-    url
 }
 
 /// The SDK's batches behind a bound of its own, so that what is dropped is known. A span counts as waiting until its
@@ -275,76 +232,14 @@ impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! A collector that keeps what it is sent.
-
-    use axum::Router;
-    use axum::body::to_bytes;
-    use axum::extract::Request;
-    use tokio::net::TcpListener;
-    use tokio::sync::mpsc;
-    use url::Url;
-
-    /// Takes whatever is posted, over gRPC too.
-    pub(crate) struct Sink {
-        url: Url,
-        received: mpsc::UnboundedReceiver<(String, String, Vec<u8>)>,
-    }
-
-    impl Sink {
-        pub(crate) async fn start() -> Self {
-            let (sender, received) = mpsc::unbounded_channel();
-            let keep = move |request: Request| {
-                let sender = sender.clone();
-                async move {
-                    let (head, body) = request.into_parts();
-                    let authorization =
-                        head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-                    let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
-                    sender.send((head.uri.path().to_owned(), authorization.unwrap_or_default(), body)).unwrap();
-                    ([("content-type", "application/grpc"), ("grpc-status", "0")], "")
-                }
-            };
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-            let router: Router = Router::new().fallback(keep);
-            tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-            Self { url, received }
-        }
-
-        pub(crate) fn url(&self) -> Url {
-            self.url.clone()
-        }
-
-        /// Path, authorization and body of the next request that has arrived.
-        pub(crate) fn received(&mut self) -> (String, String, Vec<u8>) {
-            self.received.try_recv().unwrap()
-        }
-    }
-
-    pub(crate) fn contains(body: &[u8], part: &[u8]) -> bool {
-        body.windows(part.len()).any(|window| window == part)
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
     use opentelemetry::trace::{Tracer, TracerProvider};
     use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
     use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
-    use url::Url;
 
-    use super::{Bounded, SpanCounts, traces_url};
-
-    #[test]
-    fn an_endpoint_without_a_path_gets_the_protocols_own() {
-        let url = |text: &str| traces_url(&Url::parse(text).unwrap()).to_string();
-        assert_eq!(url("http://c:4318"), "http://c:4318/v1/traces");
-        assert_eq!(url("http://c:4318/v1/traces"), "http://c:4318/v1/traces");
-        assert_eq!(url("https://c/tenant/traces"), "https://c/tenant/traces");
-    }
+    use super::{Bounded, SpanCounts};
 
     /// A collector that answers when the gate is free, and as it is told to.
     #[derive(Debug, Clone)]

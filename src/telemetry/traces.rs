@@ -73,7 +73,7 @@ mod tests {
 
     use super::{Traces, join};
     use crate::config::{Otlp, OtlpProtocol, Secret};
-    use crate::telemetry::otlp::testing::{Sink, contains};
+    use crate::telemetry::collector::testing::{Sink, contains};
     use crate::telemetry::w3c;
 
     async fn exported(protocol: OtlpProtocol) -> (String, String, Vec<u8>) {

@@ -10,6 +10,7 @@ use url::Url;
 use super::source::{Blob, SMALL, Source, SourceError};
 use super::spool;
 use crate::config::Secret;
+use crate::model::causes;
 
 /// Requests at once.
 const AT_ONCE: usize = 16;
@@ -102,15 +103,4 @@ impl Source for Remote {
         let reads = futures::stream::iter(paths).map(|path| self.small(path));
         self.runtime.block_on(reads.buffered(AT_ONCE).try_collect())
     }
-}
-
-/// An error with what caused it, down to the first cause.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        said = format!("{said}: {cause}");
-        next = cause.source();
-    }
-    said
 }

@@ -4,19 +4,13 @@
 //! fails is the exporter's to log; the next one carries the same cumulative figures, so nothing is lost by it. The push
 //! runs on a thread of its own.
 
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig,
-};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -25,14 +19,11 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use prometheus::Registry;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use tokio::runtime::Handle;
-use url::Url;
 
 use super::GatewayMetrics;
 use super::make::Value;
 use crate::config::{MetricsPush, OtlpProtocol};
-
-/// How long one push may take.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::telemetry::collector;
 
 /// The name of the meter.
 const METER: &str = "mcpg-gateway";
@@ -76,7 +67,8 @@ impl Push {
 
     /// Pushes once more and ends, within a few seconds.
     pub async fn shutdown(self) {
-        let ended = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(SEND_TIMEOUT / 2)).await;
+        let ended =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(collector::SEND_TIMEOUT / 2)).await;
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last metrics were not pushed"),
@@ -113,48 +105,12 @@ fn attributes(metric: &Metric) -> Vec<KeyValue> {
 }
 
 fn exporter(settings: &MetricsPush) -> Result<MetricExporter, ExporterBuildError> {
-    let builder = MetricExporter::builder().with_temporality(Temporality::Cumulative);
+    let MetricsPush { endpoint, headers, .. } = settings;
+    let exporter = MetricExporter::builder().with_temporality(Temporality::Cumulative);
     match settings.protocol {
-        OtlpProtocol::Grpc => {
-            let mut headers = HeaderMap::new();
-            for (name, value) in &settings.headers {
-                // Both were checked when the configuration was read.
-                if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.expose().parse::<HeaderValue>()) {
-                    value.set_sensitive(true);
-                    headers.append(name, value);
-                }
-            }
-            let mut builder = builder
-                .with_tonic()
-                .with_endpoint(settings.endpoint.as_str())
-                .with_timeout(SEND_TIMEOUT)
-                .with_metadata(MetadataMap::from_headers(headers));
-            if settings.endpoint.scheme() == "https" {
-                builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-            }
-            builder.build()
-        }
-        OtlpProtocol::Http => {
-            let headers: HashMap<String, String> =
-                settings.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-            builder
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(metrics_url(&settings.endpoint))
-                .with_timeout(SEND_TIMEOUT)
-                .with_headers(headers)
-                .build()
-        }
+        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), endpoint, headers).build(),
+        OtlpProtocol::Http => collector::by_http(exporter.with_http(), endpoint, "/v1/metrics", headers).build(),
     }
-}
-
-/// The URL that metrics are posted to: the endpoint, with OTLP's own path where it has none.
-fn metrics_url(endpoint: &Url) -> Url {
-    let mut url = endpoint.clone();
-    if matches!(url.path(), "" | "/") {
-        url.set_path("/v1/metrics");
-    }
-    url
 }
 
 /// Sends on the Tokio runtime what the SDK's own thread, which has none, hands over.

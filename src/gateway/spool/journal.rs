@@ -132,10 +132,7 @@ impl Journal {
     }
 
     pub(super) fn metrics(&self) -> &LaneMetrics {
-        match self.name {
-            LaneName::Samples => &self.parts.metrics.samples,
-            LaneName::Audit => &self.parts.metrics.audit,
-        }
+        self.parts.metrics_of(self.name)
     }
 
     fn disk(&self) -> &dyn Disk {

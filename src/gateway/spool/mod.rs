@@ -98,10 +98,11 @@ pub(crate) use journal::Batch;
 pub(crate) use lane::Lane;
 pub(crate) use shelf::Sealed;
 
-use super::metrics::GatewayMetrics;
-use crate::model::{Clock, OrgName, Random};
+use super::metrics::{GatewayMetrics, Lane as LaneMetrics};
+use crate::model::{Clock, OrgName, Random, micros};
 use bound::Bound;
 use journal::{Tuning, Turn};
+use segment::Header;
 
 /// How long a record may be in the operating system's memory alone.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -206,6 +207,28 @@ pub(crate) struct SpoolParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) metrics: Arc<GatewayMetrics>,
+}
+
+impl SpoolParts {
+    /// What is counted of a lane.
+    fn metrics_of(&self, lane: LaneName) -> &LaneMetrics {
+        match lane {
+            LaneName::Samples => &self.metrics.samples,
+            LaneName::Audit => &self.metrics.audit,
+        }
+    }
+
+    /// The header of a segment that is begun now, under a key of its own; its first record has the number `first` or a later
+    /// one.
+    fn header(&self, lane: LaneName, org: &OrgName, first: u64) -> Header {
+        Header {
+            key: self.random.uuid(),
+            lane: lane.as_str().to_owned(),
+            org: org.clone(),
+            first,
+            created_at: micros(self.clock.now()),
+        }
+    }
 }
 
 /// The spool while it is open.

@@ -18,7 +18,7 @@ use super::open::Open;
 use super::segment::{self, Contents, End, Header};
 use super::shelf::Sealed;
 use super::{LaneName, SpoolError, SpoolParts};
-use crate::model::{OrgName, micros};
+use crate::model::OrgName;
 
 /// Enough of a segment's beginning to hold its header.
 const HEADER_AT_MOST: u64 = 4096;
@@ -44,15 +44,8 @@ pub(super) fn open(
     for (ordinal, path) in segments(&folder).map_err(SpoolError::io("list", &folder))? {
         found.take(ordinal, &path).map_err(SpoolError::io("read", &path))?;
     }
-    let first = found.next;
     let ordinal = found.last.map_or(0, |last| last + 1);
-    let header = Header {
-        key: parts.random.uuid(),
-        lane: name.as_str().to_owned(),
-        org: org.clone(),
-        first,
-        created_at: micros(parts.clock.now()),
-    };
+    let header = parts.header(name, org, found.next);
     let path = segment_path(&folder, ordinal);
     let open = begin(parts, &folder, &path, ordinal, &header).map_err(SpoolError::io("write", &path))?;
     for path in &found.empty {
@@ -115,7 +108,7 @@ impl Found<'_> {
         }
         let aside = quarantine_path(path.parent().unwrap_or(path), self.name, ordinal);
         self.parts.disk.rename(path, &aside)?;
-        self.metrics().quarantined.inc();
+        self.parts.metrics_of(self.name).quarantined.inc();
         tracing::error!(
             path = %aside.display(),
             "a segment of the spool is damaged: its header is not sound; it is in the quarantine"
@@ -166,12 +159,5 @@ impl Found<'_> {
             since: header.created_at,
             unsynced: None,
         });
-    }
-
-    fn metrics(&self) -> &crate::gateway::metrics::Lane {
-        match self.name {
-            LaneName::Samples => &self.parts.metrics.samples,
-            LaneName::Audit => &self.parts.metrics.audit,
-        }
     }
 }

@@ -17,9 +17,8 @@ use super::{Journal, locked};
 use crate::gateway::spool::LaneName;
 use crate::gateway::spool::disk::SegmentFile;
 use crate::gateway::spool::open::Open;
-use crate::gateway::spool::segment::{End, Header};
+use crate::gateway::spool::segment::End;
 use crate::gateway::spool::shelf::Sealed;
-use crate::model::micros;
 
 /// Room for a header.
 const SPARE_BYTES: usize = 4096;
@@ -120,7 +119,7 @@ impl Journal {
     /// Puts a new open segment in the place of the old one.
     fn swap(&self, ordinal: u64, file: &Arc<dyn SegmentFile>) -> io::Result<Open> {
         let mut open = locked(&self.open);
-        let header = self.header(open.next);
+        let header = self.parts.header(self.name, &self.org, open.next);
         let bytes = header.encode().map_err(io::Error::other)?;
         file.write_at(&bytes, 0)?;
         // The zeros behind it would be cut off as a torn tail as well.
@@ -129,15 +128,5 @@ impl Journal {
         self.bound.sub(self.name, SPARE_BYTES as u64);
         let next = Open::new(Arc::clone(file), ordinal, &header, bytes.len() as u64);
         Ok(std::mem::replace(&mut *open, next))
-    }
-
-    fn header(&self, first: u64) -> Header {
-        Header {
-            key: self.parts.random.uuid(),
-            lane: self.name.as_str().to_owned(),
-            org: self.org.clone(),
-            first,
-            created_at: micros(self.parts.clock.now()),
-        }
     }
 }

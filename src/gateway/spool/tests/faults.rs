@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::super::disk::{Disk, LocalDisk, SegmentFile};
-use super::super::{NotRecorded, Spool, SpoolSettings};
+use super::super::{NotRecorded, Spool, SpoolParts, SpoolSettings};
 use super::{all, copy_of, eventually, parts_on, settings};
 
 /// What is wrong with the disk.
@@ -132,6 +132,12 @@ impl SegmentFile for FaultyFile {
     }
 }
 
+/// Waits until the keepers of both lanes have made their spares, and so have nothing to write by themselves.
+async fn spares_are_there(parts: &SpoolParts) {
+    let metrics = &parts.metrics;
+    eventually(|| [&metrics.samples, &metrics.audit].iter().all(|lane| lane.bytes.get() > 4096)).await;
+}
+
 #[tokio::test]
 async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,6 +146,7 @@ async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
     // Small segments: the bound is far away, the disk is what is full.
     let spool = Spool::open(&SpoolSettings { max_bytes: 2 << 20, ..settings(folder.path()) }, &parts).unwrap();
     let (samples, audit) = (spool.samples.as_ref().unwrap(), spool.audit.as_ref().unwrap());
+    spares_are_there(&parts).await;
     for _ in 0..100 {
         samples.append(&[b's'; 1000]).unwrap();
     }
@@ -153,7 +160,8 @@ async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
         }
     };
     assert_eq!(refused, NotRecorded::Disk);
-    assert!((80..=100).contains(&taken), "{taken} events took the samples' place");
+    // And perhaps that of a spare that found none again.
+    assert!((80..=105).contains(&taken), "{taken} events took the samples' place");
     assert!(samples.is_empty());
     assert_eq!(parts.metrics.samples.all_lost(), 100);
 
@@ -172,6 +180,7 @@ async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
     let parts = parts_on(Arc::new(disk.clone()));
     let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
     let samples = spool.samples.as_ref().unwrap();
+    spares_are_there(&parts).await;
     samples.append(b"before").unwrap();
     disk.set_room(10);
     let large = "x".repeat(1000);
@@ -190,11 +199,12 @@ async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
 async fn on_a_full_disk_what_is_recorded_is_delivered_and_makes_room() {
     let folder = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::new();
-    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
     let audit = spool.audit.as_ref().unwrap();
+    spares_are_there(&parts).await;
     let large = "x".repeat(10_000);
     audit.append_durably(large.as_bytes()).await.unwrap();
-    eventually(|| std::fs::read_dir(folder.path().join("audit")).unwrap().count() == 2).await;
     disk.set_room(0);
     assert_eq!(all(audit).await, [(0, large)]);
     audit.append_durably(b"after").await.unwrap();
@@ -237,6 +247,7 @@ async fn a_disk_that_hangs_holds_up_one_call_and_loses_none() {
     let parts = parts_on(Arc::new(disk.clone()));
     let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
     let samples = spool.samples.clone().unwrap();
+    spares_are_there(&parts).await;
     disk.0.write_hangs.shut();
     let held = {
         let samples = samples.clone();
