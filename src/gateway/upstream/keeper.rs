@@ -112,6 +112,8 @@ impl Keeper {
         UpstreamFault: From<T::Error>,
     {
         let (id, message) = match outgoing {
+            // Given up while it was in the queue, and cancelled before it was sent: it is not to be sent.
+            Outgoing::Ask { id, .. } if !self.waiters.waits(id) => return,
             Outgoing::Ask { id, method, outbound } => {
                 // The raw body goes to the upstream; the model only has to say that it is a request.
                 let mut request = CustomRequest::new(method, None);

@@ -40,6 +40,11 @@ impl Waiters {
         answered
     }
 
+    /// Whether somebody waits.
+    pub(super) fn waits(&self, id: i64) -> bool {
+        self.all().contains_key(&id)
+    }
+
     /// Nobody waits any more; whether somebody did.
     pub(super) fn forget(&self, id: i64) -> bool {
         self.all().remove(&id).is_some()
