@@ -34,6 +34,7 @@ mod heads;
 mod keys;
 mod ledger;
 mod ledger_load;
+mod merging;
 mod org;
 mod own_events;
 mod press;

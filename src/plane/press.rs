@@ -15,9 +15,7 @@
 //! `checkpoint` is overwritten, so a write of it that the store or a stalled process carries out late puts an older head over a
 //! newer one. Therefore it is looked at again some time after a head, and the newest is put back.
 //!
-//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way:
-//! a mark, a new file that covers its parts, and then the parts go, when no query can still be reading them. See
-//! [`merges`] for which.
+//! Segments that were pruned go last, see `retention`. Small segments are merged by the same way, see `merging`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,9 +30,10 @@ use tokio::time::{Instant, sleep};
 use super::committer::Message;
 use super::heads::SignedHead;
 use super::ledger::{Due, Duty, Entries, folder, kept_path, newest_path, segment_path};
+use super::merging::{merge, merges, remove_merged};
 use super::org::Org;
 use super::recovery::list;
-use super::{Plane, PlaneError, Readiness, replica};
+use super::{Plane, PlaneError, Readiness};
 use crate::audit::note::{Note, VKey};
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::audit::{Checkpoint, Signer, TreeEdge};
@@ -46,17 +45,13 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a segment grows at the least, and so how often a head is signed.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long another node is waited for before its work is taken over.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Orgs whose ledgers are written at once.
 const AT_ONCE: usize = 16;
 /// How long after a head `checkpoint` is looked at again: no write of it should be under way for longer than the last of these.
 const LOOKS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(90)];
 /// How often it is tried to leave nothing unsigned when the process stops.
 const FINISH_TRIES: usize = 20;
-/// How many neighbouring segments of a size become one.
-const FAN_IN: usize = 32;
-/// The most entries of a segment that is merged out of others.
-const MERGED_ENTRIES: u64 = 1 << 20;
 
 /// What writing an org's ledger needs beside its entries.
 #[derive(Debug)]
@@ -69,7 +64,7 @@ pub(super) struct Press {
     /// When the tree grew past the last head, and whether by this node's doing.
     due: Option<Duty>,
     /// Segments that have become part of a larger one, and since when: they go once no query can still be reading them.
-    merged: VecDeque<(Instant, SegmentName)>,
+    pub(super) merged: VecDeque<(Instant, SegmentName)>,
     /// Whether it was said that this node lacks the ledger's key.
     told_of_key: bool,
     /// The newest head there is, as it is stored.
@@ -178,32 +173,6 @@ fn ask(plane: &Arc<Plane>, period: Duration) {
     }
 }
 
-/// Which neighbours are to become one: wherever [`FAN_IN`] or more in a row are of at most the same size class, the
-/// classes being powers of [`FAN_IN`]. So an entry is written again about four times on its way to a segment of a million.
-fn merges(runs: &[Vec<SegmentName>]) -> Vec<SegmentName> {
-    let class = |name: &SegmentName| name.entries().ilog(FAN_IN as u64);
-    let mut found = Vec::new();
-    for run in runs {
-        for most in 0..MERGED_ENTRIES.ilog(FAN_IN as u64) {
-            let small = run.chunk_by(|a, b| (class(a) <= most) == (class(b) <= most));
-            let due = small.filter(|group| group.len() >= FAN_IN && group.iter().all(|name| class(name) <= most));
-            let due: Vec<_> = due.filter_map(fitting).collect();
-            if !due.is_empty() {
-                found.extend(due);
-                break;
-            }
-        }
-    }
-    found
-}
-
-/// As many of the first of them as may be one segment.
-fn fitting(group: &[SegmentName]) -> Option<SegmentName> {
-    let first = group.first()?.first;
-    let last = group.iter().map(|name| name.last).take_while(|last| last - first < MERGED_ENTRIES).last()?;
-    (group.first()?.last < last).then_some(SegmentName { first, last })
-}
-
 /// Writes what the log has decided of one org.
 async fn press(plane: &Plane, org: &Org) -> Result<(), PlaneError> {
     if org.is_stopped() {
@@ -296,7 +265,7 @@ fn grow(press: &mut Press, entries: &[Entries], duty: Duty) {
 }
 
 /// Creates a segment, or finds that it is there. Gives its size.
-async fn create(plane: &Plane, org: &Org, name: SegmentName, bytes: Bytes) -> Result<u64, PlaneError> {
+pub(super) async fn create(plane: &Plane, org: &Org, name: SegmentName, bytes: Bytes) -> Result<u64, PlaneError> {
     let path = segment_path(&org.name, name);
     let size = bytes.len() as u64;
     match plane.store.objects().put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
@@ -403,76 +372,6 @@ async fn drop_outgrown(plane: &Plane, org: &Org, press: &mut Press) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Deletes the parts of merged segments, once no query that began before can still be reading them: when the process stops,
-/// all queries have ended. What a crash leaves of them goes at the next start.
-async fn remove_merged(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
-    let draining = plane.readiness() == Readiness::Draining;
-    let patience = if draining { Duration::ZERO } else { plane.settings.query_time };
-    while let Some((_, part)) = press.merged.front().filter(|(since, _)| since.elapsed() >= patience) {
-        delete(plane, &segment_path(&org.name, *part)).await?;
-        press.merged.pop_front();
-    }
-    Ok(())
-}
-
-/// Makes one segment out of its parts, which are then to be deleted.
-async fn merge(plane: &Plane, org: &Org, press: &mut Press) -> Result<(), PlaneError> {
-    loop {
-        let next = org.ledger().next_merge();
-        let Some(Due { name, position, standing, duty, from: parts }) = next else { return Ok(()) };
-        let path = segment_path(&org.name, name);
-        let size = if duty.ours || duty.since.elapsed() >= PATIENCE {
-            let (schema, origin) = (Arc::clone(org.ledger().schema()), org.ledger().origin().to_owned());
-            let mut writer = SegmentWriter::new(&schema, &origin, position, &standing)?;
-            for part in &parts {
-                let path = segment_path(&org.name, *part);
-                let bytes = get(plane, &path).await?;
-                let Some(bytes) = bytes else {
-                    // Another node has made it already, and deleted its parts.
-                    return adopt(plane, org, name).await;
-                };
-                let part = *part;
-                let copy =
-                    move || segment::read(path.as_ref(), part, bytes, |batch| writer.write(&batch)).map(|_| writer);
-                let copied = tokio::task::spawn_blocking(copy).await;
-                writer = copied.map_err(|e| PlaneError::Internal(e.to_string()))??;
-            }
-            let finished = tokio::task::spawn_blocking(move || writer.finish()).await;
-            let bytes = finished.map_err(|e| PlaneError::Internal(e.to_string()))??;
-            create(plane, org, name, bytes).await?
-        } else {
-            match plane.store.objects().head(&path).await {
-                Ok(found) => found.size,
-                Err(Error::NotFound { .. }) => return Ok(()),
-                Err(e) => return Err(StorageError::failed("look for", &path, e).into()),
-            }
-        };
-        let parts = org.ledger_mut().store(name, size);
-        press.merged.extend(parts.into_iter().map(|part| (Instant::now(), part)));
-    }
-}
-
-async fn adopt(plane: &Plane, org: &Org, name: SegmentName) -> Result<(), PlaneError> {
-    let path = segment_path(&org.name, name);
-    match plane.store.objects().head(&path).await {
-        Ok(found) => {
-            org.ledger_mut().store(name, found.size);
-            Ok(())
-        }
-        Err(Error::NotFound { .. }) => {
-            // It may have been pruned by what the log has got since.
-            replica::catch_up(plane).await?;
-            if !org.ledger().has(name) {
-                return Ok(());
-            }
-            let e = StorageError::damaged(&path, "neither it nor all of the segments that it is made of are there");
-            org.stop(e.to_string());
-            Err(PlaneError::OrgStopped { org: org.name.to_string(), reason: e.to_string() })
-        }
-        Err(e) => Err(StorageError::failed("look for", &path, e).into()),
-    }
 }
 
 /// Reads an object, if it is there.
