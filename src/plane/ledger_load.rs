@@ -17,9 +17,10 @@ use object_store::path::Path;
 
 use super::Plane;
 use super::heads::{self, SignedHead};
-use super::ledger::{LedgerState, Segment, folder, kept_path, newest_path, segment_path};
+use super::ledger::{LedgerState, folder, kept_path, newest_path, segment_path};
 use super::press::{Press, delete, get, is_no_note, put};
 use super::recovery::list;
+use super::segments::Segment;
 use super::standing::Standing;
 use crate::audit::segment::{self, SegmentEnd, SegmentName};
 use crate::audit::tile::{TileKind, Tiles};

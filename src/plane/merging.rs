@@ -10,9 +10,10 @@ use std::time::Duration;
 use object_store::{Error, ObjectStoreExt};
 use tokio::time::Instant;
 
-use super::ledger::{Due, segment_path};
+use super::ledger::segment_path;
 use super::org::Org;
 use super::press::{PATIENCE, Press, create, delete, get};
+use super::segments::Due;
 use super::{Plane, PlaneError, Readiness, replica};
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
 use crate::storage::StorageError;

@@ -41,6 +41,7 @@ mod press;
 mod recovery;
 mod replica;
 mod retention;
+mod segments;
 mod standing;
 
 use std::collections::HashMap;

@@ -30,8 +30,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
 
-use super::ledger::{Found, segment_path};
+use super::ledger::segment_path;
 use super::press::get;
+use super::segments::Found;
 use super::standing::{CONFIG_LOADED, KEY};
 use super::{Plane, PlaneError, replica};
 use crate::audit::note::{Note, VKey};

@@ -29,10 +29,11 @@ use tokio::time::{Instant, sleep};
 
 use super::committer::Message;
 use super::heads::SignedHead;
-use super::ledger::{Due, Duty, Entries, folder, kept_path, newest_path, segment_path};
+use super::ledger::{folder, kept_path, newest_path, segment_path};
 use super::merging::{merge, merges, remove_merged};
 use super::org::Org;
 use super::recovery::list;
+use super::segments::{Due, Duty, Entries};
 use super::{Plane, PlaneError, Readiness};
 use crate::audit::note::{Note, VKey};
 use crate::audit::segment::{self, SegmentName, SegmentWriter};
