@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use super::fault::{Collector, Position};
 use super::settings::{ControlPlane, OrgScope};
 use super::tree::{Node, Value};
-use super::{ByteSize, Endpoint, Otlp, Period, Secret};
+use super::{ByteSize, Endpoint, Period, Secret};
 
 const MICROSECOND: Period = Period::new(Duration::from_micros(1));
 pub(super) const SECOND: Period = Period::new(Duration::from_secs(1));
@@ -33,7 +34,9 @@ pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut C
     }
     check.audit(settings);
     check.ranges(settings);
-    check.otlp("telemetry.otlp", &settings.telemetry.otlp);
+    let traces = &settings.telemetry.otlp;
+    check.range("telemetry.otlp.sample_rate", traces.sample_rate, 0.0..=1.0);
+    check.collector("telemetry.otlp", traces.endpoint.as_ref(), &traces.headers, traces.ca_file.as_deref());
 }
 
 /// Checks what was read from `root`.
@@ -161,7 +164,6 @@ impl Check<'_, '_> {
         }
     }
 
-    /// A collector that is spoken to over OTLP, at the setting `path`.
     fn audit(&mut self, settings: &ControlPlane) {
         self.range("audit.prune_interval", settings.audit.prune_interval, SECOND..=DAY);
         for (index, org) in settings.orgs.iter().enumerate() {
@@ -180,12 +182,22 @@ impl Check<'_, '_> {
         }
     }
 
-    pub(super) fn otlp(&mut self, path: &str, otlp: &Otlp) {
-        self.range(&format!("{path}.sample_rate"), otlp.sample_rate, 0.0..=1.0);
-        if let Some(endpoint) = &otlp.endpoint {
+    /// A collector that is spoken to over OTLP, at the setting `path`.
+    pub(super) fn collector(
+        &mut self,
+        path: &str,
+        endpoint: Option<&Endpoint>,
+        headers: &BTreeMap<String, Secret>,
+        ca_file: Option<&Path>,
+    ) {
+        if let Some(endpoint) = endpoint {
             self.url(&format!("{path}.endpoint"), endpoint, "a collector");
+            if ca_file.is_some() && endpoint.scheme() == "http" {
+                let message = "the endpoint is http://, where no certificate is looked at; make it https://";
+                self.fault(&format!("{path}.ca_file"), message);
+            }
         }
-        self.headers(&format!("{path}.headers"), &otlp.headers);
+        self.headers(&format!("{path}.headers"), headers);
     }
 
     /// The URL of a server that is spoken to over HTTP.
@@ -352,6 +364,10 @@ telemetry: ${UNSET}
         only_fault(
             "telemetry: {otlp: {headers: {'a b': x}}}",
             "f:1:37: telemetry.otlp.headers.a b: no name of an HTTP header",
+        );
+        only_fault(
+            "telemetry: {otlp: {endpoint: 'http://x', ca_file: ca.pem}}",
+            "f:1:51: telemetry.otlp.ca_file: the endpoint is http://",
         );
     }
 

@@ -162,19 +162,13 @@ impl Check<'_, '_> {
 
     fn streams(&mut self, settings: &Gateway) {
         let streams = &settings.observability;
-        self.otlp(
-            "observability.otlp",
-            &super::Otlp {
-                endpoint: streams.otlp.endpoint.clone(),
-                headers: streams.otlp.headers.clone(),
-                sample_rate: streams.otlp.sample_rate,
-                protocol: streams.otlp.protocol,
-            },
-        );
+        let traces = &streams.otlp;
+        self.range("observability.otlp.sample_rate", traces.sample_rate, 0.0..=1.0);
+        self.collector("observability.otlp", traces.endpoint.as_ref(), &traces.headers, traces.ca_file.as_deref());
         if let Some(push) = &streams.metrics.push {
-            self.url("observability.metrics.push.endpoint", &push.endpoint, "a collector");
-            self.headers("observability.metrics.push.headers", &push.headers);
-            self.range("observability.metrics.push.interval", push.interval, SECOND..=HOUR);
+            let path = "observability.metrics.push";
+            self.collector(path, Some(&push.endpoint), &push.headers, push.ca_file.as_deref());
+            self.range(&format!("{path}.interval"), push.interval, SECOND..=HOUR);
         }
         for (path, destination) in [
             ("observability.metrics.control_plane", &streams.metrics.control_plane),
@@ -333,6 +327,10 @@ mod tests {
         only_fault(
             "observability: {otlp: {sample_rate: 2}}",
             "f:3:37: observability.otlp.sample_rate: 2 is out of range",
+        );
+        only_fault(
+            "observability: {metrics: {push: {endpoint: 'http://h', ca_file: ca.pem}}}",
+            "f:3:65: observability.metrics.push.ca_file: the endpoint is http://",
         );
         only_fault(
             "observability: {audit: {file: a, control_plane: {url: 'http://h/'}}}",

@@ -55,6 +55,9 @@ pub struct MetricsPush {
     /// How the collector is spoken to.
     #[serde(default)]
     pub protocol: OtlpProtocol,
+    /// The authorities, in PEM, one of which the collector's certificate must come from; none: those the system trusts.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// How often they are pushed.
     #[serde(default = "default_push_interval")]
     pub interval: Period,
@@ -78,12 +81,14 @@ pub struct TraceStream {
     pub sample_rate: f64,
     /// How the collector is spoken to.
     pub protocol: OtlpProtocol,
+    /// The authorities, in PEM, one of which the collector's certificate must come from; none: those the system trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for TraceStream {
     fn default() -> Self {
-        let Otlp { endpoint, headers, sample_rate, protocol } = Otlp::default();
-        Self { enabled: true, endpoint, headers, sample_rate, protocol }
+        let Otlp { endpoint, headers, sample_rate, protocol, ca_file } = Otlp::default();
+        Self { enabled: true, endpoint, headers, sample_rate, protocol, ca_file }
     }
 }
 
@@ -95,6 +100,7 @@ impl TraceStream {
             headers: self.headers.clone(),
             sample_rate: self.sample_rate,
             protocol: self.protocol,
+            ca_file: self.ca_file.clone(),
         }
     }
 }

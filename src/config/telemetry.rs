@@ -1,6 +1,7 @@
 //! The settings of the program's own logs and traces.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -81,11 +82,19 @@ pub struct Otlp {
     pub sample_rate: f64,
     /// How the collector is spoken to.
     pub protocol: OtlpProtocol,
+    /// The authorities, in PEM, one of which the collector's certificate must come from; none: those the system trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for Otlp {
     fn default() -> Self {
-        Self { endpoint: None, headers: BTreeMap::new(), sample_rate: 1.0, protocol: OtlpProtocol::default() }
+        Self {
+            endpoint: None,
+            headers: BTreeMap::new(),
+            sample_rate: 1.0,
+            protocol: OtlpProtocol::default(),
+            ca_file: None,
+        }
     }
 }
 

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 
-use opentelemetry_otlp::ExporterBuildError;
-
 use super::emit::EmitError;
 use super::identity::IdentityError;
 use crate::config::Faults;
+use crate::telemetry::CollectorError;
 
 /// Why the gateway does not start, or ends.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +30,10 @@ pub enum GatewayError {
     Emit(#[from] EmitError),
     /// Spans cannot be exported.
     #[error("observability.otlp: {0}")]
-    Traces(ExporterBuildError),
+    Traces(CollectorError),
     /// Metrics cannot be pushed.
     #[error("observability.metrics.push: {0}")]
-    Push(ExporterBuildError),
+    Push(CollectorError),
     /// TLS for requests to plugins cannot be set up.
     #[error("requests over HTTP cannot be made: {0}")]
     HttpClient(reqwest::Error),

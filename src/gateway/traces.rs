@@ -25,7 +25,6 @@ use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, TraceContextExt, TraceId, Tracer, TracerProvider,
 };
 use opentelemetry::{Array, Context, InstrumentationScope, KeyValue, StringValue, Value};
-use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
 
@@ -33,6 +32,7 @@ use self::describe::known;
 pub use self::describe::{Failure, Request, Target, Upstream};
 use crate::config::Otlp;
 use crate::model::{Decision, OrgName, Outcome};
+use crate::telemetry::CollectorError;
 use crate::telemetry::otlp::{Export, SpanCounts};
 use crate::telemetry::w3c::{Baggage, Inbound, Outbound};
 
@@ -63,7 +63,7 @@ impl Traces {
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, ExporterBuildError> {
+    pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, CollectorError> {
         let Some(endpoint) = &otlp.endpoint else {
             let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
             return Ok(Self { tracer: tracer(&ids_only), export: None });

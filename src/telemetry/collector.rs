@@ -1,15 +1,24 @@
 //! How a collector is spoken to over OTLP, the OpenTelemetry protocol: the same for spans and for metrics.
 //!
-//! By gRPC or HTTP, with the configured headers, which are kept out of debug output; over TLS where the endpoint says
-//! `https`. By HTTP each signal has a path of its own, which an endpoint with a path of its own replaces.
+//! By gRPC or HTTP, with the configured headers, which are kept out of debug output. By HTTP each signal has a path of
+//! its own, which an endpoint with a path of its own replaces.
+//!
+//! Over TLS where the endpoint says `https`. The collector's certificate must come from an authority that the system
+//! trusts (on Linux the certificates of the distribution, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name), or,
+//! where a file of authorities is configured, from one of these and no other.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use crate::config::Secret;
@@ -17,11 +26,53 @@ use crate::config::Secret;
 /// How long one batch may take to send.
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why a collector cannot be spoken to at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// The file of authorities cannot be read.
+    #[error("ca_file: {path}: {error}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The file of authorities holds something else.
+    #[error("ca_file: {path}: {reason}; it must hold certificates in PEM", path = path.display())]
+    NotCertificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The exporter refuses its settings, or there is no authority to trust.
+    #[error("{0}")]
+    Exporter(#[from] ExporterBuildError),
+    /// TLS cannot be set up.
+    #[error("requests over HTTP cannot be made: {0}")]
+    HttpClient(#[from] reqwest::Error),
+}
+
+/// A collector.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// Its URL.
+    pub(crate) endpoint: &'a Url,
+    /// What is sent along.
+    pub(crate) headers: &'a BTreeMap<String, Secret>,
+    /// The authorities its certificate must come from; none: those the system trusts.
+    pub(crate) ca_file: Option<&'a Path>,
+}
+
 /// An exporter that speaks gRPC.
-pub(crate) fn by_grpc<B>(exporter: B, endpoint: &Url, headers: &BTreeMap<String, Secret>) -> B
+///
+/// # Errors
+/// When the file of authorities is of no use.
+pub(crate) fn by_grpc<B>(exporter: B, to: Target<'_>) -> Result<B, CollectorError>
 where
     B: WithExportConfig + WithTonicConfig,
 {
+    let Target { endpoint, headers, ca_file } = to;
     let mut sent_along = HeaderMap::new();
     for (name, value) in headers {
         // Both were checked when the configuration was read.
@@ -34,24 +85,49 @@ where
         .with_endpoint(endpoint.as_str())
         .with_timeout(SEND_TIMEOUT)
         .with_metadata(MetadataMap::from_headers(sent_along));
-    match endpoint.scheme() {
-        "https" => exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
-        _ => exporter,
+    if endpoint.scheme() != "https" {
+        return Ok(exporter);
     }
+    let tls = match ca_file {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities(path)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    Ok(exporter.with_tls_config(tls))
 }
 
 /// An exporter that posts to `path`, the signal's own, where the endpoint has none.
-pub(crate) fn by_http<B>(exporter: B, endpoint: &Url, path: &str, headers: &BTreeMap<String, Secret>) -> B
+///
+/// # Errors
+/// When the file of authorities is of no use, or TLS cannot be set up.
+pub(crate) fn by_http<B>(exporter: B, path: &str, to: Target<'_>) -> Result<B, CollectorError>
 where
     B: WithExportConfig + WithHttpConfig,
 {
+    let Target { endpoint, headers, ca_file } = to;
+    let mut client = reqwest::Client::builder().timeout(SEND_TIMEOUT);
+    if let Some(path) = ca_file {
+        client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&authorities(path)?)?);
+    }
     let headers: HashMap<String, String> =
         headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    exporter
+    Ok(exporter
+        .with_http_client(client.build()?)
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(posted_to(endpoint, path))
         .with_timeout(SEND_TIMEOUT)
-        .with_headers(headers)
+        .with_headers(headers))
+}
+
+/// The certificates of authorities, in PEM, that a file holds: at least one, and none that TLS would pass over.
+fn authorities(path: &Path) -> Result<Vec<u8>, CollectorError> {
+    let pem = fs::read(path).map_err(|error| CollectorError::Unreadable { path: path.to_owned(), error })?;
+    let refused = |reason: String| CollectorError::NotCertificates { path: path.to_owned(), reason };
+    let mut trusted = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+        trusted.add(certificate).map_err(|error| refused(error.to_string()))?;
+    }
+    if trusted.is_empty() { Err(refused("no certificate".to_owned())) } else { Ok(pem) }
 }
 
 fn posted_to(endpoint: &Url, path: &str) -> Url {

@@ -21,6 +21,7 @@ mod process;
 pub mod traces;
 pub mod w3c;
 
+pub use collector::CollectorError;
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -35,7 +36,7 @@ pub enum TelemetryError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The exporter refuses its settings.
     #[error("telemetry.otlp: {0}")]
-    Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
+    Otlp(#[from] CollectorError),
     /// Logging was set up before in this process.
     #[error("logging is set up already: {0}")]
     Again(#[from] tracing_subscriber::util::TryInitError),

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use opentelemetry::Context;
-use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
@@ -18,7 +17,7 @@ use opentelemetry_sdk::trace::{
 use tokio::runtime::Handle;
 use url::Url;
 
-use super::collector;
+use super::collector::{self, CollectorError, Target};
 use crate::config::{Otlp, OtlpProtocol};
 
 /// How many spans may wait.
@@ -76,8 +75,8 @@ impl Export {
     /// kept, whole.
     ///
     /// # Errors
-    /// When the exporter refuses the settings.
-    pub fn start(otlp: &Otlp, endpoint: &Url, resource: Resource) -> Result<Self, ExporterBuildError> {
+    /// When the file of authorities is of no use, or the exporter refuses the settings.
+    pub fn start(otlp: &Otlp, endpoint: &Url, resource: Resource) -> Result<Self, CollectorError> {
         let exporter = OnRuntime { exporter: Arc::new(exporter(otlp, endpoint)?), runtime: Handle::current() };
         Ok(Self::through(exporter, otlp.sample_rate, resource))
     }
@@ -115,12 +114,13 @@ impl Export {
     }
 }
 
-fn exporter(otlp: &Otlp, endpoint: &Url) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+fn exporter(otlp: &Otlp, endpoint: &Url) -> Result<opentelemetry_otlp::SpanExporter, CollectorError> {
+    let to = Target { endpoint, headers: &otlp.headers, ca_file: otlp.ca_file.as_deref() };
     let exporter = opentelemetry_otlp::SpanExporter::builder();
-    match otlp.protocol {
-        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), endpoint, &otlp.headers).build(),
-        OtlpProtocol::Http => collector::by_http(exporter.with_http(), endpoint, "/v1/traces", &otlp.headers).build(),
-    }
+    Ok(match otlp.protocol {
+        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), to)?.build()?,
+        OtlpProtocol::Http => collector::by_http(exporter.with_http(), "/v1/traces", to)?.build()?,
+    })
 }
 
 /// The SDK's batches behind a bound of its own, so that what is dropped is known. A span counts as waiting until its

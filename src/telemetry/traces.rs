@@ -5,7 +5,6 @@
 
 use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::Resource;
 use tracing::{Level, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -13,6 +12,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::CollectorError;
 use super::otlp::Export;
 use crate::config::Otlp;
 
@@ -30,7 +30,7 @@ impl Traces {
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(otlp: &Otlp) -> Result<Option<Self>, ExporterBuildError> {
+    pub fn start(otlp: &Otlp) -> Result<Option<Self>, CollectorError> {
         let Some(endpoint) = &otlp.endpoint else { return Ok(None) };
         let resource = Resource::builder()
             .with_service_name(SERVICE)
@@ -80,7 +80,8 @@ mod tests {
         let mut sink = Sink::start().await;
         let headers = BTreeMap::from([("authorization".to_owned(), Secret::new("Bearer t"))]);
         let endpoint = Some(sink.url().into());
-        let traces = Traces::start(&Otlp { endpoint, headers, sample_rate: 0.0, protocol }).unwrap().unwrap();
+        let otlp = Otlp { endpoint, headers, sample_rate: 0.0, protocol, ca_file: None };
+        let traces = Traces::start(&otlp).unwrap().unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
             let dropped = tracing::info_span!(target: "mcpg::test", "started-here");
             dropped.in_scope(|| {});

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use super::GatewayMetrics;
 use super::make::Value;
 use crate::config::{MetricsPush, OtlpProtocol};
-use crate::telemetry::collector;
+use crate::telemetry::collector::{self, CollectorError, Target};
 
 /// The name of the meter.
 const METER: &str = "mcpg-gateway";
@@ -39,7 +39,7 @@ impl Push {
     ///
     /// # Errors
     /// When the exporter refuses the settings.
-    pub fn start(settings: &MetricsPush, instance: &str, metrics: &GatewayMetrics) -> Result<Self, ExporterBuildError> {
+    pub fn start(settings: &MetricsPush, instance: &str, metrics: &GatewayMetrics) -> Result<Self, CollectorError> {
         let exporter = OnRuntime { exporter: Arc::new(exporter(settings)?), runtime: Handle::current() };
         let resource = Resource::builder()
             .with_service_name(METER)
@@ -104,13 +104,14 @@ fn attributes(metric: &Metric) -> Vec<KeyValue> {
     metric.get_label().iter().map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned())).collect()
 }
 
-fn exporter(settings: &MetricsPush) -> Result<MetricExporter, ExporterBuildError> {
-    let MetricsPush { endpoint, headers, .. } = settings;
+fn exporter(settings: &MetricsPush) -> Result<MetricExporter, CollectorError> {
+    let MetricsPush { endpoint, headers, ca_file, .. } = settings;
+    let to = Target { endpoint, headers, ca_file: ca_file.as_deref() };
     let exporter = MetricExporter::builder().with_temporality(Temporality::Cumulative);
-    match settings.protocol {
-        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), endpoint, headers).build(),
-        OtlpProtocol::Http => collector::by_http(exporter.with_http(), endpoint, "/v1/metrics", headers).build(),
-    }
+    Ok(match settings.protocol {
+        OtlpProtocol::Grpc => collector::by_grpc(exporter.with_tonic(), to)?.build()?,
+        OtlpProtocol::Http => collector::by_http(exporter.with_http(), "/v1/metrics", to)?.build()?,
+    })
 }
 
 /// Sends on the Tokio runtime what the SDK's own thread, which has none, hands over.

@@ -91,6 +91,7 @@ async fn every_family_is_pushed_over_either_protocol() {
             endpoint: sink.url().into(),
             headers: BTreeMap::from([("authorization".to_owned(), Secret::new("Bearer t"))]),
             protocol,
+            ca_file: None,
             interval: Period::new(Duration::from_secs(3600)),
         };
         let metrics = GatewayMetrics::new("acme", "prod");

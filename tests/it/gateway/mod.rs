@@ -5,6 +5,7 @@
 mod airline;
 mod canaries;
 mod clients;
+mod collectors;
 mod conformance;
 mod everything;
 mod faults;
@@ -14,4 +15,5 @@ mod pass_through;
 mod policy;
 mod sessions;
 mod streams;
+mod tls;
 mod traces;

@@ -113,4 +113,13 @@ async fn each_stream_goes_where_it_is_sent() {
     let before = own.client().number("SELECT max(emitter_seq) FROM audit_log").await;
     let expected: Vec<_> = (before + 1..).take(seqs.len()).collect();
     assert_eq!(seqs, expected, "the gateway's own count goes on in the file");
+
+    gateway.reconfigure(
+        json!({ "observability": { "audit": { "file": null, "control_plane": { "url": other.url() } } } }),
+    );
+    gateway.start().await;
+    calls(&gateway).await;
+    assert!(gateway.stop().await.success());
+    counts(&other.client(), events, CALLS).await;
+    counts(&own.client(), events, CALLS).await;
 }
