@@ -207,11 +207,11 @@ impl Emitters {
     /// afterwards.
     pub async fn drain(&self, deadline: Instant) {
         let lanes: Vec<_> = [self.samples(), self.events()].into_iter().flatten().collect();
-        for lane in &lanes {
-            lane.seal_now().await;
-        }
-        self.0.hurry.iter().for_each(|hurry| hurry.notify_one());
         let delivered = async {
+            for lane in &lanes {
+                lane.seal_now().await;
+            }
+            self.0.hurry.iter().for_each(|hurry| hurry.notify_one());
             while !lanes.iter().all(|lane| lane.is_empty()) {
                 sleep(LOOK).await;
             }

@@ -29,8 +29,9 @@
 //! and deleted on a full disk too.
 //!
 //! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be written
-//! leaves a hole in the numbers. There is always an open segment, made durable with the next number in its header before
-//! an older one may go, so that no number is ever given twice.
+//! leaves a hole in the numbers. There is always an open segment; of audit events it is made durable, with the next number in
+//! its header, before an older one may go, so that no number of theirs is ever given twice. The numbers of samples are told
+//! to nobody, and may be given again after a power cut.
 //!
 //! # What is durable, and when
 //!

@@ -107,12 +107,13 @@ impl Shelf {
         batches.sealed.iter().filter_map(|sealed| Some(Arc::clone(&sealed.unsynced.as_ref()?.0))).collect()
     }
 
-    /// Notes that a segment is durable, and `marked` bytes longer.
-    pub(super) fn is_durable(&self, ordinal: u64, marked: u64) {
-        if let Some(sealed) = self.locked().sealed.iter_mut().find(|sealed| sealed.ordinal == ordinal) {
-            sealed.unsynced = None;
-            sealed.bytes += marked;
-        }
+    /// Notes that a segment is durable, and `marked` bytes longer; gives whether it is still here.
+    pub(super) fn is_durable(&self, ordinal: u64, marked: u64) -> bool {
+        let mut batches = self.locked();
+        let Some(sealed) = batches.sealed.iter_mut().find(|sealed| sealed.ordinal == ordinal) else { return false };
+        sealed.unsynced = None;
+        sealed.bytes += marked;
+        true
     }
 
     pub(super) fn is_empty(&self) -> bool {

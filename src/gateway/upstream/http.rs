@@ -109,7 +109,12 @@ impl Wire {
         let request = self.http.post(self.url.clone()).headers(headers).body(outbound.body.clone());
         match self.exchange(request, session.is_some(), Asked::Request(id)).await {
             Ok((Reply::Accepted, _)) => Ok(Direct::Elsewhere),
-            Ok((Reply::Message(Message::Response(response)), _)) => Ok(Direct::Answer(response.outcome)),
+            // An error may lack the id, or have one of the server's own: it could not read the request.
+            Ok((Reply::Message(Message::Response(response)), _))
+                if response.answers(id) || response.outcome.is_err() =>
+            {
+                Ok(Direct::Answer(response.outcome))
+            }
             Ok((Reply::Message(_), _)) => Err(Fault::Client(WireFault::NotMcp)),
             Ok((Reply::Events(events), _)) => Ok(first(id, events).await),
             Err(StreamableHttpError::SessionExpired) => Ok(Direct::Unsent),

@@ -1,5 +1,7 @@
 //! Families of the process itself, which the gateway has too. They are read when they are rendered.
 
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{Counter, Gauge, IntGauge};
 
 use super::registrar::Registrar;
@@ -13,6 +15,8 @@ pub struct Process {
     resident_bytes: IntGauge,
     open_files: IntGauge,
     cpu_seconds: Counter,
+    /// Held from a look at the counter to its increment: of two scrapes at once each would add what was spent.
+    reading: Mutex<()>,
 }
 
 impl Process {
@@ -25,11 +29,13 @@ impl Process {
             open_files: r.gauge("process_open_fds", "Number of open file descriptors"),
             cpu_seconds: r
                 .add(Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds")),
+            reading: Mutex::new(()),
         }
     }
 
     /// Reads the process's figures as they are now.
     pub(crate) fn read(&self) {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(figures) = process::figures() {
             self.resident_bytes.set(figures.resident_bytes);
             self.open_files.set(figures.open_files);

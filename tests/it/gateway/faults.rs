@@ -90,6 +90,15 @@ async fn a_server_that_answers_garbage_ends_in_an_error() {
 }
 
 #[tokio::test]
+async fn an_answer_to_another_request_is_not_taken_for_the_answer() {
+    let fixture = Upstream::fixture().await;
+    let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
+    let client = gateway.client().await;
+    assert_names_the_plugin(&client.call("fixture__answer_another", json!({})).await.error());
+    well_again(&client).await;
+}
+
+#[tokio::test]
 async fn a_child_that_prints_garbage_is_still_heard() {
     let gateway = GatewayConfig::new().stdio("fixture", &fixture_command()).start().await;
     let client = gateway.client().await;

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{Journal, try_locked};
+use super::{Journal, locked, try_locked};
 use crate::gateway::spool::folder::quarantine_path;
 use crate::gateway::spool::segment::Contents;
 use crate::gateway::spool::shelf::Sealed;
@@ -87,8 +87,9 @@ impl Journal {
 
     /// Whether nothing waits to be delivered.
     pub(in crate::gateway::spool) fn is_empty(&self) -> bool {
-        // A segment that is being written to is not empty.
-        try_locked(&self.open).is_some_and(|open| open.records == 0) && self.shelf.is_empty()
+        // A segment that is being written to is not empty, nor is one that records wait for.
+        let none_open = try_locked(&self.open).is_some_and(|open| open.records == 0);
+        none_open && locked(&self.pending).bytes() == 0 && self.shelf.is_empty()
     }
 
     pub(super) fn delete(&self, sealed: &Sealed) {

@@ -57,7 +57,10 @@ impl Journal {
             if let Some((file, end, _)) = &sealed.unsynced {
                 // A failure is said where it happens; the segment is then as durable as the disk lets it be.
                 let (marked, _) = self.end_durably(file.as_ref(), sealed.bytes, *end);
-                self.shelf.is_durable(sealed.ordinal, marked);
+                if !self.shelf.is_durable(sealed.ordinal, marked) {
+                    // It was delivered meanwhile, and went with the bytes it had before.
+                    self.bound.sub(self.name, marked);
+                }
             }
         }
     }

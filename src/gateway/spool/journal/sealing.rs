@@ -34,7 +34,15 @@ impl Journal {
     /// Seals what there is, for the last deliveries before a stop.
     pub(in crate::gateway::spool) fn seal_now(&self) {
         let _tending = locked(&self.tending);
-        if locked(&self.open).records > 0 {
+        let holds_any = {
+            let mut open = locked(&self.open);
+            // What cannot be written stays in memory, for the keeper.
+            if self.write(&mut open).is_err() {
+                self.pace.set_failing(true);
+            }
+            open.records > 0
+        };
+        if holds_any {
             self.seal();
         }
     }
@@ -65,13 +73,17 @@ impl Journal {
     }
 
     fn make_spare(&self) -> io::Result<(u64, Arc<dyn SegmentFile>)> {
-        let ordinal = locked(&self.open).ordinal + 1;
-        let path = self.path(ordinal);
-        let file = self.disk().create(&path)?;
+        let mut ordinal = locked(&self.open).ordinal + 1;
+        let file = loop {
+            match self.disk().create(&self.path(ordinal)) {
+                // One that could neither be filled nor deleted: it is passed over, and its number with it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => ordinal += 1,
+                made => break made?,
+            }
+        };
         // Zeros are no header: such a file is passed over when the spool is opened.
         file.write_at(&[0; SPARE_BYTES], 0).inspect_err(|_| {
-            // What is left of it is passed over too, and its number with it.
-            let _ = self.disk().remove(&path);
+            let _ = self.disk().remove(&self.path(ordinal));
         })?;
         self.bound.add(self.name, SPARE_BYTES as u64);
         Ok((ordinal, file))
@@ -108,11 +120,14 @@ impl Journal {
             let begun = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
             self.tell_synced(old.waiters, synced.and(begun));
         }
-        if sealed.records > 0 {
-            self.wanted.store(false, Ordering::Relaxed);
-            self.shelf.push(sealed);
-            self.ready.notify_one();
+        if sealed.records == 0 {
+            // What it held was dropped to make room a moment ago.
+            self.delete(&sealed);
+            return Ok(());
         }
+        self.wanted.store(false, Ordering::Relaxed);
+        self.shelf.push(sealed);
+        self.ready.notify_one();
         Ok(())
     }
 

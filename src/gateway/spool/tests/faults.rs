@@ -15,6 +15,7 @@ struct Faults {
     /// Bytes that can still be written.
     room: AtomicU64,
     sync_fails: AtomicBool,
+    remove_fails: AtomicBool,
     syncs: AtomicU64,
     write_hangs: Gate,
     sync_hangs: Gate,
@@ -61,6 +62,7 @@ impl FaultyDisk {
         Self(Arc::new(Faults {
             room: AtomicU64::new(u64::MAX),
             sync_fails: AtomicBool::new(false),
+            remove_fails: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
             write_hangs: Gate::default(),
             sync_hangs: Gate::default(),
@@ -83,6 +85,9 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if self.0.remove_fails.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         let freed = path.metadata()?.len();
         LocalDisk.remove(path)?;
         let room = self.0.room.load(Ordering::SeqCst);
@@ -209,6 +214,50 @@ async fn on_a_full_disk_what_is_recorded_is_delivered_and_makes_room() {
     assert_eq!(all(audit).await, [(0, large)]);
     audit.append_durably(b"after").await.unwrap();
     assert_eq!(all(audit).await, [(1, "after".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_spare_that_can_neither_be_filled_nor_deleted_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    disk.set_room(2048);
+    disk.0.remove_fails.store(true, Ordering::SeqCst);
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let audit = spool.audit.as_ref().unwrap();
+    eventually(|| folder.path().join("audit/00000000000000000001").exists()).await;
+    disk.set_room(u64::MAX);
+    audit.append_durably(b"event").await.unwrap();
+    assert_eq!(all(audit).await, [(0, "event".to_owned())]);
+    let copy = copy_of(folder.path());
+    drop(spool);
+    let after = super::open(copy.path());
+    after.audit.as_ref().unwrap().append_durably(b"next").await.unwrap();
+    assert_eq!(all(after.audit.as_ref().unwrap()).await.last().unwrap().0, 1, "numbers go on");
+}
+
+#[tokio::test]
+async fn a_lane_is_not_empty_while_records_wait_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let samples = spool.samples.clone().unwrap();
+    spares_are_there(&parts).await;
+    disk.0.write_hangs.shut();
+    let held = std::thread::spawn({
+        let samples = samples.clone();
+        move || samples.append(b"held up")
+    });
+    eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    samples.append(b"in memory").unwrap();
+    assert!(!samples.is_empty());
+    disk.0.write_hangs.open();
+    held.join().unwrap().unwrap();
+    samples.seal_now().await;
+    assert!(!samples.is_empty());
+    assert_eq!(all(&samples).await.len(), 2, "both are in batches now");
+    assert!(samples.is_empty());
 }
 
 #[tokio::test]
