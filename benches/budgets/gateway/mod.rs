@@ -5,7 +5,9 @@
 //! control plane is the real program too. All of them share the machine's cores. A call is a small one that the server answers at once, so
 //! that what is measured is the way there and back. Calls directly to the server and through the gateway take turns, so that whatever
 //! else the machine does is in both. With the streams on, every call must afterwards be in the control plane, and spans at the collector.
+//! What a collector that does not answer does to a call is measured by itself (`away`).
 
+mod away;
 mod client;
 mod collector;
 mod process;
@@ -54,6 +56,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Finding>> {
     let home = Home::new("")?;
     let observed = Observed { control_plane: home.start().await?, collector: Collector::start().await? };
     let on = run(options, &upstream, Some(&observed), &mut findings).await?;
+    away::measure(options, &upstream, &observed, &mut findings).await?;
     observed.control_plane.kill().await?;
     let note = "processor time of the gateway for a call, on less off".to_owned();
     findings.push(Finding::new(SECTION, "cost of all three streams a call", on - off, "µs").note(note));
@@ -74,7 +77,8 @@ async fn run(
     findings: &mut Vec<Finding>,
 ) -> Result<f64> {
     let streams = if observed.is_some() { "streams on" } else { "streams off" };
-    let gateway = Gateway::start(&settings(upstream, observed)).await?;
+    let to = observed.map(|observed| (&observed.control_plane, observed.collector.url()));
+    let gateway = Gateway::start(&settings(upstream, to)).await?;
     let (direct, through) = (Client::open(upstream.url()).await?, Client::open(gateway.url()).await?);
 
     say(&format!("gateway: latency, {streams}"));
@@ -143,18 +147,18 @@ async fn run(
     Ok(cpu / made as f64 * 1e6)
 }
 
-/// The gateway's configuration, as JSON, which is YAML too.
-fn settings(upstream: &Upstream, observed: Option<&Observed>) -> serde_json::Value {
-    let (control_plane, observability) = match observed {
+/// The gateway's configuration, as JSON, which is YAML too; with the streams to a control plane and a collector's URL, or off.
+fn settings(upstream: &Upstream, to: Option<(&Server, &str)>) -> serde_json::Value {
+    let (control_plane, observability) = match to {
         None => {
             let off = json!({ "enabled": false });
             (json!({ "spool": { "path": "spool" } }), json!({ "metrics": off, "otlp": off, "audit": off }))
         }
-        Some(Observed { control_plane, collector }) => (
+        Some((control_plane, collector)) => (
             json!({ "spool": { "path": "spool" }, "url": control_plane.url() }),
             json!({
                 "metrics": { "listen": "127.0.0.1:0" },
-                "otlp": { "endpoint": collector.url(), "protocol": "http", "sample_rate": 1.0 },
+                "otlp": { "endpoint": collector, "protocol": "http", "sample_rate": 1.0 },
             }),
         ),
     };
