@@ -16,10 +16,12 @@ async fn what_was_acknowledged_outlives_a_power_cut_in_the_wal_and_in_the_tables
     for wait in [300, 1_150, 1_900] {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let before = i64::try_from(loader.acknowledged()).unwrap();
+        loader.doubt(true);
         disk.cut_power();
         server.kill();
         disk.power_up();
         server.start().await;
+        loader.doubt(false);
         let found = server.client().count().await;
         assert!(found >= before, "{before} acknowledged before the power cut, {found} there after it");
         loader.further(300).await;

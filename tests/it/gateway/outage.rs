@@ -258,8 +258,6 @@ async fn a_power_cut_takes_no_decision_that_a_call_waited_for() {
     assert!(server.stop().await.success());
     let callers = Callers::start(&gateway).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // An fsync that is under way while ext4 is shut down may come back without an error although its journal has ended
-    // (jbd2 finds the transaction neither running nor committing). With the power gone nobody would have been told of it.
     callers.doubt();
     disk.cut_power();
     let tally = callers.finish().await;

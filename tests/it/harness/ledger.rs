@@ -11,7 +11,8 @@ use super::Client;
 pub(crate) struct Ledger {
     /// Samples in each acknowledged batch.
     pub(crate) acknowledged: BTreeMap<String, u64>,
-    /// Samples in each batch that was sent, got no answer and was given up: stored wholly or not at all.
+    /// Samples in each batch that was sent, got no answer, or one that promises nothing, and was given up: stored wholly or
+    /// not at all.
     pub(crate) unknown: BTreeMap<String, u64>,
     /// How often 429 or 503 was answered.
     pub(crate) refused: u64,

@@ -1,7 +1,7 @@
 //! Emitters that send until told to stop, through every fault, and keep account of what was acknowledged to them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -43,7 +43,7 @@ impl Load {
 
     pub(crate) fn start(self) -> Loader {
         let stop = CancellationToken::new();
-        let acknowledged = Arc::new(AtomicU64::new(0));
+        let (acknowledged, in_doubt) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let mut emitters = JoinSet::new();
         for number in 0..self.emitters {
             let rng = StdRng::seed_from_u64(self.seed * 1_000 + number as u64);
@@ -53,10 +53,11 @@ impl Load {
                 rng,
                 ledger: Ledger::default(),
                 acknowledged: Arc::clone(&acknowledged),
+                in_doubt: Arc::clone(&in_doubt),
             };
             emitters.spawn(emitter.run(stop.clone()));
         }
-        Loader { stop, acknowledged, emitters }
+        Loader { stop, acknowledged, in_doubt, emitters }
     }
 }
 
@@ -65,6 +66,7 @@ impl Load {
 pub(crate) struct Loader {
     stop: CancellationToken,
     acknowledged: Arc<AtomicU64>,
+    in_doubt: Arc<AtomicBool>,
     emitters: JoinSet<Ledger>,
 }
 
@@ -72,6 +74,11 @@ impl Loader {
     /// Samples acknowledged so far.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Whether an acknowledgement from now on promises nothing: such a batch is stored wholly or not at all.
+    pub(crate) fn doubt(&self, doubtful: bool) {
+        self.in_doubt.store(doubtful, Ordering::SeqCst);
     }
 
     /// Waits until `more` further samples have been acknowledged.
@@ -101,6 +108,7 @@ struct Emitter {
     rng: StdRng,
     ledger: Ledger,
     acknowledged: Arc<AtomicU64>,
+    in_doubt: Arc<AtomicBool>,
 }
 
 impl Emitter {
@@ -132,6 +140,10 @@ impl Emitter {
             match answer.status {
                 StatusCode::OK => {
                     assert_eq!(answer.json()["accepted"], rows, "a batch is taken whole");
+                    if self.in_doubt.load(Ordering::SeqCst) {
+                        self.ledger.unknown.insert(key.to_owned(), rows);
+                        return;
+                    }
                     self.ledger.acknowledged.insert(key.to_owned(), rows);
                     self.acknowledged.fetch_add(rows, Ordering::SeqCst);
                     return;
