@@ -62,7 +62,7 @@ impl Traces {
     /// exported, and a caller's context is passed on as it came. Within a Tokio runtime.
     ///
     /// # Errors
-    /// When the exporter refuses the settings.
+    /// When the file of authorities is of no use, or the exporter refuses the settings.
     pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, CollectorError> {
         let Some(endpoint) = &otlp.endpoint else {
             let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();

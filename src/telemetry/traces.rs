@@ -29,7 +29,7 @@ impl Traces {
     /// Starts the export, if an endpoint is set. Within a Tokio runtime, on which spans are sent.
     ///
     /// # Errors
-    /// When the exporter refuses the settings.
+    /// When the file of authorities is of no use, or the exporter refuses the settings.
     pub fn start(otlp: &Otlp) -> Result<Option<Self>, CollectorError> {
         let Some(endpoint) = &otlp.endpoint else { return Ok(None) };
         let resource = Resource::builder()

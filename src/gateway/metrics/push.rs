@@ -38,7 +38,7 @@ impl Push {
     /// Starts to push the `metrics` of the gateway `instance`. Within a Tokio runtime, on which they are sent.
     ///
     /// # Errors
-    /// When the exporter refuses the settings.
+    /// When the file of authorities is of no use, or the exporter refuses the settings.
     pub fn start(settings: &MetricsPush, instance: &str, metrics: &GatewayMetrics) -> Result<Self, CollectorError> {
         let exporter = OnRuntime { exporter: Arc::new(exporter(settings)?), runtime: Handle::current() };
         let resource = Resource::builder()

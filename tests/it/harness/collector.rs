@@ -62,7 +62,7 @@ impl Span {
 impl Collector {
     /// One that is spoken to over gRPC. Starts it and waits until it takes what it is sent.
     pub(crate) async fn start() -> Self {
-        Self::run("grpc", None).await
+        Self::plain("grpc").await
     }
 
     /// One that is spoken to by `protocol`, as the configuration names it.

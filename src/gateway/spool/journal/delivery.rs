@@ -87,9 +87,11 @@ impl Journal {
 
     /// Whether nothing waits to be delivered.
     pub(in crate::gateway::spool) fn is_empty(&self) -> bool {
-        // A segment that is being written to is not empty, nor is one that records wait for.
-        let none_open = try_locked(&self.open).is_some_and(|open| open.records == 0);
-        none_open && locked(&self.pending).bytes() == 0 && self.shelf.is_empty()
+        // A segment that is being written to is not empty, nor is one that records wait for; both are looked at under its
+        // lock, so that none is on its way from there to here.
+        let none_open =
+            try_locked(&self.open).is_some_and(|open| open.records == 0 && locked(&self.pending).bytes() == 0);
+        none_open && self.shelf.is_empty()
     }
 
     pub(super) fn delete(&self, sealed: &Sealed) {

@@ -4,9 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
 
 use super::super::disk::{Disk, LocalDisk, SegmentFile};
-use super::super::{NotRecorded, Spool, SpoolParts, SpoolSettings};
+use super::super::{Lane, NotRecorded, Spool, SpoolParts, SpoolSettings};
 use super::{all, copy_of, eventually, parts_on, settings};
 
 /// What is wrong with the disk.
@@ -143,6 +144,15 @@ async fn spares_are_there(parts: &SpoolParts) {
     eventually(|| [&metrics.samples, &metrics.audit].iter().all(|lane| lane.bytes.get() > 4096)).await;
 }
 
+/// Makes every write hang, and a call that is writing.
+async fn held_up(disk: &FaultyDisk, lane: &Lane) -> JoinHandle<Result<(), NotRecorded>> {
+    disk.0.write_hangs.shut();
+    let lane = lane.clone();
+    let held = thread::spawn(move || lane.append(b"held up"));
+    eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    held
+}
+
 #[tokio::test]
 async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
     let folder = tempfile::tempdir().unwrap();
@@ -244,12 +254,7 @@ async fn a_lane_is_not_empty_while_records_wait_in_memory() {
     let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
     let samples = spool.samples.clone().unwrap();
     spares_are_there(&parts).await;
-    disk.0.write_hangs.shut();
-    let held = std::thread::spawn({
-        let samples = samples.clone();
-        move || samples.append(b"held up")
-    });
-    eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    let held = held_up(&disk, &samples).await;
     samples.append(b"in memory").unwrap();
     assert!(!samples.is_empty());
     disk.0.write_hangs.open();
@@ -297,12 +302,7 @@ async fn a_disk_that_hangs_holds_up_one_call_and_loses_none() {
     let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
     let samples = spool.samples.clone().unwrap();
     spares_are_there(&parts).await;
-    disk.0.write_hangs.shut();
-    let held = {
-        let samples = samples.clone();
-        std::thread::spawn(move || samples.append(b"held up"))
-    };
-    eventually(|| disk.0.write_hangs.waiting.load(Ordering::SeqCst) > 0).await;
+    let held = held_up(&disk, &samples).await;
     let audit = spool.audit.clone().unwrap();
     for _ in 0..100 {
         samples.append(b"goes on").unwrap();
