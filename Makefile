@@ -6,19 +6,26 @@ CARGO ?= cargo
 PARTS := $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test bench lint fmt deny
+.PHONY: help demo dashboard setup test soak bench lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: ## everything on one machine, with live data: http://127.0.0.1:7843
+demo: dashboard ## everything on one machine, with live data: http://127.0.0.1:7843
 	$(CARGO) run --locked -- demo
+
+dashboard: ## build the dashboard, which the binary then holds (Node 20.19 or newer; without it the rest is built)
+	@ui/build.sh
 
 setup: ## install what the tests need (packages, Python readers, data)
 	@tests/setup.sh
 
 test: setup ## all tests, against the real binary, a real Prometheus and DuckDB
 	$(CARGO) test --locked --lib --bins --test it
+
+soak: ## the simulation of the write path and the model of its protocol for an hour; SOAK_SECONDS, SOAK_SEED
+	python3 tests/model/check.py long
+	$(CARGO) test --locked --test it simulation::soak:: -- --ignored --nocapture
 
 bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long); ARGS="ingest scrape" for a part
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r benches/budgets/requirements.txt

@@ -77,7 +77,7 @@ fn sealing(c: &mut Criterion) {
     let sealed = seal(schema, ORIGIN, &ChainHead::default(), &batch).unwrap();
     group.bench_function("write the segment", |b| {
         b.iter(|| {
-            let mut writer = SegmentWriter::new(schema, ORIGIN, 1, "").unwrap();
+            let mut writer = SegmentWriter::new(schema, ORIGIN).unwrap();
             writer.write(black_box(&sealed.batch)).unwrap();
             writer.finish().unwrap()
         });
@@ -97,7 +97,7 @@ fn ledger(folder: &Path) -> Expected {
     };
     let (mut head, mut edge) = (ChainHead::default(), TreeEdge::default());
     for first in (0..ENTRIES).step_by(SEGMENT as usize) {
-        let mut writer = SegmentWriter::new(schema, ORIGIN, 1, "").unwrap();
+        let mut writer = SegmentWriter::new(schema, ORIGIN).unwrap();
         for from in (first..first + SEGMENT).step_by(ROWS as usize) {
             let sealed = seal(schema, ORIGIN, &head, &events(from, ROWS)).unwrap();
             sealed.leaves.iter().for_each(|leaf| edge.push(leaf));
@@ -112,7 +112,7 @@ fn ledger(folder: &Path) -> Expected {
     let mut signer = Signer::new(ORIGIN.to_owned(), keys, Peaks::default());
     let note = signer.sign(&checkpoint, edge.grown()).unwrap();
     write("checkpoint".to_owned(), note.as_bytes());
-    Expected { org: "acme".parse().unwrap(), vkeys: vec![vkey], witnesses: Vec::new() }
+    Expected { org: "acme".parse().unwrap(), vkeys: vec![vkey], witnesses: Vec::new(), checkpoints: Vec::new() }
 }
 
 fn verifying(c: &mut Criterion) {

@@ -43,13 +43,7 @@ fn decisions(c: &mut Criterion) {
         "repo": { "owner": "acme", "name": "web" }, "title": "It does not work", "body": "x".repeat(4096), "labels": ["bug"],
     }))
     .unwrap();
-    let question = Question {
-        caller: &caller,
-        action: Action::CallTool,
-        plugin: "p1",
-        name: "create",
-        arguments: Some(&arguments),
-    };
+    let question = Question { arguments: Some(&arguments), ..Question::new(&caller, Action::CallTool, "p1", "create") };
     let mut group = c.benchmark_group("decide");
     for count in [10, 100, 1000] {
         for looks_at_arguments in [false, true] {

@@ -55,6 +55,12 @@ fn sample() -> CallSample<'static> {
         decision: Some(Decision::Permit),
         request_bytes: Some(310),
         response_bytes: Some(4_200),
+        client_name: None,
+        client_version: None,
+        protocol_version: None,
+        identity_us: None,
+        policy_us: None,
+        queue_us: None,
     }
 }
 

@@ -22,5 +22,11 @@ CREATE TABLE tool_invocations (
     decision       VARCHAR,            -- permit, deny, permit_with_obligations
     request_bytes  BIGINT,
     response_bytes BIGINT,
+    client_name    VARCHAR,            -- what the client calls itself: self-reported, as are the next two
+    client_version VARCHAR,
+    protocol_version VARCHAR,          -- the version of MCP that the client speaks
+    identity_us    BIGINT,             -- where the time between arrival and dispatch went: who calls,
+    policy_us      BIGINT,             -- what is decided,
+    queue_us       BIGINT,             -- waiting for a turn
     date           DATE      NOT NULL  -- partition column: UTC date of started_at
 );

@@ -9,8 +9,8 @@ CREATE TABLE tool_usage_hourly (
     calls        BIGINT    NOT NULL, -- every sample
     errors       BIGINT    NOT NULL, -- client_error, server_error, timeout
     denials      BIGINT    NOT NULL, -- policy_denied, quota_exceeded
-    sum_ms       DOUBLE    NOT NULL,
-    min_ms       DOUBLE    NOT NULL,
+    sum_ms       DOUBLE    NOT NULL, -- this and the next three: of dispatched calls, since a denied one ran nothing
+    min_ms       DOUBLE    NOT NULL, -- the greatest double where none was dispatched
     max_ms       DOUBLE    NOT NULL,
     latency      BINARY    NOT NULL, -- mergeable histogram, see src/rollup/histogram.rs
     date         DATE      NOT NULL  -- partition column: UTC date of window_start

@@ -10,6 +10,8 @@
 #![expect(clippy::print_stderr, reason = "a program for people, who want to see how far it is")]
 
 mod audit;
+mod bucket;
+mod dashboard;
 mod encode;
 mod figures;
 mod gateway;
@@ -17,14 +19,17 @@ mod ingest;
 mod load;
 mod machine;
 mod memory;
+mod nodes;
 mod options;
 mod process;
 mod query;
 mod replay;
 mod report;
+mod s3;
 mod samples;
 mod scrape;
 mod server;
+mod start;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -68,9 +73,13 @@ fn run(options: &Options) -> Result<bool> {
             Section::Memory => runtime.block_on(memory::measure(options)),
             Section::Scrape => runtime.block_on(scrape::measure(options)),
             Section::Query => runtime.block_on(query::measure(options)),
+            Section::Dashboard => runtime.block_on(dashboard::measure(options)),
             Section::Audit => runtime.block_on(audit::measure(options)),
             Section::Gateway => runtime.block_on(gateway::measure(options)),
             Section::Replay => runtime.block_on(replay::measure(options)),
+            Section::Nodes => runtime.block_on(nodes::measure(options)),
+            Section::Start => runtime.block_on(start::measure(options)),
+            Section::Bucket => runtime.block_on(bucket::measure(options)),
         };
         report.take(section.name(), found);
     }

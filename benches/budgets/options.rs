@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Divide all sizes by 100: shows that everything works, and judges nothing
     #[arg(long)]
     quick: bool,
-    /// Samples that the queries of the section `query` run over
+    /// Samples that the queries of the sections `query` and `dashboard` run over
     #[arg(long, value_name = "SAMPLES", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     history: u64,
     /// Given by `cargo bench`
@@ -41,12 +41,20 @@ pub(crate) enum Section {
     Scrape,
     /// Stored bytes, SQL beside DuckDB and ClickHouse on the same files, dashboard queries from the rollups
     Query,
+    /// Every query that the dashboard's first view and a box on it send, for one hour and for 24
+    Dashboard,
     /// The audit ledger: events in, bytes, verifying, proofs, many orgs
     Audit,
     /// What the gateway adds to a call, carries and holds, with all streams on and with all off
     Gateway,
     /// Restart after kill -9, with a million samples not flushed
     Replay,
+    /// Batches a second and their latency with one, two and three nodes on one store: a folder, and a bucket at 30 ms a request
+    Nodes,
+    /// A start with 100, 1,000 and 10,000 orgs, and the memory of an idle one
+    Start,
+    /// Requests and bytes of an org and day in a bucket, busy and idle
+    Bucket,
 }
 
 impl Options {
@@ -89,9 +97,13 @@ impl Section {
             Self::Memory => "memory",
             Self::Scrape => "scrape",
             Self::Query => "query",
+            Self::Dashboard => "dashboard",
             Self::Audit => "audit",
             Self::Gateway => "gateway",
             Self::Replay => "replay",
+            Self::Nodes => "nodes",
+            Self::Start => "start",
+            Self::Bucket => "bucket",
         }
     }
 }

@@ -69,6 +69,13 @@ impl Finding {
         Self { note: note.into(), ..self }
     }
 
+    /// More of what a reader should know.
+    pub(crate) fn also(mut self, note: impl AsRef<str>) -> Self {
+        self.note.push_str("; ");
+        self.note.push_str(note.as_ref());
+        self
+    }
+
     /// Everything measured along with it, for the JSON.
     pub(crate) fn detail(self, detail: Value) -> Self {
         Self { detail, ..self }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use mcpg::demo::Fleet;
 use mcpg::ingest::Media;
+use mcpg::model::{Clock, SystemClock};
 use tokio::task::JoinSet;
 
 use super::Result;
@@ -121,4 +122,17 @@ fn first_id(batch: &RecordBatch) -> Result<String> {
     let ids = batch.column_by_name("invocation_id").ok_or("samples without ids")?;
     let ids = ids.as_any().downcast_ref::<StringArray>().ok_or("ids that are no strings")?;
     Ok(ids.iter().flatten().next().ok_or("no sample")?.to_owned())
+}
+
+/// A sample that begins now, as an object of NDJSON.
+pub(crate) fn one() -> serde_json::Value {
+    serde_json::json!({
+        "invocation_id": uuid::Uuid::now_v7().to_string(), "workspace": "prod", "instance": "gw-1", "plugin": "github",
+        "tool": "list_repos", "started_at": SystemClock.now().to_rfc3339(), "duration_ms": 5.0, "outcome": "ok",
+    })
+}
+
+/// An audit event, as an object of NDJSON.
+pub(crate) fn one_event() -> serde_json::Value {
+    serde_json::json!({ "actor": "user:alice@acme", "action": "tool.permit", "target": "github/list_repos" })
 }

@@ -35,8 +35,21 @@ impl Home {
     /// When the folder cannot be written.
     pub(crate) fn new(yaml: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("mcpg-budgets-")?;
-        let store = folder.path().join("store");
-        let text = format!("listen: 127.0.0.1:0\nstorage: {{ url: \"file://{}\" }}\n{yaml}\n", store.display());
+        let storage = format!("{{ url: \"file://{}\" }}", folder.path().join("store").display());
+        Self::written(folder, &storage, yaml)
+    }
+
+    /// One whose store is elsewhere: `storage` is the setting of that name. It shares the ledger's key with others that do.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn sharing(storage: &str, key: &Path, yaml: &str) -> Result<Self> {
+        let yaml = format!("audit: {{ key_file: {} }}\n{yaml}", key.display());
+        Self::written(TempDir::with_prefix("mcpg-budgets-")?, storage, &yaml)
+    }
+
+    fn written(folder: TempDir, storage: &str, yaml: &str) -> Result<Self> {
+        let text = format!("listen: 127.0.0.1:0\nstorage: {storage}\n{yaml}\n");
         std::fs::write(folder.path().join("control-plane.yaml"), text)?;
         Ok(Self { folder })
     }

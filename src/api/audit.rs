@@ -2,7 +2,8 @@
 //!
 //! `POST` takes events as `invocations` takes samples. `GET` gives a page of the ledger. A cursor is a place in the ledger
 //! and nothing else: entries are numbered once and for all, so pages that are fetched while entries keep arriving hold each
-//! entry once. What a verifier reads, heads, tiles, segments and proofs, is in `ledger`.
+//! entry once. `GET canonical` gives entries as they were hashed, one a line. What a verifier reads, heads, tiles, segments and
+//! proofs, is in `ledger`.
 
 use std::sync::Arc;
 
@@ -10,7 +11,6 @@ use arrow::array::{Array, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::CONTENT_TYPE;
@@ -18,33 +18,41 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::intake::{self, Accepted};
+use super::who::Who;
 use super::{Api, Problem};
-use crate::ingest::RowKind;
-use crate::model::{OrgName, Role};
-use crate::query::SqlRequest;
+use crate::audit::entry;
+use crate::ingest::{RowKind, is_action};
+use crate::model::{Decision, OrgName, Role};
+use crate::query::{Asker, QueryError, SqlRequest};
 
 const NEWEST_FIRST: &str = include_str!("../../queries/audit_newest_first.sql");
 const OLDEST_FIRST: &str = include_str!("../../queries/audit_oldest_first.sql");
+const CANONICAL: &str = include_str!("../../queries/audit_canonical.sql");
 
 /// Entries of a page, if nothing else is asked for, and at most.
 const LIMIT: u64 = 100;
 const MOST: u64 = 1_000;
+/// Canonical entries of an answer at most: they are streamed, and none is held for long.
+const MOST_CANONICAL: u64 = 10_000;
 
 /// Takes a batch of events.
 pub(super) async fn post(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
+    who: Result<Who, Problem>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Accepted>, Problem> {
-    intake::take(&api, &org, &headers, body, RowKind::Event).await
+) -> Result<Accepted, Problem> {
+    intake::take(&api, who, &org, &headers, body, RowKind::Event).await
 }
 
 /// Gives a page of entries.
@@ -52,18 +60,18 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Response, Problem> {
-    let org = api.access.allow(&headers, &org, Role::Read)?;
-    tracing::Span::current().record("org", org.as_str());
+    let org = api.allow(&who, &org, Role::Read).await?;
     let page = Page::parse(query.as_deref().unwrap_or_default())?;
-    let body = answer(&api, &org, &page).await?;
+    let body = answer(&api, &org, &page, &who).await?;
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-async fn answer(api: &Api, org: &OrgName, page: &Page) -> Result<Vec<u8>, Problem> {
+async fn answer(api: &Api, org: &OrgName, page: &Page, who: &Who) -> Result<Vec<u8>, Problem> {
     let view = api.plane.view(org).await?;
-    let result = api.engine.query(view, page.request()).await?;
+    // Readers of ledgers have places of their own, so that a page waits for nobody's statement.
+    let result = api.engine.query(view, page.request(), Asker::ledger(who.label())).await?;
     let batches: Vec<RecordBatch> = result.stream.try_collect().await?;
     let unreadable = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a page of the ledger could not be read");
@@ -77,6 +85,121 @@ async fn answer(api: &Api, org: &OrgName, page: &Page) -> Result<Vec<u8>, Proble
     let more = all.count() > limit;
     let next_cursor = entries.last().filter(|_| more).map(|entry| page.cursor(entry.seq));
     serde_json::to_vec(&Answer { entries, next_cursor }).map_err(|error| unreadable(&error))
+}
+
+/// Gives entries as they were hashed, one a line: `sha256sum` of a line without its end is the entry's hash.
+pub(super) async fn canonical(
+    State(api): State<Arc<Api>>,
+    Path(org): Path<String>,
+    RawQuery(query): RawQuery,
+    who: Who,
+) -> Result<Response, Problem> {
+    let org = api.allow(&who, &org, Role::Read).await?;
+    let range = Range::parse(query.as_deref().unwrap_or_default())?;
+    let (origin, batches) = entries(&api, &org, range).await?;
+    let lines = batches.map(move |batch| {
+        let batch = batch.map_err(|error| error.to_string())?;
+        let mut lines = Vec::with_capacity(batch.get_array_memory_size());
+        write_canonical(&batch, &origin, |line| {
+            lines.extend_from_slice(line);
+            lines.push(b'\n');
+        })?;
+        Ok(Bytes::from(lines))
+    });
+    let lines = lines.map_err(|error: String| {
+        tracing::error!(%error, "entries of the ledger could not be read");
+        std::io::Error::other("the entries could not be read")
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// The canonical bytes of an entry, if it is there.
+pub(super) async fn canonical_entry(api: &Api, org: &OrgName, seq: u64) -> Result<Option<Vec<u8>>, Problem> {
+    let Ok(from) = i64::try_from(seq) else { return Ok(None) };
+    let (origin, mut batches) = entries(api, org, Range { from, limit: 1 }).await?;
+    let mut found = None;
+    while let Some(batch) = batches.try_next().await? {
+        let numbers = batch.column_by_name("seq").and_then(|seqs| seqs.as_primitive_opt::<Int64Type>().cloned());
+        // Of entries that were removed, the first one after them comes.
+        if numbers.is_none_or(|numbers| numbers.values().first() != Some(&from)) {
+            continue;
+        }
+        write_canonical(&batch, &origin, |line| found = Some(line.to_vec())).map_err(|error| {
+            tracing::error!(%error, "an entry of the ledger could not be read");
+            Problem::internal()
+        })?;
+    }
+    Ok(found)
+}
+
+/// Which entries are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    from: i64,
+    limit: u64,
+}
+
+impl Range {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let invalid = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail);
+        let (mut from, mut limit) = (None, None);
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let slot = match &*name {
+                "from" => &mut from,
+                "limit" => &mut limit,
+                _ => return Err(invalid("no such parameter; there are from and limit".to_owned())),
+            };
+            if slot.replace(value).is_some() {
+                return Err(invalid(format!("{name} is given twice")));
+            }
+        }
+        let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let from = match from {
+            None => 0,
+            Some(text) => number(&text)
+                .and_then(|from| i64::try_from(from).ok())
+                .ok_or_else(|| invalid("from is the number of an entry".to_owned()))?,
+        };
+        let limit = match limit {
+            None => MOST,
+            Some(text) => number(&text)
+                .filter(|limit| (1..=MOST_CANONICAL).contains(limit))
+                .ok_or_else(|| invalid(format!("limit is a number from 1 to {MOST_CANONICAL}")))?,
+        };
+        Ok(Self { from, limit })
+    }
+}
+
+/// Entries from a number on, as the org's view has them, and the ledger's origin.
+async fn entries(
+    api: &Api,
+    org: &OrgName,
+    range: Range,
+) -> Result<(String, BoxStream<'static, Result<RecordBatch, QueryError>>), Problem> {
+    let vkey = api.plane.ledger_key(org).await?;
+    // A ledger's key is named by its origin.
+    let origin = vkey.split('+').next().unwrap_or_default().to_owned();
+    let view = api.plane.view(org).await?;
+    let params = vec![json!(range.from), json!(range.limit)];
+    let request = SqlRequest { query: CANONICAL.to_owned(), params };
+    let result = api.engine.query(view, request, Asker::ledger(None)).await?;
+    Ok((origin, result.stream))
+}
+
+/// Hands the canonical bytes of each entry of a batch to `take`.
+fn write_canonical(batch: &RecordBatch, origin: &str, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+    let columns = Columns::of(batch)?;
+    let entries = entry::Columns::of(&columns.batch).map_err(|error| error.to_string())?;
+    let mut line = Vec::with_capacity(1_024);
+    for row in 0..columns.rows {
+        let seq = columns.number("seq", row).and_then(|seq| u64::try_from(seq).ok()).ok_or("an entry has no seq")?;
+        let prev_hash =
+            columns.text("prev_hash", row).and_then(|hash| hash.parse().ok()).ok_or("an entry has no prev_hash")?;
+        line.clear();
+        entries.write_canonical(row, origin, seq, &prev_hash, &mut line).map_err(|error| error.to_string())?;
+        take(&line);
+    }
+    Ok(())
 }
 
 /// What is asked for.
@@ -117,6 +240,17 @@ impl Page {
                     page.limit = limit.ok_or_else(|| invalid(format!("limit is a number from 1 to {MOST}")))?;
                 }
                 "cursor" => cursor = Some(value.into_owned()),
+                "decision" => {
+                    let known = Decision::ALL.map(Decision::as_str);
+                    if !known.contains(&&*value) {
+                        return Err(invalid(format!("no decision is called so; there are {}", known.join(", "))));
+                    }
+                    page.filter(&name, json!(value));
+                }
+                "action" if !is_action(&value) => {
+                    let advice = "action is dotted words in lower case, like tool.permit; action_prefix takes the beginning of one";
+                    return Err(invalid(advice.to_owned()));
+                }
                 "since" | "until" => page.filter(&name, json!(time(&name, &value).map_err(invalid)?)),
                 _ if FILTERS.contains(&&*name) => page.filter(&name, json!(value)),
                 _ => {
@@ -317,7 +451,7 @@ impl Columns {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Page, decode_cursor};
+    use super::{Page, Range, decode_cursor};
 
     #[test]
     fn a_page_is_a_hundred_entries_newest_first_unless_it_says_otherwise() {
@@ -346,9 +480,42 @@ mod tests {
     }
 
     #[test]
+    fn canonical_entries_are_a_thousand_from_the_first_on_unless_it_says_otherwise() {
+        assert_eq!(Range::parse("").unwrap(), Range { from: 0, limit: 1_000 });
+        assert_eq!(Range::parse("from=7&limit=10000").unwrap(), Range { from: 7, limit: 10_000 });
+        for bad in [
+            "limit=0",
+            "limit=10001",
+            "from=-1",
+            "from=%2B1",
+            "from=x",
+            "from=1&from=2",
+            "seq=1",
+            "from=9223372036854775808",
+        ] {
+            assert_eq!(Range::parse(bad).unwrap_err().code(), "invalid_parameter", "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_no_parameter_or_no_value_of_it_is_refused() {
-        for bad in ["limit=0", "limit=1001", "limit=x", "order=up", "since=today", "actr=x", "actor=a&actor=b"] {
+        for bad in [
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "order=up",
+            "since=today",
+            "actr=x",
+            "actor=a&actor=b",
+            "decision=denied",
+            "decision=PERMIT",
+            "action=tool_permit",
+            "action=Tool.Permit",
+        ] {
             assert_eq!(Page::parse(bad).unwrap_err().code(), "invalid_parameter", "{bad}");
+        }
+        for good in ["decision=permit_with_obligations", "decision=deny", "action=tool.permit", "action_prefix=tool"] {
+            Page::parse(good).unwrap();
         }
     }
 }

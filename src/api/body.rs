@@ -11,6 +11,7 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Problem;
@@ -23,6 +24,14 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// How long, at most, the rest of a refused body is waited for.
 const DISCARD: Duration = Duration::from_secs(2);
+
+/// Reads JSON, before which an editor or a shell may have put a byte order mark.
+///
+/// # Errors
+/// When it is no JSON of that form.
+pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body))
+}
 
 /// A body that is still being sent.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 
 use super::intake::{self, Accepted};
+use super::who::Who;
 use super::{Api, Problem};
 use crate::ingest::RowKind;
 
@@ -15,8 +15,9 @@ use crate::ingest::RowKind;
 pub(super) async fn post(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
+    who: Result<Who, Problem>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Accepted>, Problem> {
-    intake::take(&api, &org, &headers, body, RowKind::Sample).await
+) -> Result<Accepted, Problem> {
+    intake::take(&api, who, &org, &headers, body, RowKind::Sample).await
 }

@@ -7,7 +7,7 @@
 //! | `tile/…` | hash tiles and entry bundles, as C2SP tlog-tiles names them |
 //! | `segments/{name}` | entries, Parquet |
 //! | `files` | which segments and heads there are |
-//! | `{seq}/proof` | that an entry is under the newest head: JSON, or a C2SP tlog-proof for `Accept: text/plain` |
+//! | `{seq}/proof` | that an entry is under the newest head: JSON with the entry's canonical bytes, where the entry is there; or a C2SP tlog-proof for `Accept: text/plain` |
 //! | `vkey` | the public key, a signed-note verifier key |
 //!
 //! Nothing here needs trust: whoever has the public key from elsewhere can check all of it.
@@ -22,9 +22,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Api, Problem};
-use crate::audit::TileId;
+use super::who::Who;
+use super::{Api, Problem, audit};
 use crate::audit::segment::SegmentName;
+use crate::audit::{InclusionProof, TileId};
 use crate::model::{OrgName, Role};
 use crate::plane::LedgerFile;
 
@@ -36,19 +37,13 @@ const PARQUET: &str = "application/vnd.apache.parquet";
 const FOREVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 const NEVER: HeaderValue = HeaderValue::from_static("no-store");
 
-fn allow(api: &Api, headers: &HeaderMap, org: &str) -> Result<OrgName, Problem> {
-    let org = api.access.allow(headers, org, Role::Read)?;
-    tracing::Span::current().record("org", org.as_str());
-    Ok(org)
-}
-
 /// The newest head.
 pub(super) async fn checkpoint(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let found = api.plane.ledger_file(&org, LedgerFile::Checkpoint).await?;
     let absent = || not_found("the ledger has no head yet: the first is signed about a second after the first entry");
     Ok(file(found.ok_or_else(absent)?, TEXT, NEVER))
@@ -58,9 +53,9 @@ pub(super) async fn checkpoint(
 pub(super) async fn kept_checkpoint(
     State(api): State<Arc<Api>>,
     Path((org, size)): Path<(String, String)>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let absent = || not_found("no head of that size was signed; `files` lists those that were");
     let size = size.parse().map_err(|_| absent())?;
     let found = api.plane.ledger_file(&org, LedgerFile::Kept(size)).await?;
@@ -71,9 +66,9 @@ pub(super) async fn kept_checkpoint(
 pub(super) async fn tile(
     State(api): State<Arc<Api>>,
     Path((org, tile)): Path<(String, String)>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let absent = || not_found("there is no such tile; partial ones go when the full one is there");
     let tile: TileId = tile.parse().map_err(|_| absent())?;
     let found = api.plane.ledger_file(&org, LedgerFile::Tile(tile)).await?;
@@ -84,9 +79,9 @@ pub(super) async fn tile(
 pub(super) async fn segment(
     State(api): State<Arc<Api>>,
     Path((org, name)): Path<(String, String)>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let absent = || not_found("there is no such segment; it may have become part of a larger one, see `files`");
     let name: SegmentName = name.parse().map_err(|_| absent())?;
     let found = api.plane.ledger_file(&org, LedgerFile::Segment(name)).await?;
@@ -109,21 +104,17 @@ struct File {
 pub(super) async fn files(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Json<Files>, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let files = api.plane.ledger_files(&org).await?;
     Ok(Json(Files { files: files.into_iter().map(|(path, size)| File { path, size }).collect() }))
 }
 
 /// The public key.
-pub(super) async fn vkey(
-    State(api): State<Arc<Api>>,
-    Path(org): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
-    let vkey = api.plane.ledger_key(&org)?;
+pub(super) async fn vkey(State(api): State<Arc<Api>>, Path(org): Path<String>, who: Who) -> Result<Response, Problem> {
+    let org = api.allow(&who, &org, Role::Read).await?;
+    let vkey = api.plane.ledger_key(&org).await?;
     Ok(file(format!("{vkey}\n").into(), TEXT, NEVER))
 }
 
@@ -131,9 +122,10 @@ pub(super) async fn vkey(
 pub(super) async fn proof(
     State(api): State<Arc<Api>>,
     Path((org, seq)): Path<(String, String)>,
+    who: Who,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let org = allow(&api, &headers, &org)?;
+    let org = api.allow(&who, &org, Role::Read).await?;
     let absent = || not_found("no signed head covers that entry yet; heads follow entries by about a second");
     let seq = seq.parse().map_err(|_| absent())?;
     let proof = api.plane.inclusion_proof(&org, seq).await?.ok_or_else(absent)?;
@@ -141,10 +133,20 @@ pub(super) async fn proof(
     let mut response = if wanted.trim_start().starts_with("text/plain") {
         file(proof.to_text().into(), TEXT, NEVER)
     } else {
-        Json(proof).into_response()
+        Json(with_entry(&api, &org, proof).await?).into_response()
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
+}
+
+/// The proof with the entry's canonical bytes, if the entry is there.
+async fn with_entry(api: &Api, org: &OrgName, proof: InclusionProof) -> Result<InclusionProof, Problem> {
+    let (seq, hash) = (proof.seq, proof.entry_hash);
+    let Some(entry) = audit::canonical_entry(api, org, seq).await? else { return Ok(proof) };
+    proof.with_entry(entry).ok_or_else(|| {
+        tracing::error!(%org, seq, %hash, "an entry that is stored is not the one under the ledger's head");
+        Problem::internal()
+    })
 }
 
 fn file(bytes: Bytes, media: &'static str, cache: HeaderValue) -> Response {

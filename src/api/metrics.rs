@@ -3,35 +3,63 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
+use super::scrapes::{Rendered, Wanted, rendered};
+use super::who::Who;
 use super::{Api, Problem};
-use crate::model::{Role, micros};
+use crate::model::Role;
+use crate::query::formats::Coding;
 use crate::rollup::Granularity;
-use crate::rollup::exposition::{Format, render};
+use crate::rollup::exposition::{Format, Shown};
 
 /// Renders the org's running totals; the cost depends on the number of series alone.
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
     RawQuery(query): RawQuery,
+    who: Who,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let started = Instant::now();
-    let org = api.access.allow(&headers, &org, Role::Read)?;
-    tracing::Span::current().record("org", org.as_str());
-    let granularity = granularity(query.as_deref())?;
-    let format = Format::negotiate(accept(&headers).as_deref());
-    let now = micros(api.clock.now());
-    let read = api.plane.with_totals(&org, |totals| (render(totals, granularity, now, format), totals.series_count()));
-    let (body, series) = read.await?;
+    let org = api.allow(&who, &org, Role::Read).await?;
+    let wanted = Wanted {
+        org,
+        granularity: granularity(query.as_deref())?,
+        format: Format::negotiate(accept(&headers).as_deref()),
+        shown: shown(query.as_deref())?,
+        coding: Coding::negotiate(accept_encoding(&headers).as_deref()),
+    };
+    let (format, coding) = (wanted.format, wanted.coding);
+    let Rendered { body, series } = rendered(&api, wanted).await?;
     api.metrics.scrape.seconds.observe(started.elapsed().as_secs_f64());
     api.metrics.scrape.bytes.inc_by(body.len() as u64);
     api.metrics.scrape.series.set(i64::try_from(series).unwrap_or(i64::MAX));
-    Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], body).into_response())
+    let mut response =
+        ([(CONTENT_TYPE, format.content_type()), (VARY, "accept, accept-encoding")], body).into_response();
+    if let Some(coding) = coding {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    }
+    Ok(response)
+}
+
+/// What the query's `histogram` and `created` leave out; all is shown when it has neither.
+fn shown(query: Option<&str>) -> Result<Shown, Problem> {
+    let is_on = |wanted: &str, detail: &str| {
+        let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        match pairs.find(|(name, _)| name == wanted).map(|(_, value)| value).as_deref() {
+            None | Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail)),
+        }
+    };
+    Ok(Shown {
+        histogram: is_on("histogram", "histogram is on, or off to leave mcpg_tool_duration_seconds out")?,
+        created: is_on("created", "created is on, or off to leave when series began out of OpenMetrics")?,
+    })
 }
 
 /// The `granularity` of the query; `hour` when it has none. Other parameters are passed over, as scrapers may add their
@@ -53,10 +81,27 @@ pub(super) fn accept(headers: &HeaderMap) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
 }
 
+/// All `Accept-Encoding` headers as one list.
+pub(super) fn accept_encoding(headers: &HeaderMap) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::granularity;
+    use super::{granularity, shown};
     use crate::rollup::Granularity;
+    use crate::rollup::exposition::Shown;
+
+    #[test]
+    fn all_is_shown_but_what_is_switched_off() {
+        assert_eq!(shown(None).unwrap(), Shown::ALL);
+        assert_eq!(shown(Some("histogram=off&created=on")).unwrap(), Shown { histogram: false, created: true });
+        assert_eq!(shown(Some("created=off")).unwrap(), Shown { histogram: true, created: false });
+        for bad in ["histogram=", "created=no"] {
+            assert_eq!(shown(Some(bad)).unwrap_err().code(), "invalid_parameter", "{bad}");
+        }
+    }
 
     #[test]
     fn granularity_is_hour_unless_it_says_day() {

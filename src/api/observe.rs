@@ -15,11 +15,22 @@ use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
 use super::Api;
+use super::problem::ProblemCode;
 use super::refusals::Refused;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{traces, w3c};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+tokio::task_local! {
+    /// The id of the request that is being handled.
+    static REQUEST: String;
+}
+
+/// The id of the request that is being handled, if this is within one.
+pub(super) fn current_id() -> Option<String> {
+    REQUEST.try_with(String::clone).ok()
+}
 
 /// The route of requests that no route matches.
 const UNMATCHED: &str = "unmatched";
@@ -34,11 +45,14 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, request: Request, next:
     let span = span(&request, method, route, &id);
     let running = Running::start(Arc::clone(&api.metrics));
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = REQUEST.scope(id.clone(), next.run(request).instrument(span.clone())).await;
 
     drop(running);
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
         api.refusals.note(refused, format!("{method} {route}"));
+    }
+    if let Some(ProblemCode(code)) = response.extensions_mut().remove() {
+        api.metrics.http.problem(code);
     }
     let (status, took) = (response.status(), started.elapsed());
     api.metrics.http.answered(route, method, status.as_u16(), took);

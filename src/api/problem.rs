@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::observe;
 use super::refusals::Refused;
 use crate::ingest::IngestError;
 use crate::plane::PlaneError;
@@ -21,7 +22,11 @@ use crate::query::QueryError;
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// What [`Problem::internal`] tells.
-const INTERNAL: &str = "a fault of the server; its log has more under this answer's x-request-id";
+const INTERNAL: &str = "internal error; see the server log for this request's id";
+
+/// The code of the problem that a response tells of, for `observe` to count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// A problem document.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +118,13 @@ struct Document {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        // By it the log's lines are found: it is in each of them, and in the answer's header.
+        if self.status.is_server_error()
+            && let Some(id) = observe::current_id()
+        {
+            self.members.insert("request_id".to_owned(), id.into());
+        }
         let document = Document {
             kind: format!("urn:mcpg:problem:{}", self.code),
             title: self.title(),
@@ -123,6 +134,7 @@ impl IntoResponse for Problem {
             members: self.members,
         };
         let mut response = (self.status, Json(document)).into_response();
+        response.extensions_mut().insert(ProblemCode(self.code));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if let Some(after) = self.retry_after {
@@ -143,6 +155,8 @@ impl From<PlaneError> for Problem {
     fn from(error: PlaneError) -> Self {
         match &error {
             PlaneError::UnknownOrg(_) => Self::new(StatusCode::NOT_FOUND, "org_not_found", error.to_string()),
+            PlaneError::OrgRemoved(_) => Self::new(StatusCode::NOT_FOUND, "org_removed", error.to_string()),
+            PlaneError::OnHold { .. } => Self::new(StatusCode::CONFLICT, "on_hold", error.to_string()),
             PlaneError::Busy { retry_after, .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string()).retry_after(*retry_after)
             }
@@ -151,6 +165,23 @@ impl From<PlaneError> for Problem {
             }
             PlaneError::Misconfigured(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "misconfigured", error.to_string())
+            }
+            PlaneError::Damaged(_) => {
+                tracing::error!(%error, "a request met a damaged store");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_damaged", error.to_string())
+                    .retry_after(Duration::from_secs(60))
+            }
+            PlaneError::PayloadRefused { code, .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string())
+            }
+            PlaneError::KeyServiceUnavailable(_) => {
+                tracing::error!(%error, "the key service is away");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "key_service_unavailable", error.to_string())
+                    .retry_after(Duration::from_secs(10))
+            }
+            PlaneError::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", error.to_string()),
+            PlaneError::SequenceConflict { .. } => {
+                Self::new(StatusCode::CONFLICT, "sequence_conflict", error.to_string())
             }
             PlaneError::OrgStopped { .. } => {
                 tracing::error!(%error, "a request met a stopped org");
@@ -199,5 +230,27 @@ impl From<QueryError> for Problem {
             problem = problem.member("position", place);
         }
         problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::Problem;
+    use crate::plane::PlaneError;
+
+    #[test]
+    fn a_used_key_is_422_and_a_number_that_cannot_be_compared_409() {
+        for (error, status, code) in [
+            (PlaneError::KeyReused, 422, "key_reused"),
+            (PlaneError::SequenceConflict { number: 3, last: 7 }, 409, "sequence_conflict"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.code(), code);
+            let response = problem.into_response();
+            assert_eq!(response.status().as_u16(), status);
+            assert!(!response.headers().contains_key("retry-after"), "a later try meets the same");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Requests that were refused for want of rights, for the ledger.
 //!
-//! A known token that asks for what it may not is told of in the ledger of the org: at once the first time, and then at most
-//! once a minute for a token, a route and a reason, with how often. So whoever has a token can bring about a few entries a
+//! Someone known who asks for what it may not is told of in the ledger of the org: at once the first time, and then at most
+//! once a minute for an actor, a route and a reason, with how often. So whoever has a token can bring about a few entries a
 //! minute and no flood, and memory holds `MOST` of them. Requests without a known token concern no org and nobody can be
 //! named for them: they are counted in `mcpg_cp_http_requests_total` alone.
 //!
@@ -14,29 +14,28 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::auth;
 use crate::model::OrgName;
-use crate::plane::{OwnEvent, Plane, PlaneError, Readiness};
+use crate::plane::{Plane, PlaneError, Readiness, SystemEvent};
 
 /// How often it is looked for something to tell.
 const TICK: Duration = Duration::from_millis(500);
-/// How often one token's refusals on one route are told at most.
+/// How often one actor's refusals on one route are told at most.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Tokens and routes that are remembered at once; what is beyond waits for room, uncounted.
+/// Actors and routes that are remembered at once; what is beyond waits for room, uncounted.
 const MOST: usize = 10_000;
 
 /// Who was refused, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Refused {
     org: OrgName,
-    token: String,
+    actor: String,
     why: &'static str,
 }
 
 impl Refused {
-    /// The bearer of `token`, which concerns `org`.
-    pub(super) fn new(org: &OrgName, token: &str, why: &'static str) -> Self {
-        Self { org: org.clone(), token: token.to_owned(), why }
+    /// An actor of the ledger, whom `org` is told of.
+    pub(super) fn new(org: &OrgName, actor: &str, why: &'static str) -> Self {
+        Self { org: org.clone(), actor: actor.to_owned(), why }
     }
 }
 
@@ -87,7 +86,8 @@ impl Refusals {
     /// Tells the ledgers what is due, or all there is at the end.
     pub async fn record(&self, plane: &Plane, at_the_end: bool) {
         for (refused, route, count) in self.due(Instant::now(), at_the_end) {
-            let event = OwnEvent::new(auth::actor(&refused.token), "operator.request_refused")
+            let action = action(&route);
+            let event = SystemEvent::new(refused.actor.clone(), action)
                 .target(&route)
                 .decision("deny")
                 .reason(refused.why)
@@ -100,6 +100,15 @@ impl Refusals {
                 }
             }
         }
+    }
+}
+
+/// What a refusal on a route is called.
+fn action(route: &str) -> &'static str {
+    if route.ends_with("/payloads/view") || route.ends_with("/payloads/export") {
+        "payload.view_denied"
+    } else {
+        "operator.request_refused"
     }
 }
 

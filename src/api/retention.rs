@@ -6,18 +6,22 @@
 //! | `POST prune?dry_run=true` | says what a prune would remove; without `dry_run` it does so |
 //! | `POST hold`, `POST release` | puts the ledger on hold, ends that; the body `{"reason": "…"}` says why |
 //!
-//! Each that changes something is an entry of the ledger itself, with the token as its actor.
+//! Each that changes something is an entry of the ledger itself, with whoever asked as its actor.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use tokio::time::Instant;
+
+use super::body::{Incoming, json};
+use super::who::Who;
 use super::{Api, Problem};
-use crate::model::{OrgName, Role};
+use crate::model::Role;
 use crate::plane::{Keeping, PrunePlan};
 
 /// The longest body.
@@ -29,10 +33,9 @@ const REASON: usize = 1_024;
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Json<Keeping>, Problem> {
-    let org = api.access.allow(&headers, &org, Role::Read)?;
-    tracing::Span::current().record("org", org.as_str());
+    let org = api.allow(&who, &org, Role::Read).await?;
     Ok(Json(api.plane.keeping(&org).await?))
 }
 
@@ -49,19 +52,24 @@ pub(super) async fn prune(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    who: Who,
 ) -> Result<Json<Pruned>, Problem> {
-    let (org, actor) = operator(&api, &headers, &org)?;
-    let dry_run = match query.as_deref().unwrap_or_default() {
-        "" | "dry_run=false" => false,
-        "dry_run=true" => true,
+    let org = api.allow(&who, &org, Role::Operator).await?;
+    let dry_run = dry_run(query.as_deref())?;
+    let plan = if dry_run { api.plane.plan_prune(&org).await } else { api.plane.prune_as(&org, who.actor()).await };
+    Ok(Json(Pruned { dry_run, plan: plan? }))
+}
+
+/// Whether only to say what would be removed.
+pub(super) fn dry_run(query: Option<&str>) -> Result<bool, Problem> {
+    match query.unwrap_or_default() {
+        "" | "dry_run=false" => Ok(false),
+        "dry_run=true" => Ok(true),
         _ => {
             let detail = "there is one parameter, dry_run, and it is true or false";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail));
+            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail))
         }
-    };
-    let plan = if dry_run { api.plane.plan_prune(&org).await } else { api.plane.prune_as(&org, &actor).await };
-    Ok(Json(Pruned { dry_run, plan: plan? }))
+    }
 }
 
 /// Why.
@@ -75,37 +83,47 @@ struct Reason {
 pub(super) async fn hold(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
+    who: Who,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Keeping>, Problem> {
-    let (org, actor) = operator(&api, &headers, &org)?;
-    let reason = reason(body).await?;
-    Ok(Json(api.plane.hold(&org, &actor, &reason).await?))
+    let org = api.allow(&who, &org, Role::Operator).await?;
+    let reason = reason(&api, &headers, body).await?;
+    Ok(Json(api.plane.hold(&org, who.actor(), &reason).await?))
 }
 
 /// Ends the hold.
 pub(super) async fn release(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
+    who: Who,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Keeping>, Problem> {
-    let (org, actor) = operator(&api, &headers, &org)?;
-    let reason = reason(body).await?;
-    Ok(Json(api.plane.release(&org, &actor, &reason).await?))
+    let org = api.allow(&who, &org, Role::Operator).await?;
+    let reason = reason(&api, &headers, body).await?;
+    Ok(Json(api.plane.release(&org, who.actor(), &reason).await?))
 }
 
-fn operator(api: &Api, headers: &HeaderMap, org: &str) -> Result<(OrgName, String), Problem> {
-    let (org, actor) = api.access.allow_actor(headers, org, Role::Operator)?;
-    tracing::Span::current().record("org", org.as_str());
-    Ok((org, actor))
+async fn reason(api: &Api, headers: &HeaderMap, body: Body) -> Result<String, Problem> {
+    reason_if_any(api, headers, body).await?.ok_or_else(reason_missing)
 }
 
-async fn reason(body: Body) -> Result<String, Problem> {
-    let invalid = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "reason_missing", detail);
+fn reason_missing() -> Problem {
     let advice = r#"send why, as JSON: {"reason": "…"}, 1 to 1024 characters"#;
-    let body = to_bytes(body, BODY).await.map_err(|_| invalid(advice))?;
-    let Reason { reason } = serde_json::from_slice(&body).map_err(|_| invalid(advice))?;
+    Problem::new(StatusCode::BAD_REQUEST, "reason_missing", advice)
+}
+
+/// Why, as the body says; none if there is no body.
+pub(super) async fn reason_if_any(api: &Api, headers: &HeaderMap, body: Body) -> Result<Option<String>, Problem> {
+    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
+    let mut body = Incoming::new(headers, body);
+    let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= BODY).unwrap_or(0)).await?;
+    let body = body.read(BODY, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let Reason { reason } = json(&body).map_err(|_| reason_missing())?;
     let is_sane = (1..=REASON).contains(&reason.chars().count()) && !reason.trim().is_empty();
-    if is_sane { Ok(reason) } else { Err(invalid(advice)) }
+    if is_sane { Ok(Some(reason)) } else { Err(reason_missing()) }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Access, Api, panicked};
+use super::{Access, Api, Sealer, panicked};
 use crate::audit::SigningKeys;
 use crate::config::{ControlPlane, TokenHash};
 use crate::model::{Clock, SystemRandom};
@@ -37,7 +37,7 @@ impl Clock for Noon {
     }
 }
 
-struct Served {
+pub(super) struct Served {
     router: Router,
     plane: Arc<Plane>,
     metrics: Arc<Metrics>,
@@ -60,22 +60,30 @@ fn starting(config: &str) -> Served {
         metrics: Arc::clone(&metrics),
         signing: test_keys(),
         elsewhere: Elsewhere::default(),
+        rules: crate::log::Rules::default(),
     };
     let plane = Plane::new(&settings, parts).unwrap();
-    let access = Access::new(&settings);
+    let access = Access::new(&settings, 7843, Sealer::new(&[7; 32], None).unwrap()).unwrap();
+    let access = access.with(Arc::clone(&clock) as _, Arc::clone(&metrics));
     let api =
         Api::new(Arc::clone(&plane), Arc::new(engine), access, Arc::clone(&metrics), settings.limits.clone(), clock);
     Served { router: api.into_router(), plane, metrics }
 }
 
-async fn serving(config: &str) -> Served {
+pub(super) async fn serving(config: &str) -> Served {
     let served = starting(config);
     served.plane.recover().await.unwrap();
     served
 }
 
 impl Served {
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -88,15 +96,15 @@ impl Served {
         self.send(Method::GET, path, &[], "").await
     }
 
-    async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    pub(super) async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
         self.send(Method::POST, path, headers, body).await
     }
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: axum::http::HeaderMap,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Answer {
@@ -106,7 +114,7 @@ impl Answer {
         Self { status: head.status.as_u16(), headers: head.headers, body }
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
     }
 
@@ -191,6 +199,37 @@ async fn the_same_idempotency_key_stores_once() {
         .await
         .is_problem(400, "invalid_idempotency_key");
     served.post(INVOCATIONS, &[NDJSON, key, key], sample("a")).await.is_problem(400, "invalid_idempotency_key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_numbered_batch_is_stored_once_however_it_is_packed_and_its_headers_go_together() {
+    let served = serving("").await;
+    let emitter = ("mcpg-emitter", "7d444840-9dc0-11d1-b245-5ffdce74fad2/0");
+    let (first, second) =
+        ([("mcpg-sequence", "1"), ("mcpg-after", "0")], [("mcpg-sequence", "2"), ("mcpg-after", "1")]);
+    let headers = [NDJSON, emitter, first[0], first[1]];
+    let answer = served.post(INVOCATIONS, &headers, sample("a")).await;
+    assert_eq!((answer.status, &answer.json()["duplicate"]), (200, &false.into()), "{}", answer.text());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(sample("a").as_bytes()).unwrap();
+    let packed = [&headers[..], &[("content-encoding", "gzip")]].concat();
+    let answer = served.post(INVOCATIONS, &packed, gzip.finish().unwrap()).await;
+    assert_eq!((&answer.json()["accepted"], &answer.json()["duplicate"]), (&1.into(), &true.into()));
+    let answer = served.post(INVOCATIONS, &[NDJSON, emitter, second[0], second[1]], sample("a")).await;
+    assert_eq!(answer.json()["duplicate"], false, "the next number is another batch");
+    let scrape = served.get("/v1/orgs/default/metrics").await;
+    assert!(scrape.text().contains("tool=\"a\"} 2\n"), "{}", scrape.text());
+
+    for headers in [
+        &[NDJSON, emitter, first[0]][..],
+        &[NDJSON, emitter, first[0], first[1], ("idempotency-key", "k")],
+        &[NDJSON, emitter, ("mcpg-sequence", "0"), ("mcpg-after", "0")],
+        &[NDJSON, emitter, ("mcpg-sequence", "2"), ("mcpg-after", "2")],
+        &[NDJSON, ("mcpg-emitter", "gw-1"), first[0], first[1]],
+    ] {
+        served.post(INVOCATIONS, headers, sample("a")).await.is_problem(400, "invalid_sequence");
+        served.post("/v1/orgs/default/audit", headers, "{}").await.is_problem(400, "invalid_sequence");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,14 @@ pub fn origin(name: &str, org: &OrgName) -> String {
     format!("{name}/orgs/{org}/audit/{GENERATION}")
 }
 
+/// Whether `origin` is that of a ledger of the org, whatever the deployment.
+pub fn is_of(origin: &str, org: &str) -> bool {
+    let generation = |text: &str| text.parse::<u32>().is_ok_and(|number| number > 0 && number.to_string() == text);
+    let rest = origin.rsplit_once('/').filter(|(_, last)| generation(last)).map(|(rest, _)| rest);
+    let name = rest.and_then(|rest| rest.strip_suffix(&format!("/orgs/{org}/audit")));
+    name.is_some_and(|name| !name.is_empty())
+}
+
 /// A head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -61,7 +69,7 @@ impl FromStr for Checkpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::{Checkpoint, origin};
+    use super::{Checkpoint, is_of, origin};
     use crate::audit::Hash;
 
     #[test]
@@ -75,6 +83,23 @@ mod tests {
             [text.replace("7\n", "07\n"), text.replace("7\n", "-7\n"), format!("{text}x\n"), text.replace('A', "")]
         {
             assert!(bad.parse::<Checkpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_of_the_org_whatever_the_deployment() {
+        for good in ["mcpg.local/orgs/acme/audit/1", "a.example/b/orgs/acme/audit/12"] {
+            assert!(is_of(good, "acme"), "{good}");
+        }
+        for bad in [
+            "mcpg.local/orgs/globex/audit/1",
+            "/orgs/acme/audit/1",
+            "x/orgs/acme/audit/0",
+            "x/orgs/acme/audit/01",
+            "acme",
+            "",
+        ] {
+            assert!(!is_of(bad, "acme"), "{bad}");
         }
     }
 }

@@ -5,9 +5,12 @@
 //! as null. The bytes are made of the columns of a batch, whether the entry is about to be chained or was read from a segment,
 //! so no column of a row can differ from what was hashed.
 
+use std::collections::BTreeMap;
+
 use arrow::array::{Array, AsArray, Int64Array, ListArray, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 use super::{AuditError, Hash};
 
@@ -54,7 +57,7 @@ const LISTS: [&str; 2] = ["obligations", "policy_ids"];
 const TIMES: [&str; 2] = ["occurred_at", "recorded_at"];
 
 /// A member of the object: its name, what begins it, where its value comes from.
-type Member = (&'static str, &'static str, Source);
+type Slot = (&'static str, &'static str, Source);
 
 macro_rules! member {
     ($name:literal, $source:expr) => {
@@ -63,7 +66,7 @@ macro_rules! member {
 }
 
 /// The members in the order of RFC 8785, which for these names is the alphabet's.
-const MEMBERS: [Member; 23] = [
+const MEMBERS: [Slot; 23] = [
     member!("action", Source::Text(0)),
     member!("actor", Source::Text(1)),
     member!("decision", Source::Text(2)),
@@ -197,6 +200,44 @@ impl<'a> Columns<'a> {
         out.push(b'}');
         Ok(())
     }
+}
+
+/// The value of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Member {
+    /// A string.
+    Text(String),
+    /// An array of strings.
+    List(Vec<String>),
+}
+
+/// The members of an entry, out of its canonical bytes; none if these are not written as RFC 8785 says, or have a member that no
+/// entry has.
+pub fn parse(canonical: &str) -> Option<BTreeMap<String, Member>> {
+    let members: BTreeMap<String, Member> = serde_json::from_str(canonical).ok()?;
+    let mut written = Vec::with_capacity(canonical.len());
+    for (name, value) in &members {
+        let (_, key, _) = MEMBERS.iter().find(|(known, ..)| known == name)?;
+        written.extend_from_slice(key.as_bytes());
+        match value {
+            Member::Text(text) => write_string(text, &mut written),
+            Member::List(texts) => {
+                written.push(b'[');
+                for (at, text) in texts.iter().enumerate() {
+                    if at > 0 {
+                        written.push(b',');
+                    }
+                    write_string(text, &mut written);
+                }
+                written.push(b']');
+            }
+        }
+    }
+    // The first key began with a comma.
+    written.get_mut(0).into_iter().for_each(|first| *first = b'{');
+    written.push(b'}');
+    (written == canonical.as_bytes()).then_some(members)
 }
 
 /// A value without special bytes.

@@ -16,6 +16,7 @@ use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rand::Rng;
+use zeroize::Zeroizing;
 
 use super::AuditError;
 use super::note::{Algorithm, Note, VKey};
@@ -70,8 +71,24 @@ impl SigningKeys {
         keys.map(|key| VKey::new(origin, Algorithm::Ed25519, key.verifying_key())).collect()
     }
 
+    /// Keys of another use, derived from the current signing key and, if there is one, from the one before: BLAKE3's key
+    /// derivation with `context`.
+    pub fn derive(&self, context: &str) -> ([u8; 32], Option<[u8; 32]>) {
+        let derive = |key: &SigningKey| blake3::derive_key(context, key.as_bytes());
+        (derive(&self.current), self.previous.as_ref().map(derive))
+    }
+
+    /// The secrets of the current key and, if there is one, of the one before, for keys of another use that a specification derives from them.
+    pub fn seeds(&self) -> (Zeroizing<[u8; 32]>, Option<Zeroizing<[u8; 32]>>) {
+        let seed = |key: &SigningKey| Zeroizing::new(key.to_bytes());
+        (seed(&self.current), self.previous.as_ref().map(seed))
+    }
+
     /// Signs a note under the name `origin`.
-    pub(super) fn sign(&self, text: String, origin: &str) -> Result<Note, AuditError> {
+    ///
+    /// # Errors
+    /// When the origin cannot be a key's name.
+    pub(crate) fn sign(&self, text: String, origin: &str) -> Result<Note, AuditError> {
         let keys: Vec<_> = [Some(&self.current), self.previous.as_ref()].into_iter().flatten().collect();
         Note::sign(text, origin, &keys)
     }

@@ -29,6 +29,8 @@
 pub mod chain;
 pub mod checkpoint;
 pub mod entry;
+#[cfg(test)]
+mod fixtures;
 mod hash;
 pub mod keys;
 pub mod note;
@@ -44,7 +46,7 @@ pub use chain::{ChainHead, Leaf, Sealed, seal};
 pub use checkpoint::Checkpoint;
 pub use hash::{Hash, InvalidHash};
 pub use keys::SigningKeys;
-pub use proof::InclusionProof;
+pub use proof::{InclusionProof, NoProof, Proved};
 pub use signer::Signer;
 pub use tile::{TileId, TreeEdge};
 

@@ -1,10 +1,11 @@
-//! `mcpg audit`: verifies a ledger, exports it, tells its key. How long it is kept is in `audit_keeping`.
+//! `mcpg audit`: verifies a ledger, exports it, proves one entry, prints its key. How long it is kept is in `audit_keeping`, proofs are
+//! in `audit_proof`.
 //!
-//! `verify` and `export` read a store or a bundle directly, without a server and without any key but the public one. The verdict
+//! `verify`, `export` and `proof` read a store or a bundle directly, without a server and without any key but the public one. The verdict
 //! goes to standard output; with exit code 1, standard error names the first thing that is wrong as well.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, IsTerminal};
+use std::io::{BufWriter, IsTerminal, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +17,13 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::audit_keeping::{self, HoldArgs, PruneArgs};
+use super::audit_proof::{self, ProofArgs};
 use super::config::load;
 use super::{CliError, http, output};
 use crate::audit::note::VKey;
 use crate::audit::verify::{
-    self, Bundle, BundleError, Expected, Fault, Folder, Objects, Progress, Remote, Sound, Source, SourceError,
-    VerifyError,
+    self, Bundle, BundleError, Expected, Fault, Folder, Gap, Objects, Progress, Remembered, Remote, Sound, Source,
+    SourceError, VerifyError,
 };
 use crate::audit::{AuditError, SigningKeys, checkpoint, keys};
 use crate::config::{ControlPlane, Secret};
@@ -35,6 +37,8 @@ const BAR_STEP: u64 = 10_000;
 pub(super) enum AuditCommand {
     /// Verify a ledger without trusting the server or its store: exit code 0 sound, 1 not sound, 2 could not check.
     Verify(VerifyArgs),
+    /// Make the proof that one entry is in a ledger, or check one: exit code 0 proved, 1 not proved, 2 could not check.
+    Proof(ProofArgs),
     /// Write a ledger into one file, that `verify --bundle` checks anywhere.
     Export(ExportArgs),
     /// Print the verifier key of an org's ledger.
@@ -48,9 +52,10 @@ pub(super) enum AuditCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, id = "place")]
-struct Place {
-    /// The object store that the ledger lies in: file:///folder, or a folder.
+#[group(required = false, multiple = false, id = "place")]
+pub(super) struct Place {
+    /// The object store that the ledger lies in: a folder, file:///folder, or s3://bucket/prefix with all else from the
+    /// environment.
     #[arg(long, value_name = "URL", group = "place")]
     store: Option<String>,
     /// The control plane that hands out the ledger.
@@ -59,6 +64,23 @@ struct Place {
     /// A bundle that `mcpg audit export` made, or a folder that it was unpacked to.
     #[arg(long, value_name = "FILE", group = "place")]
     bundle: Option<PathBuf>,
+}
+
+impl Place {
+    /// The ledger there; none, and why, when it is in a bundle that is damaged.
+    pub(super) fn open(
+        &self,
+        org: &OrgName,
+        token: Option<Secret>,
+        runtime: Handle,
+    ) -> Result<Result<Box<dyn Source>, Fault>, CliError> {
+        match (&self.store, &self.url, &self.bundle) {
+            (Some(store), ..) => Ok(Ok(from_store(store, org, runtime)?)),
+            (_, Some(url), _) => Ok(Ok(from_url(url, org, token, runtime)?)),
+            (.., Some(bundle)) => from_bundle(bundle, org),
+            _ => Err(CliError::CouldNot("say where the ledger is: --store, --url or --bundle".to_owned())),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +96,9 @@ pub(super) struct VerifyArgs {
     /// Demand the cosignature of this witness on the newest head; more than once: of all of them.
     #[arg(long = "witness-vkey", value_name = "KEY", value_parser = vkey)]
     witnesses: Vec<VKey>,
+    /// A checkpoint that you kept: the ledger must have grown from it; more than once: from all of them.
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
     /// The API token, with the role `read`.
     #[arg(long, env = "MCPG_TOKEN", hide_env_values = true, value_parser = http::secret)]
     token: Option<Secret>,
@@ -84,7 +109,8 @@ pub(super) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The object store that the ledger lies in: file:///folder, or a folder.
+    /// The object store that the ledger lies in: a folder, file:///folder, or s3://bucket/prefix with all else from the
+    /// environment.
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     store: Option<String>,
     /// The control plane that hands out the ledger.
@@ -117,13 +143,14 @@ pub(super) struct VkeyArgs {
     token: Option<Secret>,
 }
 
-fn vkey(text: &str) -> Result<VKey, String> {
+pub(super) fn vkey(text: &str) -> Result<VKey, String> {
     text.parse::<VKey>().map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(command: AuditCommand) -> Result<(), CliError> {
     match command {
         AuditCommand::Verify(args) => blocking(move |runtime| verify(&args, runtime)).await,
+        AuditCommand::Proof(args) => blocking(move |runtime| audit_proof::run(&args, runtime)).await,
         AuditCommand::Export(args) => blocking(move |runtime| export(&args, runtime)).await,
         AuditCommand::Vkey(args) => tell_vkey(args).await,
         AuditCommand::Prune(args) => audit_keeping::prune(args).await,
@@ -143,7 +170,7 @@ fn ledger_of(org: &OrgName) -> String {
     format!("orgs/{org}/audit")
 }
 
-fn could_not(error: SourceError) -> CliError {
+pub(super) fn could_not(error: SourceError) -> CliError {
     CliError::CouldNot(format!("could not check: {error}"))
 }
 
@@ -160,7 +187,7 @@ fn from_store(url: &str, org: &OrgName, runtime: Handle) -> Result<Box<dyn Sourc
     match folder {
         Some(folder) => Ok(Box::new(Folder::open(&folder.join(ledger_of(org))).map_err(could_not)?)),
         None => {
-            let store = Store::open(url).map_err(|error| CliError::could_not("storage", error))?;
+            let store = Store::open(url).map_err(|error| CliError::CouldNot(error.to_string()))?;
             Ok(Box::new(Objects::new(store.objects().clone(), ledger_of(org), runtime)))
         }
     }
@@ -186,14 +213,13 @@ fn from_bundle(path: &Path, org: &OrgName) -> Result<Result<Box<dyn Source>, Fau
 }
 
 fn verify(args: &VerifyArgs, runtime: Handle) -> Result<(), CliError> {
-    let Place { store, url, bundle } = &args.place;
-    let source = match (store, url, bundle) {
-        (Some(store), ..) => Ok(from_store(store, &args.org, runtime)?),
-        (_, Some(url), _) => Ok(from_url(url, &args.org, args.token.clone(), runtime)?),
-        (.., Some(bundle)) => from_bundle(bundle, &args.org)?,
-        _ => return Err(CliError::CouldNot("say where the ledger is: --store, --url or --bundle".to_owned())),
+    let source = args.place.open(&args.org, args.token.clone(), runtime)?;
+    let expected = Expected {
+        org: args.org.clone(),
+        vkeys: args.vkeys.clone(),
+        witnesses: args.witnesses.clone(),
+        checkpoints: args.checkpoints.iter().map(|file| remembered(file)).collect::<Result<_, _>>()?,
     };
-    let expected = Expected { org: args.org.clone(), vkeys: args.vkeys.clone(), witnesses: args.witnesses.clone() };
     let outcome = match source {
         Ok(source) => with_bar("verifying", |progress| verify::verify(&*source, &expected, workers(), progress)),
         Err(fault) => Err(VerifyError::NotSound(fault)),
@@ -214,6 +240,14 @@ fn verify(args: &VerifyArgs, runtime: Handle) -> Result<(), CliError> {
     }
 }
 
+/// A checkpoint that the auditor kept. A file that is too long to be one is read as far as is needed to find that out.
+fn remembered(file: &Path) -> Result<Remembered, CliError> {
+    let mut note = Vec::new();
+    let read = File::open(file).and_then(|opened| opened.take(1 << 16).read_to_end(&mut note));
+    read.map_err(|error| CliError::could_not(file.display(), error))?;
+    Ok(Remembered { file: file.display().to_string(), note })
+}
+
 /// A thread less than there are, for the one that reads; none beside it where there is but one.
 fn workers() -> Option<NonZeroUsize> {
     std::thread::available_parallelism().ok().and_then(|cores| NonZeroUsize::new(cores.get().min(8) - 1))
@@ -223,16 +257,35 @@ fn sound_text(sound: &Sound) -> String {
     let mut lines = vec![
         format!("sound: {}", sound.origin),
         format!("entries under the signed head: {}, root {}", sound.size, sound.root),
-        format!("older heads, each consistent with it: {}", sound.heads),
+        format!("kept heads, each consistent with it: {}", sound.heads),
     ];
+    if let Some(micros) = sound.recorded_at {
+        lines.push(format!("the last entry under it was recorded at {}", time_text(micros.div_euclid(1_000_000))));
+    }
+    if sound.remembered > 0 {
+        lines.push(format!("heads of yours, each consistent with it: {}", sound.remembered));
+    }
+    if let Some(gap) = sound.spacing.widest {
+        lines.push(format!("the widest gap between kept heads: {}", gap_text(gap)));
+    }
+    if let Some(gap) = sound.spacing.sparse {
+        lines.push(format!(
+            "fewer kept heads than one a day, as the control plane keeps them: {}; some may have been deleted",
+            gap_text(gap)
+        ));
+    }
+    lines.extend(sound.remarks.iter().cloned());
     if sound.first_kept > 0 {
         lines.push(format!("entries 0 to {} were removed, as an entry ledger.prune says", sound.first_kept - 1));
     }
     if sound.unsigned > 0 {
-        lines.push(format!("entries not yet signed, chained all the same: {}", sound.unsigned));
+        lines.push(format!(
+            "entries not yet signed, chained all the same: {}; whoever can write the store could have added them",
+            sound.unsigned
+        ));
     }
     for time in &sound.cosigned {
-        lines.push(format!("cosigned by the witness at {}", time_text(*time)));
+        lines.push(format!("cosigned by the witness at {}", time_text(i64::try_from(*time).unwrap_or(i64::MAX))));
     }
     for holes in &sound.holes {
         let name = if holes.instance.is_empty() { "no instance" } else { &holes.instance };
@@ -245,19 +298,49 @@ fn sound_text(sound: &Sound) -> String {
     if sound.more_holes {
         lines.push("more such holes, too many to name".to_owned());
     }
+    lines.extend(unknown(sound).iter().map(|(_, words)| format!("not known: {words}")));
     lines.join("\n")
 }
 
-fn time_text(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+/// What no ledger can show by itself: a word for programs, and words for people.
+fn unknown(sound: &Sound) -> Vec<(&'static str, &'static str)> {
+    let rollback = match (sound.remembered, sound.cosigned.is_empty()) {
+        (0, true) => {
+            "whether an older state of the ledger was put in its place: give --checkpoint with one that you kept, or --witness-vkey"
+        }
+        (0, false) => {
+            "whether there was a newer state than the one that the witness cosigned then: ask the witness for the size it saw last"
+        }
+        _ => "whether there was a newer state than this one, after the heads that you kept",
+    };
+    let mut unknown = vec![("rollback", rollback)];
+    if sound.unsigned > 0 {
+        unknown.push(("unsigned", "whether the entries that are not signed yet will be signed as they are"));
+    }
+    unknown.push(("omission", "what never reached the ledger, but for holes in the emitters' counters"));
+    unknown.push(("truth", "whether what was recorded is true"));
+    unknown
+}
+
+fn gap_text(gap: Gap) -> String {
+    let time = gap.seconds.map(|seconds| format!(", {} h {} min", seconds / 3_600, seconds / 60 % 60));
+    format!("{} entries, from {} to {}{}", gap.to - gap.from, gap.from, gap.to, time.unwrap_or_default())
+}
+
+fn time_text(seconds: i64) -> String {
+    let time = DateTime::from_timestamp(seconds, 0);
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 fn sound_json(sound: &Sound) -> Value {
     let hole = |holes: &verify::Holes| json!({ "instance": holes.instance, "missing": holes.missing, "first": [holes.first.0, holes.first.1] });
+    let gap = |gap: Gap| json!({ "from": gap.from, "to": gap.to, "seconds": gap.seconds });
     json!({
         "sound": true, "origin": sound.origin, "size": sound.size, "root": sound.root.to_string(), "first_kept": sound.first_kept,
-        "not_signed": sound.unsigned, "heads": sound.heads, "cosigned": sound.cosigned,
+        "not_signed": sound.unsigned, "heads": sound.heads, "cosigned": sound.cosigned, "remembered": sound.remembered,
+        "recorded_at": sound.recorded_at.and_then(DateTime::from_timestamp_micros).map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true)),
+        "widest_gap": sound.spacing.widest.map(gap), "sparse": sound.spacing.sparse.map(gap), "remarks": sound.remarks,
+        "not_known": unknown(sound).iter().map(|(word, _)| *word).collect::<Vec<_>>(),
         "holes": sound.holes.iter().map(hole).collect::<Vec<_>>(), "more_holes": sound.more_holes,
     })
 }

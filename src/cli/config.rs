@@ -49,7 +49,9 @@ pub(super) fn load_gateway(file: &Path) -> Result<Gateway, NoSettings> {
 
 fn parse<T>(file: &Path, parse: impl Fn(&str, &str, Environment<'_>) -> Result<T, Faults>) -> Result<T, NoSettings> {
     let text = read(file).map_err(NoSettings::Unreadable)?;
-    parse(&file.display().to_string(), &text, &process_environment).map_err(NoSettings::Faulty)
+    // Some editors put a byte order mark before it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    parse(&file.display().to_string(), text, &process_environment).map_err(NoSettings::Faulty)
 }
 
 fn read(file: &Path) -> Result<String, CliError> {

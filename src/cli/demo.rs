@@ -136,7 +136,9 @@ fn introduction(control_plane: &str, mcp: &str, setup: &GatewaySetup<'_>, rate: 
         |url| format!("sent to {url}"),
     );
     format!(
-        r#"listening on {control_plane}
+        r#"The dashboard: {control_plane}/
+
+listening on {control_plane}
 
 A control plane, a gateway, and three MCP servers with a dozen tools run here; agents make {rate} calls a second.
 Some calls are slow, some fail, some are denied. Data lies in {data}; Ctrl-C drains and stops.

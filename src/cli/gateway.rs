@@ -6,8 +6,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::config::load_gateway;
 use super::control_plane::Signals;
@@ -39,13 +41,14 @@ impl GatewayArgs {
 }
 
 pub(super) async fn run(args: GatewayArgs) -> Result<(), CliError> {
+    let file = args.config.clone();
     let settings = args.settings()?;
     let own = config::Telemetry { log: settings.telemetry.log.clone(), ..config::Telemetry::default() };
     let telemetry = Telemetry::start(&own).map_err(|error| CliError::CouldNot(error.to_string()))?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let outcome = serve(&settings).await;
+    let outcome = serve(&settings, file).await;
     if let Err(error) = &outcome
         && !is_human(settings.telemetry.log.format)
     {
@@ -56,7 +59,8 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), CliError> {
     outcome
 }
 
-async fn serve(settings: &config::Gateway) -> Result<(), CliError> {
+async fn serve(settings: &config::Gateway, file: PathBuf) -> Result<(), CliError> {
+    super::hardening::harden();
     let mut signals = Signals::new()?;
     let parts = Parts { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom) };
     let gateway = Gateway::start(settings, parts).await.map_err(|error| CliError::CouldNot(error.to_string()))?;
@@ -64,7 +68,10 @@ async fn serve(settings: &config::Gateway) -> Result<(), CliError> {
     tracing::info!(%url, version = env!("CARGO_PKG_VERSION"), "listening on {url}");
     // Nobody reading standard output is no reason not to serve.
     let _ = output::line(&format!("listening on {url}"));
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = follow_rates(&gateway, file, settings.limits.rates.clone()) => {}
+    }
     tracing::info!("stopping: finishing calls; a second signal ends at once");
     tokio::select! {
         finished = gateway.drain() => {
@@ -75,5 +82,35 @@ async fn serve(settings: &config::Gateway) -> Result<(), CliError> {
             Ok(())
         }
         () = signals.next() => Err(CliError::CouldNot("ended by a second signal before all was finished".to_owned())),
+    }
+}
+
+/// How often the configuration is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Puts the rates of the configuration in force when they change, and nothing else of it. Never ends.
+async fn follow_rates(gateway: &Gateway, file: PathBuf, mut rates: Vec<config::Rate>) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let look = |path: PathBuf| async move { tokio::task::spawn_blocking(move || std::fs::read(path).ok()).await.ok() };
+    let mut last = look(file.clone()).await.flatten();
+    let mut judged = last.clone();
+    loop {
+        ticks.tick().await;
+        let Some(seen) = look(file.clone()).await else { continue };
+        // Half of a file that is being written is none: it counts once it has stayed as it is from one look to the next.
+        if seen == last && seen != judged {
+            judged.clone_from(&seen);
+            match load_gateway(&file) {
+                Ok(settings) if settings.limits.rates != rates => {
+                    rates = settings.limits.rates;
+                    gateway.set_rates(&rates);
+                    tracing::info!(rates = rates.len(), "rates reloaded; other changes count after a restart");
+                }
+                Ok(_) => {}
+                Err(_) => tracing::error!("the changed configuration has faults; the old rates stay in force"),
+            }
+        }
+        last = seen;
     }
 }

@@ -6,15 +6,20 @@
 
 mod audit;
 mod audit_keeping;
+mod audit_proof;
 mod config;
 mod control_plane;
 mod demo;
 mod gateway;
+mod hardening;
 mod http;
 pub mod loadgen;
 mod output;
+mod payload;
 mod sql;
+mod store;
 mod token;
+mod tokens;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -50,6 +55,16 @@ enum Command {
     Audit {
         #[command(subcommand)]
         command: audit::AuditCommand,
+    },
+    /// See, export and open captured payloads; rotate what wraps their keys.
+    Payload {
+        #[command(subcommand)]
+        command: payload::PayloadCommand,
+    },
+    /// See, verify and copy what a control plane stores.
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
     /// Check a configuration without starting anything.
     Config {
@@ -124,6 +139,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             return block_on(async { loadgen::run(args).await.map_err(|error| CliError::CouldNot(error.to_string())) });
         }
         Command::Audit { command } => block_on(audit::run(command))?,
+        Command::Payload { command } => block_on(payload::run(command))?,
+        Command::Store { command } => block_on(store::run(command))?,
         Command::Config { command } => config::run(&command)?,
         Command::Token { command } => token::run(&command)?,
     }

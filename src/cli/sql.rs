@@ -35,6 +35,12 @@ pub(super) struct SqlArgs {
     /// The value of $1, then of $2 and so on: a number, true, false or null, else text; "…" makes text of anything.
     #[arg(long = "param", value_name = "VALUE", allow_hyphen_values = true)]
     params: Vec<String>,
+    /// In CSV, write texts as they are, though a spreadsheet may take them for formulas.
+    #[arg(long)]
+    raw_csv: bool,
+    /// In JSON and NDJSON, write whole numbers and decimals that no double holds as strings.
+    #[arg(long)]
+    text_numbers: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,6 +82,11 @@ pub(super) async fn run(args: SqlArgs) -> Result<(), CliError> {
     if !response.status().is_success() {
         return Err(refusal(response, &query).await);
     }
+    let id = request_id(&response);
+    let broken_off = |error: reqwest::Error| {
+        let id = id.as_ref().map(|id| format!(" (request id {id})")).unwrap_or_default();
+        CliError::could_not("the answer broke off, so it is not complete", format!("{}{id}", causes(&error)))
+    };
     if args.format == Format::Table {
         let body = response.bytes().await.map_err(broken_off)?;
         return output::write(table(&body)?.as_bytes());
@@ -94,13 +105,33 @@ fn query_text(argument: &str) -> Result<String, CliError> {
     if argument != "-" {
         return Ok(argument.to_owned());
     }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map_err(|error| CliError::could_not("standard input", error))?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(|error| CliError::could_not("standard input", error))?;
+    decoded(&bytes).ok_or_else(|| CliError::CouldNot("standard input is no text in UTF-8 or UTF-16".to_owned()))
+}
+
+/// A text, as shells hand it over: in UTF-8, or in UTF-16 after a byte order mark, as PowerShell does.
+fn decoded(bytes: &[u8]) -> Option<String> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (units, rest) = bytes.as_chunks::<2>();
+        rest.is_empty().then(|| String::from_utf16(&units.iter().map(|pair| unit(*pair)).collect::<Vec<_>>()).ok())?
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        _ => String::from_utf8(bytes.to_vec()).ok(),
+    }
 }
 
 async fn send(args: &SqlArgs, query: &str) -> Result<Response, CliError> {
-    let url = http::path(&args.url, &["v1", "orgs", args.org.as_str(), "sql"])?;
+    let mut url = http::path(&args.url, &["v1", "orgs", args.org.as_str(), "sql"])?;
+    if args.raw_csv {
+        url.query_pairs_mut().append_pair("csv", "raw");
+    }
+    if args.text_numbers {
+        url.query_pairs_mut().append_pair("numbers", "text");
+    }
     let params: Vec<Value> = args.params.iter().map(|text| parameter(text)).collect();
     let mut request = http::client(&args.url)?
         .post(url)
@@ -123,8 +154,15 @@ fn parameter(text: &str) -> Value {
 /// Why the server did not answer the query: no when the query or its sender is at fault, else it could not.
 async fn refusal(response: Response, query: &str) -> CliError {
     let status = response.status();
+    let id = request_id(&response);
     let problem: Option<Value> = response.json().await.ok();
-    let said = problem.as_ref().map_or_else(|| status.to_string(), |problem| explain(problem, query));
+    let mut said = problem.as_ref().map_or_else(|| status.to_string(), |problem| explain(problem, query));
+    // What went wrong there stands in its log under this id.
+    if status.is_server_error()
+        && let Some(id) = id
+    {
+        said.push_str(&format!("\nrequest id: {id}"));
+    }
     if status.is_client_error() && !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) {
         CliError::No(said)
     } else {
@@ -145,8 +183,9 @@ fn explain(problem: &Value, query: &str) -> String {
     said
 }
 
-fn broken_off(error: reqwest::Error) -> CliError {
-    CliError::could_not("the answer broke off, so it is not complete", causes(&error))
+/// The id under which the server's log has the request.
+fn request_id(response: &Response) -> Option<String> {
+    Some(response.headers().get("x-request-id")?.to_str().ok()?.to_owned())
 }
 
 /// An Arrow stream as a table.
@@ -174,7 +213,7 @@ mod tests {
     use arrow::record_batch::RecordBatch;
     use serde_json::json;
 
-    use super::{explain, parameter, table};
+    use super::{decoded, explain, parameter, table};
 
     #[test]
     fn a_parameter_is_a_plain_value_or_text() {
@@ -185,6 +224,20 @@ mod tests {
         assert_eq!(parameter("github"), json!("github"));
         assert_eq!(parameter("\"5\""), json!("5"));
         assert_eq!(parameter("[1]"), json!("[1]"));
+    }
+
+    #[test]
+    fn a_query_is_read_as_shells_hand_it_over() {
+        for given in [
+            b"SELECT 1".to_vec(),
+            b"\xef\xbb\xbfSELECT 1".to_vec(),
+            [vec![0xff, 0xfe], "SELECT 1".encode_utf16().flat_map(u16::to_le_bytes).collect()].concat(),
+            [vec![0xfe, 0xff], "SELECT 1".encode_utf16().flat_map(u16::to_be_bytes).collect()].concat(),
+        ] {
+            assert_eq!(decoded(&given).as_deref(), Some("SELECT 1"));
+        }
+        assert_eq!(decoded(b"\xff\xfeS"), None);
+        assert_eq!(decoded(b"\xff"), None);
     }
 
     #[test]

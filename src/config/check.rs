@@ -7,14 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::fault::{Collector, Position};
-use super::settings::{ControlPlane, OrgScope};
+use super::settings::ControlPlane;
 use super::tree::{Node, Value};
-use super::{ByteSize, Endpoint, Period, Secret};
+use super::{ByteSize, Endpoint, Period, Secret, whole_days};
 
 const MICROSECOND: Period = Period::new(Duration::from_micros(1));
+pub(super) const MILLISECOND: Period = Period::new(Duration::from_millis(1));
 pub(super) const SECOND: Period = Period::new(Duration::from_secs(1));
 pub(super) const HOUR: Period = Period::new(Duration::from_secs(3_600));
-const DAY: Period = Period::new(Duration::from_secs(86_400));
+pub(super) const DAY: Period = Period::new(Duration::from_secs(86_400));
 const CENTURY: Period = Period::new(Duration::from_secs(36_525 * 86_400));
 pub(super) const KIB: ByteSize = ByteSize::new(1 << 10);
 pub(super) const MIB: ByteSize = ByteSize::mib(1);
@@ -26,13 +27,21 @@ pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut C
     check.name(&settings.name);
     check.orgs(settings);
     check.tokens(settings);
+    check.people(settings);
+    check.tls(settings.tls.as_ref());
     if let Some(reason) = settings.exposure() {
         check.fault("listen", reason);
     }
     if settings.audit.key_file.as_os_str().is_empty() {
         check.fault("audit.key_file", "empty; name the file that holds the ledger's key");
     }
+    check.storage("storage", &settings.storage);
+    if settings.log.shards != 1 {
+        check.fault("log.shards", "this version keeps the log in one part; write 1");
+    }
+    check.range("log.park_after", settings.log.park_after, SECOND..=DAY);
     check.audit(settings);
+    check.payloads(settings);
     check.ranges(settings);
     let traces = &settings.telemetry.otlp;
     check.range("telemetry.otlp.sample_rate", traces.sample_rate, 0.0..=1.0);
@@ -70,13 +79,21 @@ impl Check<'_, '_> {
 
     /// Whether a list stands at the setting `path`, whose steps are keys alone.
     pub(super) fn is_list(&self, path: &str) -> bool {
+        self.node(path).is_some_and(|node| matches!(node.value, Value::List(_)))
+    }
+
+    /// Whether the setting `path`, whose steps are keys alone, stands in the file.
+    fn is_set(&self, path: &str) -> bool {
+        self.node(path).is_some()
+    }
+
+    fn node(&self, path: &str) -> Option<&Node> {
         let mut node = self.root;
         for part in path.split('.') {
-            let Value::Map(entries) = &node.value else { return false };
-            let Some(entry) = entries.iter().find(|entry| entry.key == part) else { return false };
-            node = &entry.node;
+            let Value::Map(entries) = &node.value else { return None };
+            node = &entries.iter().find(|entry| entry.key == part)?.node;
         }
-        matches!(node.value, Value::List(_))
+        Some(node)
     }
 
     fn name(&mut self, name: &str) {
@@ -115,18 +132,16 @@ impl Check<'_, '_> {
                     "another token has this hash; each needs its own (`mcpg token new`)",
                 );
             }
+            if token.previous_hash.is_some_and(|previous| !hashes.insert(previous)) {
+                self.fault(
+                    &format!("tokens.{index}.previous_hash"),
+                    "this hash stands elsewhere too; it is of the token before this one, and of no other",
+                );
+            }
             if token.roles.is_empty() {
                 self.fault(&format!("tokens.{index}.roles"), "no role; add some of ingest, read, payload, operator");
             }
-            if let OrgScope::One(name) = &token.org
-                && !self.faults.has("orgs")
-                && !settings.orgs.iter().any(|org| org.name == *name)
-            {
-                self.fault(
-                    &format!("tokens.{index}.org"),
-                    format!("no org named {name}; add it to `orgs`, or write \"*\" for all"),
-                );
-            }
+            self.org_of(&format!("tokens.{index}.org"), &token.org, settings);
         }
     }
 
@@ -136,12 +151,25 @@ impl Check<'_, '_> {
         }
     }
 
+    fn range_if_set<T: PartialOrd + Display>(&mut self, path: &str, value: Option<T>, range: RangeInclusive<T>) {
+        if let Some(value) = value {
+            self.range(path, value, range);
+        }
+    }
+
     fn ranges(&mut self, settings: &ControlPlane) {
         let (flush, limits, sql) = (&settings.flush, &settings.limits, &settings.limits.sql);
-        self.range("commit.window", settings.commit.window, MICROSECOND..=Period::new(Duration::from_secs(10)));
-        self.range("flush.interval", flush.interval, Period::new(Duration::from_millis(10))..=HOUR);
+        self.range_if_set("commit.window", settings.commit.window, MICROSECOND..=Period::new(Duration::from_secs(10)));
+        self.range_if_set("flush.interval", flush.interval, Period::new(Duration::from_millis(10))..=HOUR);
         self.range("flush.max_rows", flush.max_rows, 1..=100_000_000);
-        self.range("flush.max_bytes", flush.max_bytes, MIB..=MOST_BYTES);
+        self.range_if_set("flush.max_bytes", flush.max_bytes, MIB..=MOST_BYTES);
+        self.range("maintenance.interval", settings.maintenance.interval, SECOND..=HOUR);
+        self.range(
+            "maintenance.removal_grace",
+            settings.maintenance.removal_grace,
+            SECOND..=Period::new(Duration::from_secs(365 * 24 * 3_600)),
+        );
+        self.range("maintenance.small_files", settings.maintenance.small_files, 2..=1_000);
         self.range("limits.body_bytes", limits.body_bytes, KIB..=MOST_BYTES);
         self.range("limits.decoded_bytes", limits.decoded_bytes, KIB..=MOST_BYTES);
         self.range("limits.batch_rows", limits.batch_rows, 1..=100_000_000);
@@ -151,6 +179,8 @@ impl Check<'_, '_> {
         self.range("limits.series", limits.series, 1..=1_000_000);
         self.range("limits.sql.memory_bytes", sql.memory_bytes, MIB..=MOST_BYTES);
         self.range("limits.sql.timeout", sql.timeout, Period::new(Duration::from_millis(1))..=HOUR);
+        self.range("limits.sql.answer_timeout", sql.answer_timeout, SECOND..=DAY);
+        self.range("limits.sql.slow_query", sql.slow_query, Period::new(Duration::ZERO)..=HOUR);
         self.range("limits.sql.rows", sql.rows, 1..=1_000_000_000);
         self.range("limits.sql.concurrency", sql.concurrency, 1..=1_024);
         self.range("limits.sql.query_bytes", sql.query_bytes, KIB..=ByteSize::mib(16));
@@ -165,11 +195,16 @@ impl Check<'_, '_> {
     }
 
     fn audit(&mut self, settings: &ControlPlane) {
+        let period = Period::new(Duration::from_millis(100))..=Period::new(Duration::from_secs(600));
+        self.range_if_set("audit.period", settings.audit.period, period);
         self.range("audit.prune_interval", settings.audit.prune_interval, SECOND..=DAY);
         for (index, org) in settings.orgs.iter().enumerate() {
-            if let Some(period) = org.retention.ledger {
-                self.range(&format!("orgs.{index}.retention.ledger"), period, SECOND..=CENTURY);
-            }
+            let kept = &org.retention;
+            self.range_if_set(&format!("orgs.{index}.retention.ledger"), kept.ledger, SECOND..=CENTURY);
+            // Partitions go whole, of a day at least.
+            self.range_if_set(&format!("orgs.{index}.retention.samples"), kept.samples, DAY..=CENTURY);
+            self.range(&format!("orgs.{index}.retention.hourly"), kept.hourly, DAY..=CENTURY);
+            self.range(&format!("orgs.{index}.retention.daily"), kept.daily, DAY..=CENTURY);
         }
         if let Some(witness) = &settings.audit.witness {
             self.url("audit.witness.url", &witness.url, "a witness");
@@ -177,9 +212,65 @@ impl Check<'_, '_> {
                 self.fault("audit.witness.vkey", "no verifier key; it is written <name>+<8 hex digits>+<base64>");
             }
         }
-        if settings.audit.mirror.as_ref().is_some_and(|mirror| mirror.url == settings.storage.url) {
-            self.fault("audit.mirror.url", "the same as storage.url; a mirror is of use in another store alone");
+        if let Some(mirror) = &settings.audit.mirror {
+            if !self.is_set("audit.mirror.url") {
+                self.fault("audit.mirror", "the key `url` is missing; add it");
+            } else if mirror.url == settings.storage.url && mirror.endpoint == settings.storage.endpoint {
+                self.fault("audit.mirror.url", "the same as storage.url; a mirror is of use in another store alone");
+            }
+            self.storage("audit.mirror", mirror);
         }
+    }
+
+    fn payloads(&mut self, settings: &ControlPlane) {
+        let advice = "payloads are kept for whole days, 1d to 3650d, since their keys are destroyed by the day";
+        for (index, org) in settings.orgs.iter().enumerate() {
+            let period = org.retention.payloads;
+            if whole_days(period).is_none() {
+                self.fault(&format!("orgs.{index}.retention.payloads"), format!("{period}: {advice}"));
+            }
+            for (plugin, period) in &org.payloads.plugins {
+                let path = format!("orgs.{index}.payloads.plugins.{plugin}");
+                if whole_days(*period).is_none() {
+                    self.fault(&path, format!("{period}: {advice}"));
+                }
+                if plugin.is_empty() || plugin == "*" || plugin.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                    self.fault(&path, "no name of a plugin");
+                }
+            }
+        }
+        let keys = &settings.payload_keys;
+        if [keys.key.is_some(), keys.vault.is_some(), keys.aws_kms.is_some()].into_iter().filter(|is| *is).count() > 1 {
+            self.fault("payload_keys", "two of key, vault, aws_kms are set; keys are wrapped by one KEK");
+        }
+        if keys.file.as_os_str().is_empty() {
+            self.fault("payload_keys.file", "empty; name the file that holds the KEK");
+        }
+        if let Some(vault) = &keys.vault {
+            let path = "payload_keys.vault.url";
+            self.url(path, &vault.url, "Vault");
+            if vault.url.scheme() == "http" && !vault.url.is_confidential() {
+                self.fault(
+                    path,
+                    "whoever is on the way reads every key; use https:// (http:// is taken on loopback only)",
+                );
+            }
+            if vault.auth.ways() != 1 {
+                let advice = "one way to log in: token, token_file, role_id with secret_id, or kubernetes_role";
+                self.fault("payload_keys.vault.auth", advice);
+            }
+        }
+        if let Some(endpoint) = keys.aws_kms.as_ref().and_then(|key| key.endpoint.as_ref()) {
+            self.url("payload_keys.aws_kms.endpoint", endpoint, "AWS KMS");
+        }
+        if let Some(storage) = &keys.storage {
+            if !self.is_set("payload_keys.storage.url") {
+                self.fault("payload_keys.storage", "the key `url` is missing; add it");
+            }
+            self.storage("payload_keys.storage", storage);
+        }
+        let hour = HOUR..=Period::new(Duration::from_secs(366 * 86_400));
+        self.range_if_set("payload_keys.rotate", keys.rotate, hour);
     }
 
     /// A collector that is spoken to over OTLP, at the setting `path`.
@@ -352,6 +443,25 @@ telemetry: ${UNSET}
     #[test]
     fn an_address_that_others_reach_needs_tokens() {
         only_fault("listen: 0.0.0.0:7843", "f:1:9: listen: 0.0.0.0:7843 is reachable from other machines");
+    }
+
+    #[test]
+    fn a_mirror_is_another_store_with_settings_of_its_own() {
+        only_fault("audit: { mirror: {} }", "f:1:18: audit.mirror: the key `url` is missing");
+        only_fault(
+            "storage: { url: /a }\naudit: { mirror: { url: /a } }",
+            "f:2:25: audit.mirror.url: the same as storage.url",
+        );
+        only_fault("audit: { mirror: { url: /b, region: x } }", "f:1:37: audit.mirror.region: of use with an s3://");
+        let other = "storage: { url: \"s3://bucket\" }\n\
+                     audit: { mirror: { url: \"s3://bucket\", endpoint: \"https://other.example\" } }";
+        ControlPlane::parse("f", other, &|_| None).unwrap();
+    }
+
+    #[test]
+    fn a_period_that_is_set_has_its_range() {
+        only_fault("commit: { window: 11s }", "f:1:19: commit.window: 11s is out of range; from 1us to 10s");
+        only_fault("audit: { period: 1ms }", "f:1:18: audit.period: 1ms is out of range; from 100ms to 10m");
     }
 
     #[test]

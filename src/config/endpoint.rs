@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 /// The URL of a server that is spoken to.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,19 @@ impl Endpoint {
     #[expect(clippy::expect_used, reason = "a constant; the tests of the defaults read it")]
     pub(super) fn local_control_plane() -> Self {
         Self(Url::parse("http://127.0.0.1:7843").expect("a constant URL is sound"))
+    }
+}
+
+impl Endpoint {
+    /// Whether what is read from there cannot be changed on its way: `https://`, or `http://` on loopback.
+    pub fn is_confidential(&self) -> bool {
+        let loopback = match self.0.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            None => false,
+        };
+        self.0.has_host() && (self.0.scheme() == "https" || (self.0.scheme() == "http" && loopback))
     }
 }
 

@@ -13,7 +13,8 @@ use super::fault::Faults;
 use super::read::read;
 use super::settings::address;
 use super::{
-    ByteSize, Endpoint, Environment, Identity, Log, Observability, Period, Plugin, PolicySource, Secret, gateway_check,
+    ByteSize, CaptureSettings, Endpoint, Environment, Identity, Log, Observability, Period, Plugin, PolicySource,
+    Secret, Tls, gateway_check,
 };
 use crate::model::OrgName;
 
@@ -24,6 +25,8 @@ pub struct Gateway {
     /// The address to serve MCP on.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
+    /// TLS; without it HTTP is served as it is.
+    pub tls: Option<Tls>,
     /// The host names that clients may reach it by, with or without a port. Others are refused, so that no web page
     /// can reach it through a name of its own (DNS rebinding).
     pub allowed_hosts: Vec<String>,
@@ -45,16 +48,32 @@ pub struct Gateway {
     pub policy: PolicySource,
     /// The three streams.
     pub observability: Observability,
+    /// What is done about payloads that policies capture.
+    pub payloads: CaptureSettings,
     /// What a client may ask for, and what memory may be used.
     pub limits: GatewayLimits,
+    /// Keys of the states that modern clients carry between the requests of one call: the first seals, all of them open. None:
+    /// one of the gateway's own, anew at each start.
+    pub state_keys: Vec<StateKey>,
     /// What the program tells of itself, beside the three streams.
     pub telemetry: GatewayTelemetry,
+}
+
+/// A key of the states that modern clients carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateKey {
+    /// What it is called in the states that it sealed.
+    pub id: String,
+    /// The file that holds it: 64 hexadecimal digits.
+    pub file: PathBuf,
 }
 
 impl Default for Gateway {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: None,
             allowed_hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into(),
             allowed_origins: Vec::new(),
             org: OrgName::default(),
@@ -65,7 +84,9 @@ impl Default for Gateway {
             identity: Identity::default(),
             policy: PolicySource::default(),
             observability: Observability::default(),
+            payloads: CaptureSettings::default(),
             limits: GatewayLimits::default(),
+            state_keys: Vec::new(),
             telemetry: GatewayTelemetry::default(),
         }
     }
@@ -110,13 +131,15 @@ pub struct ControlPlaneLink {
     pub url: Endpoint,
     /// The token it knows the gateway by, with the role `ingest`.
     pub token: Option<Secret>,
+    /// The verifier key of the org's ledger, by which the note of payload keys is verified; left out, the first one seen is kept.
+    pub vkey: Option<String>,
     /// What waits on disk to be sent.
     pub spool: Spool,
 }
 
 impl Default for ControlPlaneLink {
     fn default() -> Self {
-        Self { url: Endpoint::local_control_plane(), token: None, spool: Spool::default() }
+        Self { url: Endpoint::local_control_plane(), token: None, vkey: None, spool: Spool::default() }
     }
 }
 
@@ -142,23 +165,98 @@ impl Default for Spool {
 pub struct GatewayLimits {
     /// The largest request body.
     pub body_bytes: ByteSize,
-    /// How many sessions are kept; past it a new one is refused.
+    /// The memory that requests and answers may take, all together; past it new ones are refused. One caller may have half.
+    pub memory: ByteSize,
+    /// How many sessions are kept; past it one that is unused makes room, or a new one is refused.
     pub sessions: u64,
+    /// How many of them one caller may have; none: as many as there are.
+    pub sessions_per_caller: Option<u64>,
     /// After how long without a request a session is ended.
     pub session_idle: Period,
     /// How many calls may be under way at once, over all plugins; past it a call is refused.
     pub calls: u64,
+    /// How long a person may take to answer what a server asks in the middle of a call.
+    pub answer: Period,
+    /// How long a client that is asked may be without a connection.
+    pub resume: Period,
+    /// How many calls of one modern caller may wait for a person at once.
+    pub waiting_calls: u64,
+    /// How often, and how many at once. Read again while the gateway runs.
+    pub rates: Vec<Rate>,
     /// How long calls under way may take to finish once the gateway is told to stop.
     pub drain: Period,
+}
+
+/// A rate: how often those calls may be made that it matches, and how many may be under way at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rate {
+    /// What it is called, to those who are refused by it.
+    pub name: String,
+    /// The caller it is of; none: any.
+    pub caller: Option<String>,
+    /// The group whose members it is of.
+    pub group: Option<String>,
+    /// The plugin it is of.
+    pub plugin: Option<String>,
+    /// The tool it is of, by the plugin's own name.
+    pub tool: Option<String>,
+    /// What calls are counted apart by; nothing: all together.
+    pub by: Vec<RateBy>,
+    /// How many calls in each `per`.
+    pub calls: Option<u64>,
+    /// The time in which so many calls come back.
+    pub per: Period,
+    /// How many may come at once; none: as many as `calls`.
+    pub burst: Option<u64>,
+    /// How many may be under way at once.
+    pub concurrency: Option<u64>,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            caller: None,
+            group: None,
+            plugin: None,
+            tool: None,
+            by: Vec::new(),
+            calls: None,
+            per: Period::new(Duration::from_secs(60)),
+            burst: None,
+            concurrency: None,
+        }
+    }
+}
+
+/// What calls are counted apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateBy {
+    /// The caller.
+    Caller,
+    /// Each group of the caller.
+    Group,
+    /// The plugin.
+    Plugin,
+    /// The tool.
+    Tool,
 }
 
 impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             body_bytes: ByteSize::mib(4),
+            memory: ByteSize::mib(256),
             sessions: 20_000,
+            sessions_per_caller: None,
             session_idle: Period::new(Duration::from_secs(1_800)),
             calls: 1_024,
+            answer: Period::new(Duration::from_secs(300)),
+            resume: Period::new(Duration::from_secs(30)),
+            waiting_calls: 8,
+            rates: Vec::new(),
             drain: Period::new(Duration::from_secs(10)),
         }
     }
@@ -212,6 +310,10 @@ mod tests {
         let push = streams.metrics.push.take().unwrap();
         assert_eq!(push.interval.to_string(), "30s");
         assert!(streams.metrics.control_plane.take().is_some() && streams.audit.control_plane.take().is_some());
+        assert_eq!(reference.limits.rates.len(), 1);
+        assert_eq!(reference.state_keys.len(), 1);
+        reference.limits.rates.clear();
+        reference.state_keys.clear();
         reference.plugins.clear();
         reference.identity = defaults.identity.clone();
         reference.policy = PolicySource::default();

@@ -3,16 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use url::Host;
-
-use super::check::{Check, HOUR, KIB, MIB, MOST_BYTES, SECOND};
+use super::check::{Check, DAY, HOUR, KIB, MIB, MILLISECOND, MOST_BYTES, SECOND};
 use super::fault::Collector;
 use super::gateway::Gateway;
 use super::tree::Node;
-use super::{Endpoint, Jwt, Period, Plugin, PolicySource, Transport};
-
-const MILLISECOND: Period = Period::new(Duration::from_millis(1));
-const DAY: Period = Period::new(Duration::from_secs(86_400));
+use super::{ByteSize, Period, Plugin, PolicySource, Transport};
 
 /// The longest name that stands in a label, in characters.
 const MAX_NAME: usize = 128;
@@ -21,15 +16,44 @@ const MAX_NAME: usize = 128;
 pub(super) fn gateway(settings: &Gateway, root: &Node, faults: &mut Collector<'_>) {
     let mut check = Check { root, faults };
     check.names(settings);
+    check.tls(settings.tls.as_ref());
     check.plugins(&settings.plugins);
     check.identity(settings);
     check.policy(&settings.policy);
     check.control_plane(settings);
     check.streams(settings);
+    check.capture(settings);
     check.gateway_limits(settings);
 }
 
 impl Check<'_, '_> {
+    fn capture(&mut self, settings: &Gateway) {
+        let capture = &settings.payloads;
+        let cap = KIB..=ByteSize::mib(16);
+        self.range("payloads.max_bytes", capture.max_bytes, cap.clone());
+        self.range("payloads.sample", capture.sample, 0.0..=1.0);
+        self.range("payloads.spool_bytes", capture.spool_bytes, MIB..=MOST_BYTES);
+        for (plugin, own) in &capture.plugins {
+            if let Some(bytes) = own.max_bytes {
+                self.range(&format!("payloads.plugins.{plugin}.max_bytes"), bytes, cap.clone());
+            }
+            if let Some(share) = own.sample {
+                self.range(&format!("payloads.plugins.{plugin}.sample"), share, 0.0..=1.0);
+            }
+            if !settings.plugins.iter().any(|known| known.name.as_str() == plugin) && !self.faults.has("plugins") {
+                self.fault(&format!("payloads.plugins.{plugin}"), "there is no plugin of this name");
+            }
+        }
+        if let Some(vkey) = &settings.control_plane.vkey
+            && vkey.splitn(3, '+').count() != 3
+        {
+            self.fault(
+                "control_plane.vkey",
+                "no verifier key; `mcpg audit vkey` prints it: <name>+<8 hex digits>+<base64>",
+            );
+        }
+    }
+
     fn names(&mut self, settings: &Gateway) {
         for (path, name) in [("workspace", &settings.workspace), ("instance", &settings.instance)] {
             if !is_name(name) {
@@ -103,39 +127,7 @@ impl Check<'_, '_> {
                 self.fault(&path, format!("`{}` is no group's name: 1 to 128 characters", name.escape_debug()));
             }
         }
-        let mut issuers = HashSet::new();
-        for (index, jwt) in identity.jwt.iter().enumerate() {
-            // One issuer alone may stand without a list.
-            let indexed = format!("identity.jwt.{index}");
-            let path = if self.is_list("identity.jwt") { indexed.as_str() } else { "identity.jwt" };
-            self.jwt(path, jwt);
-            if !issuers.insert(&jwt.issuer) {
-                self.fault(&format!("{path}.issuer"), "this issuer stands twice; remove one");
-            }
-        }
-    }
-
-    fn jwt(&mut self, path: &str, jwt: &Jwt) {
-        for (key, text) in [("issuer", &jwt.issuer), ("audience", &jwt.audience), ("caller_claim", &jwt.caller_claim)] {
-            if text.trim().is_empty() {
-                self.fault(&format!("{path}.{key}"), "empty");
-            }
-        }
-        if !is_confidential(&jwt.jwks_url) {
-            let message = "whoever can change these keys on their way can be anyone; use https:// (http:// is taken \
-                           on loopback only)";
-            self.fault(&format!("{path}.jwks_url"), message);
-        }
-        if jwt.algorithms.is_empty() {
-            self.fault(&format!("{path}.algorithms"), "no algorithm; remove the key for the usual ones");
-        }
-        self.range(
-            &format!("{path}.leeway"),
-            jwt.leeway,
-            Period::new(Duration::ZERO)..=Period::new(Duration::from_secs(300)),
-        );
-        self.range(&format!("{path}.jwks_lifetime"), jwt.jwks_lifetime, SECOND..=DAY);
-        self.range(&format!("{path}.jwks_min_interval"), jwt.jwks_min_interval, MILLISECOND..=DAY);
+        self.issuers(&identity.jwt);
     }
 
     fn policy(&mut self, policy: &PolicySource) {
@@ -194,7 +186,48 @@ impl Check<'_, '_> {
         self.range("limits.sessions", limits.sessions, 1..=10_000_000);
         self.range("limits.session_idle", limits.session_idle, SECOND..=Period::new(Duration::from_secs(7 * 86_400)));
         self.range("limits.calls", limits.calls, 1..=1_000_000);
+        self.range("limits.memory", limits.memory, MIB..=MOST_BYTES);
+        if limits.memory.as_u64() < limits.body_bytes.as_u64().saturating_mul(4) {
+            self.fault("limits.memory", "less than four of the largest bodies; raise it, or lower `limits.body_bytes`");
+        }
+        if let Some(most) = limits.sessions_per_caller {
+            self.range("limits.sessions_per_caller", most, 1..=10_000_000);
+        }
+        self.range("limits.answer", limits.answer, SECOND..=DAY);
+        self.range("limits.resume", limits.resume, SECOND..=HOUR);
+        self.range("limits.waiting_calls", limits.waiting_calls, 1..=100_000);
+        self.rates(settings);
+        for (index, key) in settings.state_keys.iter().enumerate() {
+            if !is_name(&key.id) || key.id.len() > MAX_NAME {
+                self.fault(&format!("state_keys.{index}.id"), "an id is 1 to 128 bytes without control characters");
+            }
+            if settings.state_keys.iter().take(index).any(|known| known.id == key.id) {
+                self.fault(&format!("state_keys.{index}.id"), format!("two keys are called `{}`; rename one", key.id));
+            }
+        }
         self.range("limits.drain", limits.drain, Period::new(Duration::ZERO)..=HOUR);
+    }
+
+    fn rates(&mut self, settings: &Gateway) {
+        for (index, rate) in settings.limits.rates.iter().enumerate() {
+            let at = |key: &str| format!("limits.rates.{index}.{key}");
+            if !is_name(&rate.name) {
+                self.fault(&at("name"), "a name is 1 to 128 characters without control characters");
+            }
+            if rate.calls.is_none() && rate.concurrency.is_none() {
+                self.fault(&at("calls"), "neither `calls` nor `concurrency`; say what the limit is");
+            }
+            for (key, count) in [("calls", rate.calls), ("burst", rate.burst), ("concurrency", rate.concurrency)] {
+                if let Some(count) = count {
+                    self.range(&at(key), count, 1..=1_000_000_000);
+                }
+            }
+            self.range(&at("per"), rate.per, MILLISECOND..=DAY);
+            let is_plugin = |name: &String| settings.plugins.iter().any(|plugin| plugin.name.as_str() == name);
+            if let Some(plugin) = rate.plugin.as_ref().filter(|name| !is_plugin(name)) {
+                self.fault(&at("plugin"), format!("there is no plugin `{}`", plugin.escape_debug()));
+            }
+        }
     }
 
     /// A token that the gateway presents.
@@ -208,17 +241,6 @@ impl Check<'_, '_> {
 /// Whether a text may stand in a label.
 fn is_name(name: &str) -> bool {
     !name.trim().is_empty() && name.chars().count() <= MAX_NAME && !name.chars().any(char::is_control)
-}
-
-/// Whether what is read from there cannot be changed on its way.
-fn is_confidential(url: &Endpoint) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
 }
 
 #[cfg(test)]

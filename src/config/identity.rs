@@ -71,7 +71,7 @@ pub struct Jwt {
     pub jwks_min_interval: Period,
 }
 
-fn default_algorithms() -> Vec<JwtAlgorithm> {
+pub(super) fn default_algorithms() -> Vec<JwtAlgorithm> {
     vec![JwtAlgorithm::RS256, JwtAlgorithm::PS256, JwtAlgorithm::ES256, JwtAlgorithm::EdDSA]
 }
 
@@ -87,7 +87,7 @@ fn default_groups_claim() -> String {
     "groups".to_owned()
 }
 
-const fn default_leeway() -> Period {
+pub(super) const fn default_leeway() -> Period {
     Period::new(Duration::from_secs(30))
 }
 
@@ -135,7 +135,7 @@ impl From<JwtKind> for CallerKind {
 }
 
 /// Reads one mapping or a list of them.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Jwt>, D::Error> {
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Jwt>, D::Error> {
     struct OneOrMany;
     impl<'de> Visitor<'de> for OneOrMany {
         type Value = Vec<Jwt>;

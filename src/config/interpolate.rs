@@ -24,7 +24,8 @@ fn walk(node: &mut Node, steps: &mut Vec<Step>, environment: Environment<'_>, fo
             if text.contains("${") {
                 match replace(text, environment) {
                     Ok(replaced) => {
-                        *plain |= replaced.is_empty();
+                        // A secret that happens to read as YAML's null is that secret.
+                        *plain = replaced.is_empty() || (*plain && !is_null(&replaced));
                         *text = replaced;
                     }
                     Err(message) => found.push((steps.clone(), node.at, message)),
@@ -87,6 +88,11 @@ fn replace(text: &str, environment: Environment<'_>) -> Result<String, String> {
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// Whether a plain scalar of this text is a null in YAML.
+fn is_null(text: &str) -> bool {
+    matches!(text, "~" | "null" | "Null" | "NULL")
 }
 
 fn is_name(name: &str) -> bool {

@@ -13,18 +13,10 @@ pub enum Kind {
 }
 
 /// Keys that only one of the two has.
-const CONTROL_PLANE: [&str; 7] = ["name", "storage", "orgs", "tokens", "audit", "commit", "flush"];
-const GATEWAY: [&str; 9] = [
-    "allowed_hosts",
-    "control_plane",
-    "identity",
-    "instance",
-    "observability",
-    "org",
-    "plugins",
-    "policy",
-    "workspace",
-];
+const CONTROL_PLANE: [&str; 9] =
+    ["name", "storage", "orgs", "tokens", "audit", "commit", "flush", "public_url", "session"];
+const GATEWAY: [&str; 8] =
+    ["control_plane", "identity", "instance", "observability", "org", "plugins", "policy", "workspace"];
 
 impl Kind {
     /// The kind that most of the file's own keys speak for; the control plane's where they speak for neither. A file

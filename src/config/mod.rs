@@ -27,12 +27,16 @@
 mod check;
 mod decode;
 mod endpoint;
+mod expiry;
 mod fault;
 mod gateway;
 mod gateway_check;
 mod identity;
 mod interpolate;
 mod kind;
+mod payload;
+mod people;
+mod people_check;
 mod plugin;
 mod policy;
 mod quantity;
@@ -45,25 +49,34 @@ mod storage;
 mod streams;
 mod summary;
 mod telemetry;
+mod tls;
 mod token;
 mod tree;
 
 pub use endpoint::Endpoint;
+pub use expiry::{Expiry, ExpiryError};
 pub use fault::{Fault, Faults};
-pub use gateway::{ControlPlaneLink, Gateway, GatewayLimits, GatewayTelemetry, Spool};
+pub use gateway::{ControlPlaneLink, Gateway, GatewayLimits, GatewayTelemetry, Rate, RateBy, Spool, StateKey};
 pub use identity::{CallerToken, Identity, Jwt, JwtAlgorithm, JwtKind};
 pub use kind::Kind;
-pub use plugin::{Plugin, PluginName, PluginNameError, Restart, Transport};
+pub use payload::{
+    AwsKmsKey, CaptureSettings, OrgPayloads, PayloadKeys, PluginCapture, VaultAuth, VaultKey, whole_days,
+};
+pub use people::{Grant, Oidc, People, Session};
+pub use plugin::{ListsOf, Plugin, PluginGeneration, PluginName, PluginNameError, Restart, Share, Transport};
 pub use policy::PolicySource;
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;
 pub use settings::{
-    Audit, Commit, ControlPlane, Flush, Limits, Mirror, Org, OrgScope, Retention, SqlLimits, Token, Witness,
+    Audit, Commit, ControlPlane, Flush, Limits, LogSettings, Org, OrgScope, Retention, SqlLimits, Token, Witness,
 };
-pub use storage::{Storage, StorageUrl, StorageUrlError};
-pub use streams::{AuditStream, Destination, MetricsPush, MetricsStream, Observability, OnFailure, TraceStream};
+pub use storage::{ServerSideEncryption, Storage, StorageUrl, StorageUrlError};
+pub use streams::{
+    AuditStream, Destination, MetricsPush, MetricsStream, Observability, OnFailure, TraceStream, TrustCallers,
+};
 pub use summary::{OrgSummary, TokenSummary};
 pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry};
+pub use tls::Tls;
 pub use token::{TokenHash, TokenHashError};
 
 /// Looks an environment variable up: the process's own environment outside of tests.

@@ -35,6 +35,49 @@ pub struct Plugin {
     pub max_sessions: Option<u64>,
     /// How it is started again after it ended or was lost.
     pub restart: Restart,
+    /// Which generation of MCP is spoken with it.
+    pub generation: PluginGeneration,
+    /// Who shares a process of a `command` that speaks the modern generation.
+    pub share: Share,
+    /// Whose lists a client sees.
+    pub lists: ListsOf,
+    /// Methods that MCP does not have, and that are let through at the plugin's own endpoint where policy permits it.
+    pub pass_methods: Vec<String>,
+}
+
+/// Which generation of MCP is spoken with a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginGeneration {
+    /// The client's own, where the server has it. The server is asked what it speaks.
+    #[default]
+    Auto,
+    /// That with sessions, up to 2025-11-25.
+    Old,
+    /// 2026-07-28.
+    Modern,
+}
+
+/// Who shares a process of a `command` that speaks the modern generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// The requests of one caller.
+    #[default]
+    Caller,
+    /// Those of all callers.
+    All,
+}
+
+/// Whose lists a client sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListsOf {
+    /// Those that the gateway keeps, for all clients of the same capabilities.
+    #[default]
+    Shared,
+    /// Those of the client's own session with the server, where it has one.
+    Session,
 }
 
 impl Plugin {
@@ -167,6 +210,14 @@ struct Written {
     max_sessions: Option<u64>,
     #[serde(default)]
     restart: Restart,
+    #[serde(default)]
+    generation: PluginGeneration,
+    #[serde(default)]
+    share: Share,
+    #[serde(default)]
+    lists: ListsOf,
+    #[serde(default)]
+    pass_methods: Vec<String>,
 }
 
 const fn default_timeout() -> Period {
@@ -211,6 +262,10 @@ impl TryFrom<Written> for Plugin {
             max_concurrency: written.max_concurrency,
             max_sessions: written.max_sessions,
             restart: written.restart,
+            generation: written.generation,
+            share: written.share,
+            lists: written.lists,
+            pass_methods: written.pass_methods,
         })
     }
 }
@@ -230,6 +285,10 @@ impl From<Plugin> for Written {
             max_concurrency: plugin.max_concurrency,
             max_sessions: plugin.max_sessions,
             restart: plugin.restart,
+            generation: plugin.generation,
+            share: plugin.share,
+            lists: plugin.lists,
+            pass_methods: plugin.pass_methods,
         };
         match plugin.transport {
             Transport::Http { url, headers } => {

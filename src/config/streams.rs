@@ -77,18 +77,34 @@ pub struct TraceStream {
     pub endpoint: Option<Endpoint>,
     /// Headers that are sent along, like `authorization`.
     pub headers: BTreeMap<String, Secret>,
-    /// Which share of the traces that start here is kept, 0 to 1. A caller's decision on its own trace is followed.
+    /// Which share of the traces that start here is kept, 0 to 1. Of callers' traces see `trust_callers`.
     pub sample_rate: f64,
+    /// Whose decision on its own trace is followed.
+    pub trust_callers: TrustCallers,
     /// How the collector is spoken to.
     pub protocol: OtlpProtocol,
     /// The authorities, in PEM, one of which the collector's certificate must come from; none: those the system trusts.
     pub ca_file: Option<PathBuf>,
 }
 
+/// Whose decision, whether its own trace is kept, is followed. A caller's trace is joined in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustCallers {
+    /// Every caller's.
+    All,
+    /// That of callers with a token; for all others the gateway's own rate decides.
+    #[default]
+    Known,
+    /// Nobody's.
+    None,
+}
+
 impl Default for TraceStream {
     fn default() -> Self {
         let Otlp { endpoint, headers, sample_rate, protocol, ca_file } = Otlp::default();
-        Self { enabled: true, endpoint, headers, sample_rate, protocol, ca_file }
+        let trust_callers = TrustCallers::default();
+        Self { enabled: true, endpoint, headers, sample_rate, trust_callers, protocol, ca_file }
     }
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Expiry;
 use super::settings::{ControlPlane, Org, OrgScope, Token};
-use crate::model::{OrgName, Role};
+use crate::model::{CallerName, OrgName, Role};
 
 /// Settings that may differ from node to node, and so tell of no change.
-const OF_A_NODE: [&str; 1] = ["listen"];
+const OF_A_NODE: [&str; 2] = ["listen", "tls"];
 /// Digits of a digest.
 const DIGITS: usize = 16;
 
@@ -33,6 +34,15 @@ pub struct TokenSummary {
     pub roles: Vec<Role>,
     /// A digest of its hash: another one under the same name is another token.
     pub digest: String,
+    /// The same of the token before it, while both are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// From when on it is not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Expiry>,
+    /// Who presents it, where that is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerName>,
 }
 
 impl OrgSummary {
@@ -53,6 +63,9 @@ impl OrgSummary {
                 org: token.org.clone(),
                 roles: token.roles.clone(),
                 digest: digest(token.hash.as_bytes()),
+                previous: token.previous_hash.map(|hash| digest(hash.as_bytes())),
+                expires: token.expires,
+                caller: token.caller.clone(),
             };
             (token.name.clone(), summary)
         });

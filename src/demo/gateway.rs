@@ -147,7 +147,7 @@ mod tests {
         let caller = Caller::new(caller.parse().unwrap(), Vec::new());
         let action = Action::CallTool;
         let verdict =
-            policy.decide(&Question { caller: &caller, action, plugin, name: tool, arguments: Some(&arguments) });
+            policy.decide(&Question { arguments: Some(&arguments), ..Question::new(&caller, action, plugin, tool) });
         (verdict.decision, verdict.obligations.names())
     }
 

@@ -3,10 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::call::seal::KeyError;
 use super::emit::EmitError;
 use super::identity::IdentityError;
 use crate::config::Faults;
 use crate::telemetry::CollectorError;
+use crate::tls::TlsError;
 
 /// Why the gateway does not start, or ends.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,9 @@ pub enum GatewayError {
         /// Why not.
         error: io::Error,
     },
+    /// The files of TLS cannot be used.
+    #[error("TLS cannot be had: {0}")]
+    Tls(#[from] TlsError),
     /// The policies have faults.
     #[error("the policies have faults\n{0}")]
     Policy(Faults),
@@ -28,6 +33,12 @@ pub enum GatewayError {
     /// Samples and audit events cannot be kept.
     #[error(transparent)]
     Emit(#[from] EmitError),
+    /// The keys of the states that clients carry cannot be used.
+    #[error(transparent)]
+    StateKeys(#[from] KeyError),
+    /// Payloads cannot be captured.
+    #[error("payloads cannot be captured: {0}")]
+    Capture(io::Error),
     /// Spans cannot be exported.
     #[error("observability.otlp: {0}")]
     Traces(CollectorError),

@@ -51,10 +51,23 @@ pub enum Loss {
     Damaged,
     /// The receiver refused it for good; it lies in the quarantine.
     Refused,
+    /// No key of its day was known to seal it to.
+    NoKey,
+    /// The key that it was sealed to is destroyed by now.
+    Expired,
 }
 
 impl Loss {
-    const ALL: [Self; 6] = [Self::SpoolFull, Self::Backlog, Self::Disk, Self::TooLarge, Self::Damaged, Self::Refused];
+    const ALL: [Self; 8] = [
+        Self::SpoolFull,
+        Self::Backlog,
+        Self::Disk,
+        Self::TooLarge,
+        Self::Damaged,
+        Self::Refused,
+        Self::NoKey,
+        Self::Expired,
+    ];
 
     /// The word that stands for it as a label.
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +78,8 @@ impl Loss {
             Self::TooLarge => "too_large",
             Self::Damaged => "damaged",
             Self::Refused => "refused",
+            Self::NoKey => "no_key",
+            Self::Expired => "expired",
         }
     }
 }
@@ -82,10 +97,13 @@ pub struct GatewayMetrics {
     pub policy: Policy,
     /// Requests whose caller could not be identified.
     pub unidentified: IntCounter,
+    refused: IntCounterVec,
     /// Samples on their way to the control plane.
     pub samples: Lane,
     /// Audit events on their way to the ledger.
     pub audit: Lane,
+    /// Sealed payloads on their way to the control plane.
+    pub payloads: Lane,
     /// The bound of the spool.
     pub spool_limit_bytes: IntGauge,
     /// Decisions that were not recorded, whether the call was then let through or refused.
@@ -148,6 +166,8 @@ impl Upstreams {
 
     /// Calls under way at the plugin; keep the handle.
     pub fn in_flight(&self, plugin: &str) -> IntGauge {
+        // From the start, so that the first one is an increase.
+        self.restarts.with_label_values(&[plugin]).inc_by(0);
         self.in_flight.with_label_values(&[plugin])
     }
 }
@@ -169,15 +189,16 @@ impl Policy {
         }
         let seconds =
             make.timers("mcpg_gateway_policy_duration_seconds", "Time of one policy decision", &[], &POLICY_SECONDS);
-        Self {
-            seconds: seconds.with(&[]),
-            decisions,
-            reloads: make.counters(
-                "mcpg_gateway_policy_reloads_total",
-                "Times that the policies were read again, by whether they were taken",
-                &["result"],
-            ),
+        let reloads = make.counters(
+            "mcpg_gateway_policy_reloads_total",
+            "Times that the policies were read again, by whether they were taken",
+            &["result"],
+        );
+        // The first refusal is an increase that an alert can see.
+        for result in ["ok", "refused"] {
+            reloads.with_label_values(&[result]).reset();
         }
+        Self { seconds: seconds.with(&[]), decisions, reloads }
     }
 
     /// A decision was made.
@@ -221,6 +242,8 @@ pub struct Lane {
     pub retries: IntCounter,
     /// Batches that the receiver refused for good.
     pub quarantined: IntCounter,
+    /// Batches that are sent again under a new emitter id.
+    pub renumbered: IntCounter,
     /// Records in the spool.
     pub records: IntGauge,
     /// Batches in the spool that are sealed and wait for delivery.
@@ -253,6 +276,7 @@ struct LaneFamilies {
     delivered: IntCounterVec,
     retries: IntCounterVec,
     quarantined: IntCounterVec,
+    renumbered: IntCounterVec,
     records: IntGaugeVec,
     batches: IntGaugeVec,
     bytes: IntGaugeVec,
@@ -279,6 +303,11 @@ impl LaneFamilies {
             quarantined: make.counters(
                 "mcpg_gateway_quarantined_batches_total",
                 "Batches set aside because the receiver refused them for good or they were damaged",
+                stream,
+            ),
+            renumbered: make.counters(
+                "mcpg_gateway_renumbered_batches_total",
+                "Batches whose number the control plane could not compare, sent again under a new emitter id",
                 stream,
             ),
             records: make.gauges("mcpg_gateway_spool_records", "Records in the spool", stream),
@@ -316,6 +345,7 @@ impl LaneFamilies {
             delivered: self.delivered.with_label_values(&[stream]),
             retries: self.retries.with_label_values(&[stream]),
             quarantined: self.quarantined.with_label_values(&[stream]),
+            renumbered: self.renumbered.with_label_values(&[stream]),
             records: self.records.with_label_values(&[stream]),
             batches: self.batches.with_label_values(&[stream]),
             bytes: self.bytes.with_label_values(&[stream]),
@@ -335,7 +365,16 @@ impl GatewayMetrics {
         let calls = Calls::new(&Maker { registry: &registry, families: &families, constant });
         let make = Maker { registry: &registry, families: &families, constant: Vec::new() };
         let lanes = LaneFamilies::new(&make);
-        let (samples, audit) = (lanes.lane("samples"), lanes.lane("audit"));
+        let refused = make.counters(
+            "mcpg_gateway_messages_refused_total",
+            "Messages that are not let through: requests and notifications of methods that are refused, questions of servers",
+            &["kind"],
+        );
+        // From the start, so that the first one is an increase.
+        for kind in ["request", "notification", "question"] {
+            refused.with_label_values(&[kind]).reset();
+        }
+        let (samples, audit, payloads) = (lanes.lane("samples"), lanes.lane("audit"), lanes.lane("payloads"));
         let metrics = Self {
             calls,
             sessions: Sessions {
@@ -346,8 +385,10 @@ impl GatewayMetrics {
             policy: Policy::new(&make),
             unidentified: make
                 .counter("mcpg_gateway_unidentified_total", "Requests whose caller could not be identified"),
+            refused,
             samples,
             audit,
+            payloads,
             spool_limit_bytes: make.gauge("mcpg_gateway_spool_limit_bytes", "Bound of the spool on disk"),
             audit_failures: make.counter(
                 "mcpg_gateway_audit_failures_total",
@@ -370,6 +411,11 @@ impl GatewayMetrics {
             .const_label("version", env!("CARGO_PKG_VERSION"));
         Registrar(&registry).add(IntGauge::with_opts(opts)).set(1);
         metrics
+    }
+
+    /// A message is not let through: a `request`, a `notification` or a `question`.
+    pub fn refused(&self, kind: &'static str) {
+        self.refused.with_label_values(&[kind]).inc();
     }
 
     /// Shows from now on what the export of spans counts; the first one stays.

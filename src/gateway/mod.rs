@@ -1,63 +1,75 @@
-//! The gateway: MCP between agents and the servers they use, with every call identified, decided, dispatched, and told.
+//! The gateway: MCP between agents and the servers they use, with every call identified, decided on, dispatched, and recorded.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `mcp` | MCP as clients see it: HTTP, sessions, names, lists |
-//! | `call` | one request's way: policy, dispatch, what may be told of the result |
-//! | `story` | what is told of a call, the same in all three streams |
+//! | `downstream` | MCP as clients see it: HTTP, sessions and requests without, names, lists |
+//! | `call` | one request's way: policy, the record, dispatch in either generation, what may be said of the result |
+//! | `upstream` | the MCP servers behind it, as a client of theirs |
+//! | `capture` | payloads that policies capture: sealed, spooled, sent |
 //! | [`identity`] | who calls |
 //! | [`policy`] | what a caller may do, and under which obligations |
-//! | `upstream` | the MCP servers behind it, as a client of theirs |
+//! | `pass` | why a message may be sent to a server, as a type |
 //! | [`metrics`] | stream 1, the near half: the gateway's own Prometheus metrics |
 //! | [`traces`] | stream 2: the spans of each request |
 //! | [`emit`] | streams 1 and 3: samples and audit events on their way to the control plane |
 //! | `spool` | the durable queue on disk that samples and events wait in |
-//! | `message` | JSON-RPC messages as a relay sees them |
+//! | `message`, `protocol` | JSON-RPC messages as a relay carries them; the protocol's own words |
+//! | `budget` | one bound for the memory of requests and answers |
 //! | `error` | why it does not start |
 //!
-//! At the end calls under way finish, then sessions end, those of clients and those with plugins, and what was told is made
-//! durable, in this order: nothing is told after the spool is safe.
+//! At the end calls under way finish, then sessions end, those of clients and those with plugins, and what was recorded is made
+//! durable, in this order: nothing is recorded after the spool is safe.
 
+mod budget;
 mod call;
+mod capture;
+mod downstream;
 pub mod emit;
 mod error;
 pub mod identity;
-mod mcp;
 mod message;
 pub mod metrics;
+mod pass;
 pub mod policy;
+mod protocol;
 mod spool;
-mod story;
 pub mod traces;
 mod upstream;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::call::seal::KeyError;
 pub use self::error::GatewayError;
 
-use self::call::Calls;
+use self::budget::Budget;
+use self::call::calls::{CallLimits, Calls};
+use self::call::dispatch::Dispatcher;
+use self::call::park::Parks;
+use self::call::rates::Rates;
+use self::call::seal::Sealer;
+use self::call::tasks::Tasks;
+use self::call::telemetry::CallTelemetry;
+use self::capture::Capture;
+use self::downstream::{Downstream, DownstreamParts, Relay, router};
 use self::emit::{EmitParts, Emitters};
 use self::identity::Identity;
-use self::mcp::{Doors, Relay, router};
 use self::metrics::GatewayMetrics;
 use self::metrics::push::Push;
 use self::policy::{Abilities, Change, Policy, Version};
-use self::story::Telling;
 use self::traces::{Emitter, Traces};
 use self::upstream::{Lifecycle, Plugin, Step, http_client};
 use crate::api::server::Server;
 use crate::config;
 use crate::model::{Clock, Random};
+use crate::tls::Tls;
 
 /// How long connections and plugins may take to end once nothing is under way.
 const GRACE: Duration = Duration::from_secs(8);
@@ -79,15 +91,17 @@ pub struct Parts {
 
 /// A gateway that serves.
 pub struct Gateway {
-    address: SocketAddr,
-    doors: Arc<Doors>,
-    telling: Telling,
+    url: String,
+    downstream: Arc<Downstream>,
+    telemetry: CallTelemetry,
+    calls: Arc<Calls>,
+    capture: Capture,
     traces: Arc<Traces>,
     push: Option<Push>,
     /// Requests under way.
     requests: TaskTracker,
     /// Sessions with plugins.
-    links: TaskTracker,
+    sessions: TaskTracker,
     monitors: TaskTracker,
     drain: Duration,
     /// No connection is taken any more, and event streams end.
@@ -106,53 +120,70 @@ impl Gateway {
     /// See [`GatewayError`].
     pub async fn start(settings: &config::Gateway, parts: Parts) -> Result<Self, GatewayError> {
         let listen = |address| move |error| GatewayError::Listen { address, error };
-        let server = Server::bind(settings.listen).await.map_err(listen(settings.listen))?;
+        let tls = settings.tls.as_ref().map(Tls::load).transpose()?;
+        let server = Server::bind(settings.listen).await.map_err(listen(settings.listen))?.with_tls(tls);
         let own = &settings.observability.metrics;
         let scrapes = match own.enabled {
             true => Some(TcpListener::bind(own.listen).await.map_err(listen(own.listen))?),
             false => None,
         };
+        let abilities = Abilities::default();
         let (policy, identity) = (
-            Policy::start(&settings.policy, &settings.workspace, Abilities::default(), Arc::clone(&parts.clock))
+            Policy::start(&settings.policy, &settings.workspace, abilities.clone(), Arc::clone(&parts.clock))
                 .map_err(GatewayError::Policy)?,
             Identity::start(&settings.identity, Arc::clone(&parts.clock))?,
         );
         let policy = Arc::new(policy);
-        let telling = telling(settings, &parts)?;
-        let traces = Arc::new(start_traces(settings, &telling)?);
+        let telemetry = start_telemetry(settings, &parts)?;
+        let capture = Capture::start(settings, &telemetry.emitters, &abilities, &telemetry.metrics, &parts.clock);
+        let capture = capture.map_err(GatewayError::Capture)?;
+        let following = capture.follow(&policy).await;
+        let traces = Arc::new(start_traces(settings, &telemetry)?);
         let push = match own.push.as_ref().filter(|_| own.enabled) {
-            Some(push) => Some(Push::start(push, &settings.instance, &telling.metrics).map_err(GatewayError::Push)?),
+            Some(push) => Some(Push::start(push, &settings.instance, &telemetry.metrics).map_err(GatewayError::Push)?),
             None => None,
         };
-        let (requests, links, monitors) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let (requests, sessions, monitors) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (stop, stop_monitors) = (CancellationToken::new(), CancellationToken::new());
-        let plugins = plugins(settings, &telling, &links)?;
-        let most = settings.limits.calls;
-        let room = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let calls = Calls { policy: Arc::clone(&policy), telling: telling.clone(), room: Semaphore::new(room), most };
-        let relay = Arc::new(Relay::new(calls, requests.clone()));
-        let doors = Doors::new(settings, &plugins, &relay, identity, Arc::clone(&traces), &stop);
-        telling.step("operator.gateway_started", None, Some(&started(&policy.version())));
+        let budget = Budget::new(settings.limits.memory.as_usize());
+        let plugins = plugins(settings, &telemetry, &sessions, &budget)?;
+        let calls = start_calls(settings, &policy, &telemetry, &plugins)?;
+        let parks = Parks::new(calls.limits.parked);
+        let dispatcher =
+            Dispatcher { calls: Arc::clone(&calls), capture: capture.clone(), parks, tasks: Tasks::default() };
+        let downstream = Downstream::new(DownstreamParts {
+            settings,
+            plugins: &plugins,
+            relay: Arc::new(Relay { dispatcher }),
+            identity,
+            traces: Arc::clone(&traces),
+            budget,
+            requests: requests.clone(),
+            stop: stop.clone(),
+        });
+        telemetry.step("operator.gateway_started", None, Some(&started(&policy.version())));
         for plugin in &plugins {
-            monitors.spawn(Arc::clone(plugin).monitor(Arc::downgrade(&doors), stop_monitors.clone()));
+            monitors.spawn(Arc::clone(plugin).monitor(Arc::downgrade(&downstream), stop_monitors.clone()));
         }
-        let mut background =
-            vec![tokio::spawn(Arc::clone(&doors).sweep()), tokio::spawn(watch(policy, telling.clone()))];
+        let watching = watch(policy, telemetry.clone(), Arc::clone(&downstream));
+        let mut background = vec![tokio::spawn(Arc::clone(&downstream).sweep()), tokio::spawn(watching), following];
         if let Some(listener) = scrapes {
-            background.push(tokio::spawn(serve_metrics(listener, Arc::clone(&telling.metrics), stop.clone())));
+            background.push(tokio::spawn(serve_metrics(listener, Arc::clone(&telemetry.metrics), stop.clone())));
         }
-        let sessions = usize::try_from(settings.limits.sessions).unwrap_or(usize::MAX);
-        let server = server.with_connections(sessions.saturating_add(CONNECTIONS));
-        let address = server.address();
-        let server = tokio::spawn(server.run(router(&doors), stop.clone().cancelled_owned(), GRACE));
+        let most = usize::try_from(settings.limits.sessions).unwrap_or(usize::MAX);
+        let server = server.with_connections(most.saturating_add(CONNECTIONS));
+        let url = server.url();
+        let server = tokio::spawn(server.run(router(&downstream), stop.clone().cancelled_owned(), GRACE));
         Ok(Self {
-            address,
-            doors,
-            telling,
+            url,
+            downstream,
+            telemetry,
+            calls,
+            capture,
             traces,
             push,
             requests,
-            links,
+            sessions,
             monitors,
             drain: settings.limits.drain.as_duration(),
             stop,
@@ -164,21 +195,26 @@ impl Gateway {
 
     /// Where it is reached.
     pub fn url(&self) -> String {
-        format!("http://{}/mcp", self.address)
+        format!("{}/mcp", self.url)
+    }
+
+    /// Puts other rates in force.
+    pub fn set_rates(&self, rates: &[config::Rate]) {
+        self.calls.rates.replace(rates);
     }
 
     /// Takes nothing new, lets calls under way finish, ends every session and every plugin, and makes what was told
     /// durable. Says whether all calls ended in time.
     pub async fn drain(self) -> bool {
-        self.doors.close();
+        self.downstream.close();
         self.requests.close();
         let finished = timeout(self.drain, self.requests.wait()).await.is_ok();
-        self.doors.end_all().await;
+        self.downstream.end_all().await;
         self.stop.cancel();
         self.stop_monitors.cancel();
         self.monitors.close();
-        self.links.close();
-        let ended = async { tokio::join!(self.requests.wait(), self.monitors.wait(), self.links.wait()) };
+        self.sessions.close();
+        let ended = async { tokio::join!(self.requests.wait(), self.monitors.wait(), self.sessions.wait()) };
         if timeout(GRACE, ended).await.is_err() {
             tracing::warn!("a plugin did not end in time");
         }
@@ -188,9 +224,10 @@ impl Gateway {
             Err(error) => tracing::error!(%error, "the server did not end well"),
         }
         self.background.iter().for_each(JoinHandle::abort);
-        self.telling.step("operator.gateway_stopped", None, None);
+        self.telemetry.step("operator.gateway_stopped", None, None);
         let telemetry = async {
-            self.telling.emitters.drain(Instant::now() + DELIVERY).await;
+            self.capture.drain().await;
+            self.telemetry.emitters.drain(Instant::now() + DELIVERY).await;
         };
         let push = async {
             if let Some(push) = self.push {
@@ -202,12 +239,12 @@ impl Gateway {
     }
 }
 
-fn telling(settings: &config::Gateway, parts: &Parts) -> Result<Telling, GatewayError> {
+fn start_telemetry(settings: &config::Gateway, parts: &Parts) -> Result<CallTelemetry, GatewayError> {
     let metrics = Arc::new(GatewayMetrics::new(settings.org.as_str(), &settings.workspace));
     metrics.process.start_time_seconds.set(parts.clock.now().timestamp_millis() as f64 / 1e3);
     let emit =
         EmitParts { clock: Arc::clone(&parts.clock), random: Arc::clone(&parts.random), metrics: Arc::clone(&metrics) };
-    Ok(Telling {
+    Ok(CallTelemetry {
         emitters: Emitters::start(settings, &emit)?,
         metrics,
         on_failure: settings.observability.audit.on_failure,
@@ -216,26 +253,44 @@ fn telling(settings: &config::Gateway, parts: &Parts) -> Result<Telling, Gateway
     })
 }
 
-fn start_traces(settings: &config::Gateway, telling: &Telling) -> Result<Traces, GatewayError> {
+fn start_traces(settings: &config::Gateway, telemetry: &CallTelemetry) -> Result<Traces, GatewayError> {
     let emitter = Emitter { org: &settings.org, workspace: &settings.workspace, instance: &settings.instance };
     let traces = Traces::start(&settings.observability.otlp.otlp(), emitter).map_err(GatewayError::Traces)?;
     if let Some(counts) = traces.counts() {
-        telling.metrics.watch_spans(Arc::clone(counts));
+        telemetry.metrics.watch_spans(Arc::clone(counts));
     }
     Ok(traces)
+}
+
+fn start_calls(
+    settings: &config::Gateway,
+    policy: &Arc<Policy>,
+    telemetry: &CallTelemetry,
+    plugins: &[Arc<Plugin>],
+) -> Result<Arc<Calls>, GatewayError> {
+    let limits = &settings.limits;
+    let sealer = Sealer::start(&settings.state_keys, Arc::clone(&telemetry.clock), telemetry.random.uuid())?;
+    let call_limits = CallLimits {
+        answer: limits.answer.as_duration(),
+        parked: usize::try_from(limits.waiting_calls).unwrap_or(usize::MAX),
+    };
+    let rates = Rates::new(&limits.rates);
+    let bounds = (limits.calls, plugins);
+    Ok(Arc::new(Calls::new(Arc::clone(policy), telemetry.clone(), rates, call_limits, sealer, bounds)))
 }
 
 /// The plugins; each step of theirs goes to the ledger and into the metrics.
 fn plugins(
     settings: &config::Gateway,
-    telling: &Telling,
-    links: &TaskTracker,
+    telemetry: &CallTelemetry,
+    sessions: &TaskTracker,
+    budget: &Arc<Budget>,
 ) -> Result<Vec<Arc<Plugin>>, GatewayError> {
     let http = http_client()?;
     let lifecycle: Lifecycle = {
-        let telling = telling.clone();
+        let telemetry = telemetry.clone();
         Arc::new(move |plugin, step, why| {
-            let upstreams = &telling.metrics.upstreams;
+            let upstreams = &telemetry.metrics.upstreams;
             match step {
                 Step::Ready => upstreams.set_up(plugin, true),
                 Step::Failed | Step::Stopped => upstreams.set_up(plugin, false),
@@ -250,30 +305,32 @@ fn plugins(
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
             let detail = (!detail.is_empty()).then_some(detail);
-            telling.step(step.action(), Some(plugin), detail.as_ref());
+            telemetry.step(step.action(), Some(plugin), detail.as_ref());
         })
     };
     settings
         .plugins
         .iter()
         .map(|plugin| {
-            let running = telling.metrics.upstreams.in_flight(plugin.name.as_str());
-            telling.metrics.upstreams.set_up(plugin.name.as_str(), false);
-            Plugin::new(plugin.clone(), http.clone(), Arc::clone(&lifecycle), running, links.clone()).map(Arc::new)
+            let running = telemetry.metrics.upstreams.in_flight(plugin.name.as_str());
+            telemetry.metrics.upstreams.set_up(plugin.name.as_str(), false);
+            let (lifecycle, budget) = (Arc::clone(&lifecycle), Arc::clone(budget));
+            Plugin::new(plugin.clone(), http.clone(), lifecycle, running, sessions.clone(), budget).map(Arc::new)
         })
         .collect()
 }
 
-/// Tells of every change of the policies, for as long as the gateway runs.
-async fn watch(policy: Arc<Policy>, telling: Telling) {
+/// Records every change of the policies, for as long as the gateway runs, and says that lists may look different.
+async fn watch(policy: Arc<Policy>, telemetry: CallTelemetry, downstream: Arc<Downstream>) {
     let report = move |change| match change {
         Change::Reloaded(version) => {
-            telling.metrics.policy.reloaded(true);
-            telling.step("operator.policy_reloaded", None, Some(&described(&version)));
+            telemetry.metrics.policy.reloaded(true);
+            telemetry.step("operator.policy_reloaded", None, Some(&described(&version)));
+            downstream.policies_changed();
         }
         Change::Rejected(_) => {
-            telling.metrics.policy.reloaded(false);
-            telling.step("operator.policy_rejected", None, None);
+            telemetry.metrics.policy.reloaded(false);
+            telemetry.step("operator.policy_rejected", None, None);
         }
     };
     policy.watch(report).await;

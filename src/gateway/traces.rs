@@ -20,6 +20,7 @@
 mod describe;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, TraceContextExt, TraceId, Tracer, TracerProvider,
@@ -55,6 +56,21 @@ pub struct Emitter<'a> {
 pub struct Traces {
     tracer: SdkTracer,
     export: Option<Export>,
+    /// The share of traces that is kept.
+    rate: f64,
+    /// What is drawn by which of strangers' traces are kept.
+    key: [u8; 32],
+}
+
+/// When finding out who asks began and ended.
+#[derive(Debug, Clone, Copy)]
+pub struct IdentityTook {
+    /// When it began: the request was there.
+    pub began: SystemTime,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// How long it took, by a clock that nobody sets.
+    pub took: Duration,
 }
 
 impl Traces {
@@ -66,7 +82,7 @@ impl Traces {
     pub fn start(otlp: &Otlp, emitter: Emitter<'_>) -> Result<Self, CollectorError> {
         let Some(endpoint) = &otlp.endpoint else {
             let ids_only = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
-            return Ok(Self { tracer: tracer(&ids_only), export: None });
+            return Ok(Self { tracer: tracer(&ids_only), export: None, rate: 0.0, key: [0; 32] });
         };
         let resource = Resource::builder()
             .with_service_name(SERVICE)
@@ -75,21 +91,33 @@ impl Traces {
             .with_attribute(KeyValue::new("mcpg.org", emitter.org.to_string()))
             .with_attribute(KeyValue::new("mcpg.workspace", emitter.workspace.to_owned()))
             .build();
-        Ok(Self::through(Export::start(otlp, endpoint, resource)?))
+        Ok(Self::through(Export::start(otlp, endpoint, resource)?, otlp.sample_rate))
     }
 
-    fn through(export: Export) -> Self {
-        Self { tracer: tracer(export.provider()), export: Some(export) }
+    fn through(export: Export, rate: f64) -> Self {
+        Self { tracer: tracer(export.provider()), export: Some(export), rate, key: rand::random() }
     }
 
-    /// Opens the span of a request that has just arrived.
-    pub fn request(&self, request: &Request<'_>, inbound: Inbound) -> RequestSpans {
+    /// Opens the span of a request that has just arrived. A caller's trace is always joined; whether it is kept is the caller's
+    /// decision where it is `trusted`, else the gateway's own. `identity`: how long finding out who asks took, before this.
+    pub fn request(
+        &self,
+        request: &Request<'_>,
+        inbound: Inbound,
+        trusted: bool,
+        identity: Option<&IdentityTook>,
+    ) -> RequestSpans {
         let method = known(request.method);
+        // Who exports nothing has nothing to decide, and passes the context on as it came.
+        let inbound = if trusted || self.export.is_none() { inbound } else { self.own_decision(inbound) };
         let parent =
             inbound.parent.clone().map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
         let mut builder = self.tracer.span_builder(method).with_kind(SpanKind::Server);
         if let Some(link) = inbound.link {
             builder = builder.with_links(vec![Link::with_context(link)]);
+        }
+        if let Some(identity) = identity {
+            builder = builder.with_start_time(identity.began);
         }
         let mut span = self.tracer.build_with_context(builder, &parent);
         if span.is_recording() {
@@ -105,6 +133,20 @@ impl Traces {
             exported: self.export.is_some(),
             ended: false,
         }
+    }
+
+    /// The context of a caller that does not decide whether its trace is kept: that is the gateway's rate, the same for all
+    /// requests of a trace, and not to be foreseen from its id.
+    fn own_decision(&self, mut inbound: Inbound) -> Inbound {
+        if let Some(parent) = inbound.parent.take() {
+            let hash = blake3::keyed_hash(&self.key, &parent.trace_id().to_bytes());
+            let draw = hash.as_bytes().iter().take(8).fold(0_u64, |draw, byte| draw << 8 | u64::from(*byte));
+            let kept = (draw as f64) < self.rate * u64::MAX as f64;
+            let flags = parent.trace_flags().with_sampled(kept);
+            let (trace, span, state) = (parent.trace_id(), parent.span_id(), parent.trace_state().clone());
+            inbound.parent = Some(SpanContext::new(trace, span, flags, true, state));
+        }
+        inbound
     }
 
     /// What became of the spans, if any are exported.
@@ -158,6 +200,17 @@ impl RequestSpans {
     /// Finding out who asks begins.
     pub fn identity(&self) -> IdentitySpan {
         IdentitySpan(self.child("identity", SpanKind::Internal))
+    }
+
+    /// It was found out before the request was read.
+    pub fn identified(&self, identity: &IdentityTook, name: &str) {
+        let builder =
+            self.tracer.span_builder("identity").with_kind(SpanKind::Internal).with_start_time(identity.began);
+        let mut span = self.tracer.build_with_context(builder, &self.context);
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new("mcpg.caller", name.to_owned()));
+        }
+        span.end_with_timestamp(identity.ended);
     }
 
     /// Deciding begins.

@@ -127,6 +127,11 @@ impl Converter<'_> {
                     self.faults.field(0, name, format!("the Arrow type {kind} does not hold what this field needs"));
                     return Ok(None);
                 }
+                Err(Refusal::Zone) => {
+                    let advice = "a timestamp without a time zone is of no instant; give the column the time zone UTC";
+                    self.faults.field(0, name, advice);
+                    return Ok(None);
+                }
                 Err(Refusal::TooMuchText) => {
                     let limit = self.context.limits.max_decoded_bytes;
                     return Err(IngestError::TooLarge(format!(
@@ -308,14 +313,24 @@ mod tests {
 
     #[test]
     fn times_are_taken_from_any_unit_and_zone() {
-        for zone in [None, Some("UTC"), Some("+05:30"), Some("Europe/Berlin")] {
+        for zone in [Some("UTC"), Some("+05:30"), Some("Europe/Berlin")] {
             let batch = emitted(1);
             let nanos = TimestampNanosecondArray::from(vec![time(&batch, "started_at") * 1000 + 999]);
             let batch = replaced(&batch, "started_at", Arc::new(nanos.with_timezone_opt(zone)));
             let decoded = decode_arrow(&stream(&[batch], None)).unwrap();
             assert_eq!(decoded, decode_json(&sample()).unwrap(), "{zone:?}");
         }
-        assert_taken_as("arrived_at", &DataType::Timestamp(TimeUnit::Millisecond, None));
+        assert_taken_as("arrived_at", &DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())));
+    }
+
+    #[test]
+    fn a_time_without_a_zone_is_refused_as_in_json() {
+        for field in ["started_at", "arrived_at"] {
+            let batch = emitted(1);
+            let bare = TimestampNanosecondArray::from(vec![time(&batch, "started_at") * 1000]);
+            assert_eq!(arrow_fault(replaced(&batch, field, Arc::new(bare))), (0, field.to_owned()));
+            fault_of(&sample_with(field, "2026-11-22T12:00:00"), field);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | canonical | taken |
 //! |---|---|
 //! | text | any kind of string, dictionaries of them |
-//! | timestamp (µs, UTC) | timestamps of any unit and zone; finer than a microsecond is cut off; without a zone it is UTC |
+//! | timestamp (µs, UTC) | timestamps of any unit and zone; finer than a microsecond is cut off; without a zone they are refused, as in JSON |
 //! | double | any number |
 //! | bigint | any whole number that fits; doubles that are whole, as data frames make of whole numbers with gaps |
 //!
@@ -28,6 +28,8 @@ use super::value::MAX_EXACT_INT;
 pub(super) enum Refusal {
     /// Its type holds something else.
     Type,
+    /// Its times have no zone, so they are of no instant.
+    Zone,
     /// Its text, written out, would pass the limit.
     TooMuchText,
     /// These rows hold values that do not fit.
@@ -110,6 +112,7 @@ pub(super) fn text(values: &ArrayRef, text_left: &mut usize) -> Result<StringArr
 
 fn times(values: &ArrayRef) -> Result<PrimitiveArray<TimestampMicrosecondType>, Refusal> {
     match values.data_type() {
+        DataType::Timestamp(_, None) => Err(Refusal::Zone),
         DataType::Timestamp(TimeUnit::Second, _) => scaled::<TimestampSecondType>(values, |s| s.checked_mul(1_000_000)),
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             scaled::<TimestampMillisecondType>(values, |ms| ms.checked_mul(1000))

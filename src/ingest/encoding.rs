@@ -65,7 +65,7 @@ impl Encoding {
     ///
     /// # Errors
     /// [`IngestError::TooLarge`] past `limit` bytes, [`IngestError::BadEncoding`] for data that does not unpack.
-    pub(super) fn unpack(self, body: &Bytes, limit: usize) -> Result<Bytes, IngestError> {
+    pub fn unpack(self, body: &Bytes, limit: usize) -> Result<Bytes, IngestError> {
         match self {
             Self::Identity if body.len() > limit => Err(too_large(limit)),
             Self::Identity => Ok(body.clone()),

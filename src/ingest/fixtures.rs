@@ -57,6 +57,12 @@ pub(super) fn sample() -> Value {
         "decision": "permit",
         "request_bytes": 512,
         "response_bytes": 20480,
+        "client_name": "agent",
+        "client_version": "1.2",
+        "protocol_version": "2026-07-28",
+        "identity_us": 120,
+        "policy_us": 35,
+        "queue_us": 0,
     })
 }
 

@@ -50,8 +50,9 @@ pub(super) fn decode_line(line: &str, number: usize, rows: &mut RowBuilder<'_>) 
     }
 }
 
-/// The part of a body that is UTF-8, and the byte at which it ceases to be, if it does.
+/// The part of a body that is UTF-8, without a byte order mark before it, and the byte at which it ceases to be, if it does.
 pub(super) fn valid_utf8(body: &[u8]) -> (&str, Option<usize>) {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     match std::str::from_utf8(body) {
         Ok(text) => (text, None),
         Err(error) => {
@@ -60,6 +61,9 @@ pub(super) fn valid_utf8(body: &[u8]) -> (&str, Option<usize>) {
         }
     }
 }
+
+/// What editors and shells put before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What is said of a body that is not UTF-8.
 pub(super) fn not_utf8(byte: usize) -> String {

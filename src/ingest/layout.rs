@@ -68,10 +68,20 @@ pub(super) enum Rule {
         /// The most characters.
         max_chars: usize,
     },
-    /// `action` of an event that was sent in: dotted words in lower case, none of the ledger's own.
+    /// `action` of an event that was sent in: dotted words in lower case, none that only the control plane writes.
     Action,
     /// `action` of an event of the control plane's own.
     OwnAction,
+    /// A required name in an event of the control plane's own: escaped and cut rather than refused.
+    OwnName {
+        /// The most characters.
+        max_chars: usize,
+    },
+    /// An optional text in an event of the control plane's own: escaped and cut rather than refused.
+    OwnText {
+        /// The most characters.
+        max_chars: usize,
+    },
     /// `occurred_at`: the emitter's clock, `recorded_at` where there is none.
     Occurred,
     /// `recorded_at`: the control plane's own clock, whatever a body says.
@@ -169,7 +179,8 @@ fn sample_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
 /// The rule of a column of an event of the control plane's own: it may say what no emitter may.
 fn own_event_rule(name: &str, data_type: &DataType, nullable: bool) -> Rule {
     match name {
-        "actor" => Rule::Name { max_chars: TEXT_MAX_CHARS },
+        "actor" => Rule::OwnName { max_chars: TEXT_MAX_CHARS },
+        "target" => Rule::OwnText { max_chars: TARGET_MAX_CHARS },
         "action" => Rule::OwnAction,
         _ => event_rule(name, data_type, nullable),
     }

@@ -35,6 +35,7 @@ mod json;
 mod key;
 mod layout;
 mod media;
+mod names;
 mod ndjson;
 mod plaintext;
 mod rows;
@@ -42,23 +43,30 @@ mod timestamp;
 mod validate;
 mod value;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Fields, Schema, SchemaRef};
+use arrow::array::AsArray;
+use arrow::datatypes::{Date32Type, Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use detail::stamp_submitter;
 pub use encoding::Encoding;
 pub use error::{IngestError, MAX_LISTED_ERRORS, RowKind, SampleError};
 pub use ids::{IdSource, RandomIds};
-pub use key::{IdempotencyKey, InvalidKey};
+pub use key::{
+    AFTER, BatchId, BatchName, EMITTER, Fingerprint, IDEMPOTENCY_KEY, IdempotencyKey, InvalidId, InvalidKey, Lane,
+    SEQUENCE,
+};
 pub use media::Media;
 
 use crate::model::OrgName;
 use layout::Layout;
+pub use names::is_unseen;
 use rows::RowBuilder;
-pub use validate::OWN_ACTOR;
+pub use validate::{OWN_ACTOR, is_action};
 
 /// Bounds on one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +118,24 @@ pub fn decode(
     context: &DecodeContext<'_>,
     ids: &mut dyn IdSource,
 ) -> Result<RecordBatch, IngestError> {
-    decode_rows(Layout::samples()?, body, media, encoding, context, ids)
+    let batch = decode_rows(Layout::samples()?, body, media, encoding, context, ids)?;
+    check_days(&batch)?;
+    Ok(batch)
+}
+
+/// The days of `started_at` that a batch may touch: each becomes a file of its own at a flush.
+pub const MOST_DAYS: usize = 40;
+
+fn check_days(batch: &RecordBatch) -> Result<(), IngestError> {
+    let dates = batch.column_by_name("date").and_then(|column| column.as_primitive_opt::<Date32Type>());
+    let days: HashSet<i32> = dates.into_iter().flat_map(|dates| dates.values().iter().copied()).collect();
+    if days.len() <= MOST_DAYS {
+        return Ok(());
+    }
+    let found = days.len();
+    Err(IngestError::TooLarge(format!(
+        "the samples started on {found} days, and those of one batch may start on at most {MOST_DAYS}; send smaller batches"
+    )))
 }
 
 /// Decodes and judges a body of audit events, NDJSON or JSON: gives a batch of the schema [`audit_event`], complete but for

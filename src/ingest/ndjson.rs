@@ -51,6 +51,13 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_before_the_body_is_no_part_of_it() {
+        let body = [b"\xef\xbb\xbf".to_vec(), ndjson(&[sample()])].concat();
+        assert_eq!(decode_lines(&body).unwrap(), decode_lines(&ndjson(&[sample()])).unwrap());
+        assert_eq!(decode_as(Media::Json, &body, DecodeLimits::default()).unwrap(), decode_json(&sample()).unwrap());
+    }
+
+    #[test]
     fn it_decodes_to_what_json_decodes_to() {
         let samples = [sample(), sample_without("caller"), sample_with("duration_ms", 1e-7)];
         assert_eq!(decode_lines(&ndjson(&samples)).unwrap(), decode_json(&samples.to_vec().into()).unwrap());

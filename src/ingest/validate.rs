@@ -21,11 +21,14 @@ use super::draft::Draft;
 use super::error::{Faults, IngestError};
 use super::ids::IdSource;
 use super::layout::{Column, Layout, Rule};
+use super::names::is_seen;
 use super::{DecodeContext, canonical, completion};
 use crate::model::{Decision, Outcome, micros};
 
 /// How far a gateway's clock may be ahead of ours.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(10);
+/// The longest that a call may take: 30 days. Above it lie microseconds and nanoseconds that were taken for milliseconds.
+const MAX_DURATION_MS: f64 = 30.0 * 86_400_000.0;
 /// The year 2000 in µs since the Unix epoch.
 const EARLIEST_MICROS: i64 = 946_684_800_000_000;
 /// The years 1 and 10000 in µs since the Unix epoch.
@@ -33,8 +36,13 @@ const YEAR_1_MICROS: i64 = -62_135_596_800_000_000;
 const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
 /// The longest action.
 const ACTION_MAX_BYTES: usize = 128;
-/// What actions of the ledger's own entries begin with: what the ledger says of itself only the control plane may say.
-const LEDGER_ACTIONS: &str = "ledger.";
+/// What the actions begin with that only the control plane may write. New prefixes of its own belong here.
+const RESERVED_ACTIONS: [&str; 3] = ["ledger.", "operator.", "payload."];
+/// What emitters may say under `operator.`: what a gateway reports of itself and of its policy. The control plane never writes
+/// an action with one of these prefixes.
+const EMITTERS_ACTIONS: [&str; 2] = ["operator.gateway_", "operator.policy_"];
+const RESERVED: &str = "ledger.…, payload.… and operator.… are the control plane's own; of operator.… an emitter may send \
+                        operator.gateway_… and operator.policy_…";
 /// What the actor of the control plane's own events begins with: no emitter speaks in its name.
 pub const OWN_ACTOR: &str = "system:control-plane";
 /// The longest reason.
@@ -100,7 +108,13 @@ impl Judge<'_> {
                 if texts.null_count() > 0 { self.minted(&texts) } else { Arc::new(texts) }
             }
             Rule::Name { max_chars } => {
-                self.lengths(name, values.as_string(), 1, max_chars);
+                let names = values.as_string();
+                self.lengths(name, names, 1, max_chars);
+                if !is_plain(names) || names.iter().flatten().any(|name| name.trim_ascii().is_empty()) {
+                    // What is empty is told already.
+                    let seen = |name: &str| name.is_empty() || is_seen(name);
+                    self.note(name, names.iter(), seen, "blank, or with zero-width or bidirectional characters");
+                }
                 values
             }
             Rule::Text { max_chars } => {
@@ -143,14 +157,26 @@ impl Judge<'_> {
             }
             Rule::Action => {
                 self.actions(name, values.as_string());
-                let ours = |action: &str| !action.starts_with(LEDGER_ACTIONS);
-                self.note(name, values.as_string::<i32>().iter(), ours, "ledger.… is for the ledger's own entries");
+                self.note(name, values.as_string::<i32>().iter(), |action| !is_reserved(action), RESERVED);
                 values
             }
             Rule::OwnAction => {
                 self.actions(name, values.as_string());
                 values
             }
+            Rule::OwnName { max_chars } => {
+                let texts: StringArray =
+                    values.as_string::<i32>().iter().map(|text| text.map(|text| plain(text, max_chars))).collect();
+                self.lengths(name, &texts, 1, max_chars);
+                Arc::new(texts)
+            }
+            Rule::OwnText { max_chars } => Arc::new(
+                values
+                    .as_string::<i32>()
+                    .iter()
+                    .map(|text| text.map(|text| plain(text, max_chars)))
+                    .collect::<StringArray>(),
+            ),
             Rule::Occurred => {
                 self.note(
                     name,
@@ -221,6 +247,8 @@ impl Judge<'_> {
 
     fn durations(&mut self, name: &'static str, durations: &Float64Array) -> Float64Array {
         self.note(name, durations.iter(), |ms| ms.is_finite() && ms >= 0.0, "not a finite number of at least 0");
+        let fault = "over 30 days; a duration is in milliseconds";
+        self.note(name, durations.iter(), |ms| !ms.is_finite() || ms <= MAX_DURATION_MS, fault);
         // Adding zero turns -0.0 into 0.0 and leaves everything else as it is.
         durations.unary::<_, Float64Type>(|ms| ms + 0.0)
     }
@@ -249,11 +277,36 @@ fn has_year(micros: i64) -> bool {
     (YEAR_1_MICROS..YEAR_10000_MICROS).contains(&micros)
 }
 
-fn is_action(action: &str) -> bool {
+/// Whether a text can be an event's action: dotted words in lower case.
+pub fn is_action(action: &str) -> bool {
     let word = |word: &str| {
         !word.is_empty() && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
     };
     action.len() <= ACTION_MAX_BYTES && action.contains('.') && action.split('.').all(word)
+}
+
+/// Whether an action is one that only the control plane writes.
+fn is_reserved(action: &str) -> bool {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| action.starts_with(prefix));
+    begins(&RESERVED_ACTIONS) && !begins(&EMITTERS_ACTIONS)
+}
+
+/// A text that the control plane did not choose, such as a token's name, made fit for a column of names: control characters are
+/// escaped as in JSON, and what is longer than the column is cut and ends in `…`. The entry must be written whatever the name:
+/// a refusal would keep what that token does out of the ledger.
+fn plain(text: &str, max_chars: usize) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            escaped.push(character);
+        }
+    }
+    if escaped.chars().count() > max_chars {
+        escaped = escaped.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect();
+    }
+    escaped
 }
 
 fn are_texts(texts: &StringArray) -> bool {
@@ -271,7 +324,46 @@ mod tests {
     use serde_json::Value;
 
     use super::super::fixtures::*;
+    use super::{is_reserved, plain};
     use crate::model::{Decision, Outcome};
+
+    #[test]
+    fn what_the_control_plane_alone_writes_is_reserved_and_what_emitters_report_is_not() {
+        for reserved in
+            ["ledger.prune", "operator.started", "operator.gateway", "payload.viewed", "operator.request_refused"]
+        {
+            assert!(is_reserved(reserved), "{reserved}");
+        }
+        for free in ["tool.permit", "plugin.ready", "operators.x", "ledgers.x", "operator.gateway_started"] {
+            assert!(!is_reserved(free), "{free}");
+        }
+    }
+
+    /// The gateway's spool would be held up for good by an action that is refused.
+    #[test]
+    fn no_action_of_the_gateway_is_reserved() {
+        fn literals(folder: &std::path::Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                if entry.path().is_dir() {
+                    literals(&entry.path(), found);
+                    continue;
+                }
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                found.extend(text.split('"').filter(|part| part.starts_with("operator.")).map(str::to_owned));
+            }
+        }
+        let mut actions = Vec::new();
+        literals(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway"), &mut actions);
+        assert!(actions.len() >= 4, "{actions:?}");
+        assert_eq!(actions.iter().find(|action| is_reserved(action)), None);
+    }
+
+    #[test]
+    fn what_others_named_is_escaped_and_cut_rather_than_refused() {
+        assert_eq!(plain("ci é", 10), "ci é");
+        assert_eq!(plain("a\u{1b}\u{7f}\n", 40), "a\\u001b\\u007f\\u000a");
+        assert_eq!(plain(&"x".repeat(11), 10), format!("{}…", "x".repeat(9)));
+    }
 
     #[test]
     fn a_name_has_1_to_128_characters_and_none_of_control() {
@@ -281,6 +373,9 @@ mod tests {
             }
             for bad in ["", &"x".repeat(129), &"é".repeat(129), "a\nb", "a\0b", "a\u{7f}", "a\u{85}"] {
                 fault_of(&sample_with(field, bad), field);
+            }
+            for unseen in [" ", "\u{3000}", "a\u{202e}b", "a\u{200b}", "\u{feff}a"] {
+                assert!(fault_of(&sample_with(field, unseen), field).contains("zero-width"), "{unseen:?}");
             }
         }
     }
@@ -334,10 +429,13 @@ mod tests {
 
     #[test]
     fn a_duration_is_finite_and_not_negative() {
-        for good in [0.0, 1e-9, 1e15] {
+        for good in [0.0, 1e-9, 2_592_000_000.0] {
             decode_json(&sample_with("duration_ms", good)).unwrap();
         }
         fault_of(&sample_with("duration_ms", -0.001), "duration_ms");
+        for long in [2_592_000_000.1, 1e15, f64::MAX] {
+            assert!(fault_of(&sample_with("duration_ms", long), "duration_ms").contains("30 days"));
+        }
         let batch = decode_json(&sample_with("duration_ms", -0.0)).unwrap();
         let zero =
             arrow::util::display::array_value_to_string(batch.column_by_name("duration_ms").unwrap(), 0).unwrap();

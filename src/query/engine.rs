@@ -1,28 +1,33 @@
 //! The seam between what a query means and what runs it, and the engine that runs it in this process.
 
 use std::fmt::{self, Debug};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::execution::memory_pool::MemoryPool;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::ObjectStore;
+use prometheus::IntGauge;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, Span};
 
+use super::admission::{Admission, Party};
 use super::formats::{HEAD_BYTES, HeadRoom};
 use super::guard;
+use super::running::{Item, Running};
 use super::session::Sessions;
+use super::usage::{QueryPool, Usage};
 use super::view::OrgView;
-use super::watchdog::{Ticket, Watchdog, resident_bytes};
+use super::watchdog::Watchdog;
 use super::workers::Workers;
-use super::yielding::yielding;
 use super::{QueryError, SqlLimits};
 
 /// Batches that wait for the client before the query pauses.
@@ -42,6 +47,36 @@ pub struct SqlRequest {
     pub params: Vec<serde_json::Value>,
 }
 
+/// What a query is for: each has places of its own, so that neither waits for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// A statement that a client sent.
+    Sql,
+    /// A statement of the program's own, over a ledger.
+    Ledger,
+}
+
+/// Who asks, beside the org of the view.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// What for.
+    pub lane: Lane,
+    /// The name of the token that was presented, if one was needed.
+    pub token: Option<Arc<str>>,
+}
+
+impl Asker {
+    /// Someone who sent a statement.
+    pub fn sql(token: Option<&str>) -> Self {
+        Self { lane: Lane::Sql, token: token.map(Arc::from) }
+    }
+
+    /// Someone who reads a ledger.
+    pub fn ledger(token: Option<&str>) -> Self {
+        Self { lane: Lane::Ledger, token: token.map(Arc::from) }
+    }
+}
+
 /// The answer to a query, on its way.
 pub struct QueryResult {
     /// The columns.
@@ -49,8 +84,14 @@ pub struct QueryResult {
     /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err` and the last item.
     /// Dropped, it stops the query.
     pub stream: BoxStream<'static, Result<RecordBatch, QueryError>>,
+    /// How many rows were handed over so far.
+    pub rows: Arc<AtomicUsize>,
     /// Where the beginning of the answer's body may wait.
     pub room: HeadRoom,
+    /// The threads that queries run on, where the answer is made into a body too.
+    pub workers: Handle,
+    /// What the making of a body is charged to.
+    pub memory: Arc<dyn MemoryPool>,
 }
 
 impl Debug for QueryResult {
@@ -66,7 +107,7 @@ pub trait Engine: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`QueryError`]; errors that come later are in the stream.
-    async fn query(&self, view: OrgView, request: SqlRequest) -> Result<QueryResult, QueryError>;
+    async fn query(&self, view: OrgView, request: SqlRequest, asker: Asker) -> Result<QueryResult, QueryError>;
 
     /// How many queries run.
     fn running(&self) -> usize;
@@ -75,17 +116,14 @@ pub trait Engine: Debug + Send + Sync + 'static {
 /// The engine that runs queries in this process, on DataFusion.
 #[derive(Debug)]
 pub struct LocalEngine {
-    limits: SqlLimits,
+    limits: Arc<SqlLimits>,
     sessions: Arc<Sessions>,
-    admission: Arc<Semaphore>,
+    sql: Arc<Admission>,
+    ledger: Arc<Admission>,
     watchdog: Watchdog,
     workers: Workers,
     room: HeadRoom,
 }
-
-/// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the end means a
-/// query that died without a word.
-type Item = Result<Option<RecordBatch>, QueryError>;
 
 impl LocalEngine {
     /// An engine over the files of `store`.
@@ -97,49 +135,75 @@ impl LocalEngine {
             tracing::error!(%error, "the SQL engine cannot start its threads");
             QueryError::Internal
         };
+        let (sql, ledger) = (Admission::new(limits.concurrency), Admission::new(limits.concurrency));
+        let most = sql.most().saturating_add(ledger.most());
         Ok(Self {
             sessions: Arc::new(Sessions::new(store, &limits)?),
-            admission: Arc::new(Semaphore::new(limits.concurrency.max(1))),
-            watchdog: Watchdog::start(limits.resident_bytes, resident_bytes).map_err(start)?,
-            workers: Workers::start(limits.threads.max(limits.concurrency)).map_err(start)?,
+            sql,
+            ledger,
+            watchdog: Watchdog::start(limits.resident_bytes).map_err(start)?,
+            workers: Workers::start(limits.threads.max(most)).map_err(start)?,
             room: HeadRoom::new(HEAD_BYTES.saturating_mul(limits.concurrency.max(1))),
-            limits,
+            limits: Arc::new(limits),
         })
     }
 
-    async fn admit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
-        match timeout(self.limits.queue_wait, Arc::clone(&self.admission).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(QueryError::Internal),
-            Err(_) => Err(QueryError::Busy { limit: self.limits.concurrency, retry_after: Duration::from_secs(1) }),
-        }
+    /// Has a gauge say how many queries run.
+    #[must_use]
+    pub fn with_gauge(self, running: IntGauge) -> Self {
+        self.watchdog.show(running);
+        self
     }
 }
 
 #[async_trait]
 impl Engine for LocalEngine {
-    async fn query(&self, view: OrgView, request: SqlRequest) -> Result<QueryResult, QueryError> {
+    async fn query(&self, view: OrgView, request: SqlRequest, asker: Asker) -> Result<QueryResult, QueryError> {
         guard::check_size(&request.query, self.limits.text_bytes)?;
-        let permit = self.admit().await?;
+        let admission = match asker.lane {
+            Lane::Sql => &self.sql,
+            Lane::Ledger => &self.ledger,
+        };
+        let party = Party { org: view.org.clone(), token: asker.token };
+        let busy = || QueryError::Busy { limit: self.limits.concurrency, retry_after: Duration::from_secs(1) };
+        let place = admission.enter(&party, self.limits.queue_wait).await.ok_or_else(busy)?;
+        let usage = Arc::new(Usage::default());
+        let memory: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(
+            self.sessions.pool(),
+            self.limits.memory_bytes,
+            self.sessions.shares(),
+            &party.org,
+            Arc::clone(&usage),
+        ));
         let (schema_sender, schema) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let query = Query {
+        let rows = Arc::new(AtomicUsize::new(0));
+        let query = Running {
             sessions: Arc::clone(&self.sessions),
-            limits: self.limits.clone(),
+            limits: Arc::clone(&self.limits),
+            admission: Arc::clone(admission),
             view,
             request,
+            party,
+            usage: Arc::clone(&usage),
+            rows: Arc::clone(&rows),
+            memory: Arc::clone(&memory),
             schema: Some(schema_sender),
             items: sender,
-            _permit: permit,
+            place: Some(place),
+            ends: Instant::now() + self.limits.answer_time,
         };
-        self.workers.handle().ok_or(QueryError::Internal)?.spawn(query.run(self.watchdog.enter()));
-        let patience = self.limits.time + GRACE;
-        let schema = match timeout(patience, schema).await {
+        let workers = self.workers.handle().ok_or(QueryError::Internal)?.clone();
+        // Within the request's span, so that what is logged of the query carries the request's id.
+        workers.spawn(query.run(self.watchdog.enter(usage)).instrument(Span::current()));
+        let schema = match timeout(self.limits.time + GRACE, schema).await {
             Ok(Ok(known)) => known?,
             Ok(Err(_)) => return Err(QueryError::Internal),
             Err(_) => return Err(QueryError::Timeout { limit: self.limits.time }),
         };
-        Ok(QueryResult { schema, stream: read(receiver, patience, self.limits.time), room: self.room.clone() })
+        let patience = self.limits.answer_time + GRACE;
+        let stream = read(receiver, patience, self.limits.answer_time);
+        Ok(QueryResult { schema, stream, rows, room: self.room.clone(), workers, memory })
     }
 
     fn running(&self) -> usize {
@@ -147,7 +211,7 @@ impl Engine for LocalEngine {
     }
 }
 
-/// The reader's end: patient for as long as a query may take, then no longer, even if its thread does not come back.
+/// The reader's end: patient for as long as an answer may take, then no longer, even if its thread does not come back.
 fn read(
     receiver: mpsc::Receiver<Item>,
     patience: Duration,
@@ -160,91 +224,8 @@ fn read(
             Ok(Some(Ok(None))) => None,
             Ok(Some(Err(error))) => Some((Err(error), None)),
             Ok(None) => Some((Err(QueryError::Internal), None)),
-            Err(_) => Some((Err(QueryError::Timeout { limit }), None)),
+            Err(_) => Some((Err(QueryError::Unread { limit }), None)),
         }
     })
     .boxed()
-}
-
-/// One query, as the task that runs it holds it. The permit goes back when the task ends, not when the client leaves: a query that does
-/// not stop at once still counts.
-struct Query {
-    sessions: Arc<Sessions>,
-    limits: SqlLimits,
-    view: OrgView,
-    request: SqlRequest,
-    schema: Option<oneshot::Sender<Result<SchemaRef, QueryError>>>,
-    items: mpsc::Sender<Item>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Query {
-    async fn run(mut self, ticket: Ticket) {
-        let items = self.items.clone();
-        let outcome = tokio::select! {
-            biased;
-            () = items.closed() => return,
-            () = ticket.stopped() => Err(QueryError::Memory(
-                "the server is at its memory bound, and this query was stopped; filter more, select fewer columns, or try again".into(),
-            )),
-            outcome = AssertUnwindSafe(self.answer()).catch_unwind() => outcome.unwrap_or_else(|_| {
-                tracing::error!("a query panicked");
-                Err(QueryError::Internal)
-            }),
-        };
-        let last = match (outcome, self.schema.take()) {
-            (Err(error), Some(schema)) => {
-                // The reader may have left; then nobody is to be told.
-                drop(schema.send(Err(error)));
-                return;
-            }
-            (Err(error), None) => Err(error),
-            (Ok(()), _) => Ok(None),
-        };
-        // As above: no reader, nobody to tell.
-        drop(timeout(self.limits.time, items.send(last)).await);
-    }
-
-    /// Plans, then hands batches on until the end.
-    async fn answer(&mut self) -> Result<(), QueryError> {
-        let limit = self.limits.time;
-        let mut deadline = Instant::now() + limit;
-        let mut batches = timeout_at(deadline, self.start()).await.map_err(|_| QueryError::Timeout { limit })??;
-        if let Some(schema) = self.schema.take()
-            && schema.send(Ok(batches.schema())).is_err()
-        {
-            return Ok(());
-        }
-        let mut rows = 0;
-        while let Some(batch) = timeout_at(deadline, batches.next()).await.map_err(|_| QueryError::Timeout { limit })? {
-            let batch = batch.map_err(|error| QueryError::from_datafusion(&error))?;
-            rows += batch.num_rows();
-            if rows > self.limits.rows {
-                return Err(QueryError::TooManyRows { limit: self.limits.rows });
-            }
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            let handed_over = Instant::now();
-            match timeout(limit, self.items.send(Ok(Some(batch)))).await {
-                Ok(Ok(())) => deadline += handed_over.elapsed(),
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => return Err(QueryError::Timeout { limit }),
-            }
-        }
-        Ok(())
-    }
-
-    async fn start(&self) -> Result<SendableRecordBatchStream, QueryError> {
-        let checked = guard::check(&self.request.query, &self.request.params)?;
-        let state =
-            self.sessions.open(&self.view, checked.large_values, |table| checked.tables.contains(table)).await?;
-        let plan = async {
-            let plan = state.statement_to_plan(checked.statement).await?;
-            guard::read_only().verify_plan(&plan)?;
-            let plan = state.create_physical_plan(&plan).await?;
-            execute_stream(yielding(plan)?, state.task_ctx())
-        };
-        plan.await.map_err(|error| QueryError::from_datafusion(&error))
-    }
 }

@@ -1,7 +1,8 @@
 //! What can go wrong with a query, as its sender should read it.
 //!
-//! Each kind has a stable code and an HTTP status. A message names what is wrong, where, and what to do; it never holds a path or
-//! an address of the store, nor anything of another org: faults of the store are logged here and told in general words.
+//! Each kind has a stable code and an HTTP status. A message names what is wrong, where, and what to do; it never holds a path of
+//! the machine or an address, nor anything of another org. That a file of the org is damaged is told with its name in the store; other
+//! faults of the store are logged here and told in general words.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
+
+use crate::storage::StorageError;
 
 /// A place in the query's text, both counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,20 @@ pub enum QueryError {
         /// The time allowed.
         limit: Duration,
     },
+    /// It would read more files or bytes than allowed, refused before it began.
+    #[error("{0}")]
+    TooBroad(String),
+    /// Its answer was not read to its end in time.
+    #[error("the answer was not read to its end within {} s; read faster, or select less", limit.as_secs_f64())]
+    Unread {
+        /// The time allowed.
+        limit: Duration,
+    },
+    /// Its reader is slow, and so are too many others of its org.
+    #[error(
+        "the answer was read too slowly while other answers of this org wait for their readers; read faster, or select less"
+    )]
+    SlowReader,
     /// It needed more memory or spill space than allowed.
     #[error("{0}")]
     Memory(String),
@@ -81,8 +98,16 @@ pub enum QueryError {
     /// The store did not give what the query needed.
     #[error("a table file could not be read; the server's log says more")]
     Storage,
+    /// A file is not what was written.
+    #[error("{object} is damaged: {reason}; restore it from a backup")]
+    Damaged {
+        /// The object's name in the store.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A fault of the program itself.
-    #[error("the query met a fault of the server; its log says more")]
+    #[error("internal error; see the server log")]
     Internal,
 }
 
@@ -99,11 +124,15 @@ impl QueryError {
             Self::InvalidParameter(_) => "invalid_parameter",
             Self::TooLarge(_) => "query_too_large",
             Self::Timeout { .. } => "query_timeout",
+            Self::TooBroad(_) => "scan_too_large",
+            Self::Unread { .. } => "answer_timeout",
+            Self::SlowReader => "slow_reader",
             Self::Memory(_) => "query_memory",
             Self::TooManyRows { .. } => "too_many_rows",
             Self::Busy { .. } => "too_many_queries",
             Self::NotAcceptable { .. } => "not_acceptable",
             Self::Storage => "storage_unavailable",
+            Self::Damaged { .. } => "storage_damaged",
             Self::Internal => "internal_error",
         }
     }
@@ -115,10 +144,15 @@ impl QueryError {
         match self {
             Self::Invalid { .. } | Self::NotAllowed { .. } | Self::InvalidParameter(_) => 400,
             Self::TooLarge(_) => 413,
-            Self::Timeout { .. } | Self::Memory(_) | Self::TooManyRows { .. } => 422,
+            Self::Timeout { .. }
+            | Self::TooBroad(_)
+            | Self::Unread { .. }
+            | Self::SlowReader
+            | Self::Memory(_)
+            | Self::TooManyRows { .. } => 422,
             Self::Busy { .. } => 429,
             Self::NotAcceptable { .. } => 406,
-            Self::Storage => 503,
+            Self::Storage | Self::Damaged { .. } => 503,
             Self::Internal => 500,
         }
     }
@@ -137,6 +171,17 @@ impl QueryError {
         match self {
             Self::Invalid { position, .. } | Self::NotAllowed { position, .. } => *position,
             _ => None,
+        }
+    }
+
+    /// What the store says of a table's file.
+    pub(super) fn from_storage(error: &StorageError) -> Self {
+        tracing::error!(%error, "a query could not read its files");
+        match error {
+            StorageError::Damaged { object, reason } => {
+                Self::Damaged { object: object.clone(), reason: reason.clone() }
+            }
+            StorageError::Failed { .. } | StorageError::Unusable { .. } => Self::Storage,
         }
     }
 
@@ -167,16 +212,22 @@ impl QueryError {
 
     /// What DataFusion reports, in the sender's terms; what concerns only the operator goes to the log.
     pub(super) fn from_datafusion(error: &DataFusionError) -> Self {
+        Self::from_datafusion_at(error, false)
+    }
+
+    fn from_datafusion_at(error: &DataFusionError, planning: bool) -> Self {
         match error {
-            DataFusionError::Context(_, inner) => Self::from_datafusion(inner),
-            DataFusionError::Shared(inner) => Self::from_datafusion(inner),
-            DataFusionError::Collection(errors) => errors.first().map_or(Self::Internal, Self::from_datafusion),
+            DataFusionError::Context(_, inner) => Self::from_datafusion_at(inner, planning),
+            DataFusionError::Shared(inner) => Self::from_datafusion_at(inner, planning),
+            DataFusionError::Collection(errors) => {
+                errors.first().map_or(Self::Internal, |error| Self::from_datafusion_at(error, planning))
+            }
             DataFusionError::Diagnostic(diagnostic, inner) => {
                 let position = diagnostic
                     .span
                     .map(|span| Position { line: span.start.line, column: span.start.column })
                     .filter(|position| position.line > 0);
-                match Self::from_datafusion(inner) {
+                match Self::from_datafusion_at(inner, planning) {
                     Self::Invalid { message, position: None } => Self::Invalid { message, position },
                     other => other,
                 }
@@ -199,10 +250,23 @@ impl QueryError {
                 tracing::error!(%error, "a query could not read its files");
                 Self::Storage
             }
+            DataFusionError::Internal(message) if planning => {
+                tracing::warn!(%error, "a query could not be planned");
+                Self::invalid(format!("the query cannot be planned: {}", message.lines().next().unwrap_or_default()))
+            }
             _ => {
-                tracing::error!(%error, "a query met an internal fault");
+                tracing::error!(%error, "a query met an internal error");
                 Self::Internal
             }
+        }
+    }
+
+    /// What DataFusion reports of planning. It has seen the statement and the tables' columns by then, and nothing else: what it calls an internal error
+    /// is a statement that it cannot plan.
+    pub(super) fn from_planning(error: &DataFusionError) -> Self {
+        match Self::from_datafusion_at(error, true) {
+            Self::Internal => Self::invalid("the query cannot be planned; write it another way"),
+            other => other,
         }
     }
 

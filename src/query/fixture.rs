@@ -12,7 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
 use super::formats::{self, Format};
-use super::{Engine, LocalEngine, OrgView, QueryError, SqlLimits, SqlRequest, TableState};
+use super::{Asker, Engine, LocalEngine, OrgView, QueryError, SqlLimits, SqlRequest, TableState};
 use crate::ingest::{DecodeContext, DecodeLimits, Encoding, Media, RandomIds, decode};
 use crate::model::OrgName;
 use crate::model::schema::{TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
@@ -79,6 +79,7 @@ pub(super) async fn flush(
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         files.push(DataFile {
             seq_range: None,
+            id_range: None,
             path: path.clone(),
             size: file.bytes.len() as u64,
             rows,
@@ -100,7 +101,8 @@ pub(super) async fn view(store: &InMemory, org: &str, all: &RecordBatch, flushed
     for part in [all.slice(0, half), all.slice(half, flushed.0 - half)] {
         flush(store, org, TOOL_INVOCATIONS, &[part], &mut files).await;
     }
-    let samples = TableState { files: Arc::new(correct_rows(store, files).await), live: rest(flushed.0) };
+    let samples =
+        TableState { files: Arc::new(correct_rows(store, files).await), live: rest(flushed.0), evidence: None };
     let (mut hourly, mut daily) = (Vec::new(), Vec::new());
     let half = flushed.1 / 2;
     for part in [all.slice(0, half), all.slice(half, flushed.1 - half)] {
@@ -109,9 +111,17 @@ pub(super) async fn view(store: &InMemory, org: &str, all: &RecordBatch, flushed
         flush(store, org, TOOL_USAGE_HOURLY, &[hours], &mut hourly).await;
         flush(store, org, TOOL_USAGE_DAILY, &[days], &mut daily).await;
     }
-    let hourly = TableState { files: Arc::new(correct_rows(store, hourly).await), live: rest(flushed.1) };
-    let daily = TableState { files: Arc::new(correct_rows(store, daily).await), live: rest(flushed.1) };
-    OrgView { org: org.parse().unwrap(), samples, hourly, daily, audit: TableState::default() }
+    let hourly =
+        TableState { files: Arc::new(correct_rows(store, hourly).await), live: rest(flushed.1), evidence: None };
+    let daily = TableState { files: Arc::new(correct_rows(store, daily).await), live: rest(flushed.1), evidence: None };
+    OrgView {
+        org: org.parse().unwrap(),
+        samples,
+        hourly,
+        daily,
+        payloads: TableState::default(),
+        audit: TableState::default(),
+    }
 }
 
 /// The files with the rows that each has by its own footer: a batch of two days became two files.
@@ -140,8 +150,8 @@ impl World {
     /// Asks for acme.
     pub(super) async fn ask(&self, sql: &str, params: Vec<Value>, format: Format) -> Result<Vec<u8>, QueryError> {
         let request = SqlRequest { query: sql.to_owned(), params };
-        let result = self.engine.query(self.acme.clone(), request).await?;
-        let (_, mut body) = formats::begin(result, format).await?;
+        let result = self.engine.query(self.acme.clone(), request, Asker::sql(None)).await?;
+        let mut body = formats::begin(result, format).await?.body;
         let mut bytes = Vec::new();
         while let Some(chunk) = futures::TryStreamExt::try_next(&mut body).await? {
             bytes.extend_from_slice(&chunk);

@@ -7,10 +7,17 @@
 //! What makes a value larger than its arguments is bounded, since nested calls double it at every step and the memory pool does
 //! not see it: such a call is measured before it runs, and no value that it, `||`, `array_agg` or `string_agg` makes may exceed
 //! [`MAX_VALUE_BYTES`]. A query with any of them runs in smaller batches.
+//!
+//! Whole numbers never wrap: `arithmetic` and `sum` are checked. Of the aggregates, only those whose value at a row is at hand are offered over
+//! windows ([`WINDOWED`]): the others would compute a window anew at each row, or hold it.
 
+pub(super) mod arithmetic;
 mod bounded;
 mod bounded_aggregate;
 mod concatenation;
+mod json;
+mod operators;
+mod sum;
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -26,6 +33,8 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use self::bounded::{Bounded, Growth};
 use self::bounded_aggregate::BoundedAggregate;
 use self::concatenation::ConcatenationPlanner;
+use self::operators::{JsonPlanner, ListPlanner};
+use self::sum::CheckedSum;
 
 /// The largest value, in bytes, that a query may make or hold as a literal.
 pub(super) const MAX_VALUE_BYTES: usize = 16 << 10;
@@ -95,38 +104,96 @@ const SCALARS: &[&str] = &[
     "sha256",
     "sha384",
     "sha512",
-    // what array_agg makes
+    // lists
+    "array_any_value",
+    "array_dims",
     "array_distinct",
     "array_element",
+    "array_except",
     "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_intersect",
     "array_length",
     "array_max",
     "array_min",
+    "array_ndims",
+    "array_pop_back",
+    "array_pop_front",
     "array_position",
+    "array_positions",
+    "array_remove",
+    "array_remove_all",
+    "array_remove_n",
+    "array_reverse",
     "array_slice",
     "array_sort",
     "cardinality",
+    "empty",
+    "flatten",
 ];
 
 /// Scalar functions whose values can be larger than their arguments, and by how much.
 const GROWING: &[(&str, Growth)] = &[
+    ("array_append", Growth::Sum),
+    ("array_concat", Growth::Sum),
+    ("array_prepend", Growth::Sum),
+    ("array_replace", Growth::Elements),
+    ("array_replace_all", Growth::Elements),
+    ("array_replace_n", Growth::Elements),
     ("array_to_string", Growth::Join),
+    ("array_union", Growth::Sum),
     ("concat", Growth::Sum),
     ("concat_ws", Growth::Separated),
     ("encode", Growth::Twofold),
     ("lpad", Growth::Pad),
+    ("make_array", Growth::Sum),
     ("overlay", Growth::Sum),
     ("regexp_match", Growth::Groups),
     ("regexp_replace", Growth::ReplaceMatches),
     ("repeat", Growth::Repeat),
     ("replace", Growth::Replace),
     ("rpad", Growth::Pad),
+    ("string_to_array", Growth::Split),
     ("to_char", Growth::Format),
     ("translate", Growth::Fourfold),
 ];
 
 /// Aggregate functions whose value can be as large as their input.
 const GATHERING: &[&str] = &["array_agg", "string_agg"];
+
+/// Aggregate functions that are offered over windows: each takes a row in, and mostly out again, in a few steps, and so gives its value.
+const WINDOWED: &[&str] = &[
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "first_value",
+    "last_value",
+    "max",
+    "min",
+    "nth_value",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var",
+    "var_pop",
+];
 
 static KNOWN: LazyLock<Known> = LazyLock::new(Known::new);
 
@@ -135,6 +202,7 @@ struct Known {
     withheld: HashSet<String>,
     growing: HashSet<String>,
     gathering: HashSet<String>,
+    not_windowed: HashSet<String>,
 }
 
 impl Known {
@@ -153,6 +221,12 @@ impl Known {
             withheld: withheld.filter(|name| !offered_names.contains(name)).collect(),
             growing: all.iter().filter(|f| is_growing(f.name())).flat_map(|f| names(f.name(), f.aliases())).collect(),
             gathering: GATHERING.iter().map(|name| (*name).to_owned()).collect(),
+            not_windowed: offered
+                .aggregates
+                .iter()
+                .filter(|f| !WINDOWED.contains(&f.name()))
+                .flat_map(|f| names(f.name(), f.aliases()))
+                .collect(),
         }
     }
 }
@@ -167,9 +241,14 @@ pub(super) fn makes_large_values(name: &str) -> bool {
     KNOWN.growing.contains(name) || KNOWN.gathering.contains(name)
 }
 
-/// Whether it is an aggregate whose value can be as large as its input.
-pub(super) fn gathers(name: &str) -> bool {
-    KNOWN.gathering.contains(name)
+/// Whether it is an aggregate that is not offered over windows.
+pub(super) fn is_not_windowed(name: &str) -> bool {
+    KNOWN.not_windowed.contains(name)
+}
+
+/// The aggregates that are offered over windows.
+pub(super) fn windowed() -> String {
+    WINDOWED.join(", ")
 }
 
 fn engine_scalars() -> Vec<Arc<ScalarUDF>> {
@@ -200,19 +279,24 @@ impl Functions {
             }
             (SCALARS.contains(&function.name()) || maths.contains(function.name())).then_some(function)
         });
+        let scalars: Vec<_> = scalars.chain(latency::scalars()).chain(json::functions()).collect();
         let aggregates = SessionStateDefaults::default_aggregate_functions().into_iter().map(|function| {
+            if function.name() == "sum" {
+                return Arc::new(AggregateUDF::new_from_impl(CheckedSum::new()));
+            }
             if GATHERING.contains(&function.name()) {
                 return Arc::new(AggregateUDF::new_from_impl(BoundedAggregate::new(function)));
             }
             function
         });
         Self {
-            scalars: scalars.chain(latency::scalars()).collect(),
             aggregates: aggregates.chain(latency::aggregates()).collect(),
             windows: SessionStateDefaults::default_window_functions(),
             tables: SessionStateDefaults::default_table_functions(),
             planners: vec![
+                Arc::new(ListPlanner::new(&scalars)),
                 Arc::new(ConcatenationPlanner),
+                Arc::new(JsonPlanner),
                 Arc::new(core::planner::CoreFunctionPlanner::default()),
                 Arc::new(FieldAccessPlanner),
                 Arc::new(datetime::planner::DatetimeFunctionPlanner),
@@ -220,6 +304,7 @@ impl Functions {
                 Arc::new(datafusion::functions_aggregate::planner::AggregateFunctionPlanner),
                 Arc::new(datafusion::functions_window::planner::WindowFunctionPlanner),
             ],
+            scalars,
         }
     }
 
@@ -251,7 +336,7 @@ mod latency {
 
 #[cfg(test)]
 mod tests {
-    use super::{Functions, GATHERING, GROWING, SCALARS, gathers, is_withheld, makes_large_values};
+    use super::{Functions, GATHERING, GROWING, SCALARS, WINDOWED, is_not_windowed, is_withheld, makes_large_values};
 
     #[test]
     fn every_name_on_the_list_is_a_function_of_the_engine() {
@@ -259,7 +344,7 @@ mod tests {
         for name in SCALARS.iter().copied().chain(GROWING.iter().map(|(name, _)| *name)) {
             assert!(offered.scalars.iter().any(|function| function.name() == name), "{name}");
         }
-        for name in GATHERING {
+        for name in GATHERING.iter().chain(WINDOWED) {
             assert!(offered.aggregates.iter().any(|function| function.name() == *name), "{name}");
         }
     }
@@ -274,7 +359,6 @@ mod tests {
             "array_resize",
             "range",
             "generate_series",
-            "make_array",
             "arrow_cast",
             "named_struct",
         ] {
@@ -286,6 +370,9 @@ mod tests {
     #[test]
     fn what_can_grow_a_value_is_known_by_all_its_names() {
         assert!(makes_large_values("repeat") && makes_large_values("date_format") && makes_large_values("array_join"));
-        assert!(gathers("string_agg") && !gathers("count"));
+        for name in ["string_agg", "array_agg", "median", "latency_hist", "latency_merge", "approx_distinct"] {
+            assert!(is_not_windowed(name), "{name}");
+        }
+        assert!(!is_not_windowed("count") && !is_not_windowed("mean") && !is_not_windowed("row_number"));
     }
 }

@@ -12,6 +12,7 @@ mod inspector;
 mod pattern;
 mod scope;
 mod tokens;
+mod window;
 
 use std::ops::ControlFlow;
 
@@ -27,7 +28,9 @@ use serde_json::Value as Json;
 
 use self::inspector::Inspector;
 use self::tokens::check_tokens;
+use super::explain::Explain;
 use super::{Position, QueryError, params};
+use crate::model::schema::AUDIT_LOG;
 
 /// How deep the parser itself may recurse.
 const PARSER_DEPTH: usize = 128;
@@ -37,10 +40,19 @@ const PARSER_DEPTH: usize = 128;
 pub(super) struct Checked {
     /// The statement, its parameters put in.
     pub(super) statement: EngineStatement,
+    /// Whether its plan is asked for in place of its rows.
+    pub(super) explain: Option<Explain>,
     /// Whether it can make or repeat large values, and so should run in small batches.
     pub(super) large_values: bool,
     /// Names that its tables may have, in lower case.
     pub(super) tables: HashSet<String>,
+}
+
+impl Checked {
+    /// Whether it may read the ledger, whose texts are longer than others.
+    pub(super) fn reads_ledger(&self) -> bool {
+        self.tables.contains(AUDIT_LOG)
+    }
 }
 
 /// The second line: what the planner made of a statement must be a query too.
@@ -65,6 +77,8 @@ pub(super) fn check_size(text: &str, limit: usize) -> Result<(), QueryError> {
 /// `query_too_large`, `invalid_query`, `sql_not_allowed` or `invalid_parameter`.
 pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> {
     let dialect = GenericDialect {};
+    // What editors and shells put before a text is no part of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tokens = Tokenizer::new(&dialect, text)
         .tokenize_with_location()
         .map_err(|error| QueryError::Invalid { message: error.message.clone(), position: position(error.location) })?;
@@ -91,6 +105,7 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
             }
         });
     }
+    let explain = take_explain(&mut statement)?;
     if !matches!(statement, Statement::Query(_)) {
         return Err(QueryError::not_allowed(ONLY_QUERIES));
     }
@@ -101,11 +116,26 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
     }
     let large_values = inspector.large_values;
     let tables = inspector.tables;
-    Ok(Checked { statement: EngineStatement::Statement(Box::new(statement)), large_values, tables })
+    Ok(Checked { statement: EngineStatement::Statement(Box::new(statement)), explain, large_values, tables })
 }
 
-const ONLY_QUERIES: &str =
-    "only one SELECT, WITH or VALUES statement is allowed: the tables are read-only, and there are no settings";
+/// Takes the query out of an `EXPLAIN`, and how it is to be explained.
+fn take_explain(statement: &mut Statement) -> Result<Option<Explain>, QueryError> {
+    let Statement::Explain { analyze, verbose, query_plan, estimate, format, options, statement: inner, .. } =
+        statement
+    else {
+        return Ok(None);
+    };
+    if *verbose || *query_plan || *estimate || format.is_some() || options.is_some() {
+        return Err(QueryError::not_allowed("of EXPLAIN there are EXPLAIN and EXPLAIN ANALYZE, without options"));
+    }
+    let explain = if *analyze { Explain::Analyze } else { Explain::Plan };
+    let query = inner.as_ref().clone();
+    *statement = query;
+    Ok(Some(explain))
+}
+
+const ONLY_QUERIES: &str = "only one SELECT, WITH or VALUES statement is allowed, and EXPLAIN [ANALYZE] before it: the tables are read-only, and there are no settings";
 
 fn position(location: Location) -> Option<Position> {
     (location.line > 0).then_some(Position { line: location.line, column: location.column })
@@ -119,9 +149,13 @@ fn check_verb(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
     };
     match &first.token {
         Token::Word(word) => match word.keyword {
-            Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM | Keyword::TABLE | Keyword::NoKeyword => {
-                Ok(())
-            }
+            Keyword::EXPLAIN
+            | Keyword::SELECT
+            | Keyword::WITH
+            | Keyword::VALUES
+            | Keyword::FROM
+            | Keyword::TABLE
+            | Keyword::NoKeyword => Ok(()),
             _ => Err(QueryError::NotAllowed {
                 message: format!("{} is not allowed: {ONLY_QUERIES}", word.value.to_uppercase()),
                 position: position(first.span.start),
@@ -217,5 +251,45 @@ mod tests {
         assert_eq!(code("SELECT 'a' ~ '^[a-z]{1,20}$'"), "ok");
         assert_eq!(code("SELECT regexp_like('a', '((a{100}){100}){100}')"), "query_too_large");
         assert_eq!(code("SELECT 'a' ~ tool FROM tool_invocations"), "sql_not_allowed");
+    }
+
+    #[test]
+    fn a_pattern_that_does_not_compile_is_told_with_its_place() {
+        for sql in [
+            "SELECT 'a' ~ '('",
+            "SELECT 'a' !~* '('",
+            "SELECT 'a' SIMILAR TO '('",
+            "SELECT regexp_like('a', '(')",
+            "SELECT regexp_match('a', '[b-a]')",
+            "SELECT regexp_count('a', 'a{2,1}')",
+            "SELECT regexp_instr('a', '\\')",
+            "SELECT regexp_replace('a', '(?<=a)b', 'x')",
+            "SELECT regexp_like('a', 'a', 'q')",
+            "SELECT regexp_like('a', 'a', 'g')",
+            "SELECT regexp_replace('a', 'a', 'b', 'gz')",
+            "SELECT regexp_like('a', '(a)(?', 'i')",
+        ] {
+            let error = check(sql, &[]).map(|_| ()).unwrap_err();
+            assert!(matches!(error, QueryError::Invalid { position: Some(_), .. }), "{sql}: {error:?}");
+        }
+        assert_eq!(code("SELECT regexp_replace('a', 'A', 'b', 'gi')"), "ok");
+        assert_eq!(code("SELECT regexp_like('a', 'A', tool) FROM tool_invocations"), "sql_not_allowed");
+        let error = check("SELECT 'a' ~ $1", &["(".into()]).unwrap_err();
+        assert!(error.to_string().contains("does not compile"), "{error}");
+    }
+
+    #[test]
+    fn what_a_window_reaches_over_is_bounded() {
+        let window = |frame: &str| code(&format!("SELECT sum(a) OVER (ORDER BY b {frame}) FROM t"));
+        assert_eq!(window("ROWS BETWEEN 100000 PRECEDING AND 1 FOLLOWING"), "ok");
+        assert_eq!(window("ROWS BETWEEN 100001 PRECEDING AND CURRENT ROW"), "query_too_large");
+        assert_eq!(window("ROWS BETWEEN CURRENT ROW AND 9000000000 FOLLOWING"), "query_too_large");
+        assert_eq!(window("GROUPS BETWEEN CURRENT ROW AND 9000000000 FOLLOWING"), "query_too_large");
+        assert_eq!(code("SELECT lag(a, 9000000000) OVER (ORDER BY b) FROM t"), "query_too_large");
+        assert_eq!(code("SELECT lead(a, -9000000000) OVER (ORDER BY b) FROM t"), "query_too_large");
+        let named = "SELECT sum(a) OVER w FROM t WINDOW w AS (ORDER BY b ROWS 9000000000 PRECEDING)";
+        assert_eq!(code(named), "query_too_large");
+        assert_eq!(code("SELECT latency_merge(latency) OVER (ORDER BY b) FROM t"), "sql_not_allowed");
+        assert_eq!(code("SELECT median(a) OVER w FROM t WINDOW w AS (ORDER BY b)"), "sql_not_allowed");
     }
 }

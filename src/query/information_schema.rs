@@ -13,7 +13,8 @@ use datafusion::datasource::MemTable;
 use datafusion::logical_expr::Documentation;
 
 use crate::model::schema::{
-    AUDIT_LOG, PARTITION_COLUMN, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas,
+    AUDIT_LOG, PARTITION_COLUMN, TOOL_INVOCATION_PAYLOADS, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY,
+    schemas,
 };
 
 use super::catalog::{CATALOG, INFORMATION_SCHEMA, PUBLIC, Tables};
@@ -59,6 +60,7 @@ fn schemata() -> Result<RecordBatch> {
 fn table_list() -> Result<RecordBatch> {
     let public = [
         (AUDIT_LOG, "BASE TABLE"),
+        (TOOL_INVOCATION_PAYLOADS, "BASE TABLE"),
         (TOOL_INVOCATIONS, "BASE TABLE"),
         (TOOL_USAGE_DAILY, "VIEW"),
         (TOOL_USAGE_HOURLY, "VIEW"),
@@ -87,6 +89,7 @@ fn columns() -> Result<RecordBatch> {
     let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
     let all = [
         (AUDIT_LOG, &schemas.audit_log, true),
+        (TOOL_INVOCATION_PAYLOADS, &schemas.payloads_in_sql, true),
         (TOOL_INVOCATIONS, &schemas.tool_invocations, true),
         (TOOL_USAGE_DAILY, &schemas.tool_usage_daily, false),
         (TOOL_USAGE_HOURLY, &schemas.tool_usage_hourly, false),

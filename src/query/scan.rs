@@ -1,20 +1,22 @@
 //! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches that they do not
 //! hold yet, as one.
 //!
-//! Files are dropped before they are opened when their date or their range of event times or of `seq` shows that no row can match; what is left
+//! Files are dropped before they are opened when their date or their range of event times, of `seq` or of ids of calls shows that no row can match; what is left
 //! is pruned by row group and page inside DataFusion's Parquet source. Strings come out of Parquet as views; the live batches
 //! hold plain strings and are turned into views as they are read, only the columns that are asked for.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Date32Array, Int64Array, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Int64Array, StringViewArray, TimestampMicrosecondArray, UInt64Array,
+};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
-use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, DFSchema, Result, ScalarValue, Statistics};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -32,12 +34,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
-use object_store::ObjectStore;
+use object_store::{ObjectMeta, ObjectStore};
 
 use crate::model::schema::PARTITION_COLUMN;
+use crate::storage::parquet::SOUGHT_ID;
 use crate::storage::table::DataFile;
 
-use super::types;
+use super::{QueryError, TableState, types};
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
 
@@ -53,24 +56,22 @@ const COMMON_VALUES: [&str; 2] = ["ok", "permit"];
 pub(super) struct EventTable {
     schema: SchemaRef,
     event_time: &'static str,
-    files: Arc<Vec<DataFile>>,
-    live: Vec<RecordBatch>,
+    state: TableState,
     store_url: ObjectStoreUrl,
     store: Arc<dyn ObjectStore>,
 }
 
 impl EventTable {
     /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition column, no file
-    /// holds it. `live` batches have exactly the stored columns.
+    /// holds it. Live batches have exactly the stored columns.
     pub(super) fn new(
         stored: &Schema,
         event_time: &'static str,
-        files: Arc<Vec<DataFile>>,
-        live: Vec<RecordBatch>,
+        state: TableState,
         store_url: ObjectStoreUrl,
         store: Arc<dyn ObjectStore>,
     ) -> Self {
-        Self { schema: types::with_views(stored), event_time, files, live, store_url, store }
+        Self { schema: types::with_views(stored), event_time, state, store_url, store }
     }
 
     /// The partition column, if the table has one.
@@ -81,24 +82,39 @@ impl EventTable {
     /// The files that may hold rows that all of `filters` keep.
     fn files_for(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&DataFile>> {
         let Some(filter) = conjunction(filters.iter().cloned()) else {
-            return Ok(self.files.iter().collect());
+            return Ok(self.state.files.iter().collect());
         };
         let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
         let filter = state.create_physical_expr(filter, &schema)?;
         let pruning = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema));
         let Some(predicate) = pruning.build(filter) else {
-            return Ok(self.files.iter().collect());
+            return Ok(self.state.files.iter().collect());
         };
-        let statistics =
-            FileStatistics { event_time: self.event_time, partitioned: self.partition().is_some(), files: &self.files };
+        let statistics = FileStatistics {
+            event_time: self.event_time,
+            partitioned: self.partition().is_some(),
+            files: &self.state.files,
+        };
         let kept = predicate.prune(&statistics)?;
-        Ok(self.files.iter().zip(kept).filter_map(|(file, kept)| kept.then_some(file)).collect())
+        Ok(self.state.files.iter().zip(kept).filter_map(|(file, kept)| kept.then_some(file)).collect())
+    }
+
+    /// Makes sure of files that must be proved. Gives the versions that were found right, in the order of the files.
+    async fn prove(&self, files: &[&DataFile]) -> Result<Vec<ObjectMeta>> {
+        let Some(evidence) = &self.state.evidence else { return Ok(Vec::new()) };
+        let mut proved = Vec::with_capacity(files.len());
+        for file in files {
+            let meta = evidence.prove(file).await;
+            proved.push(meta.map_err(|error| DataFusionError::External(Box::new(QueryError::from_storage(&error))))?);
+        }
+        Ok(proved)
     }
 
     fn scan_files(
         &self,
         state: &dyn Session,
         files: &[&DataFile],
+        proved: &[ObjectMeta],
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
@@ -111,20 +127,25 @@ impl EventTable {
             .build();
         let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
         let late = filters.iter().any(is_selective);
+        let evidence = self.state.evidence.as_ref();
+        // Rows that were proved say nothing of what a footer says of them: that is not looked at.
+        let mut options = TableParquetOptions::default();
+        options.global.pruning = evidence.is_none();
         let source = ParquetSource::new(table_schema)
+            .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(
-                Arc::clone(&self.store),
+                evidence.map_or_else(|| Arc::clone(&self.store), |evidence| evidence.store()),
                 cache,
             )))
-            .with_enable_page_index(true)
-            .with_bloom_filter_on_read(true)
+            .with_enable_page_index(evidence.is_none())
+            .with_bloom_filter_on_read(evidence.is_none())
             .with_pushdown_filters(late)
             .with_reorder_filters(late);
         let rows = files.iter().map(|file| file.rows).sum::<u64>();
         let statistics = Statistics::new_unknown(&self.schema)
             .with_num_rows(usize::try_from(rows).map_or(Precision::Absent, Precision::Exact));
         let config = FileScanConfigBuilder::new(self.store_url.clone(), Arc::new(source))
-            .with_file_groups(balanced(files, state.config().target_partitions(), partition.is_some()))
+            .with_file_groups(balanced(files, proved, state.config().target_partitions(), partition.is_some()))
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
@@ -137,10 +158,10 @@ impl EventTable {
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(first) = self.live.first() else { return Ok(None) };
-        let mut partitions = vec![Vec::new(); state.config().target_partitions().clamp(1, self.live.len())];
+        let Some(first) = self.state.live.first() else { return Ok(None) };
+        let mut partitions = vec![Vec::new(); state.config().target_partitions().clamp(1, self.state.live.len())];
         let count = partitions.len();
-        for (index, batch) in self.live.iter().enumerate() {
+        for (index, batch) in self.state.live.iter().enumerate() {
             if let Some(partition) = partitions.get_mut(index % count) {
                 partition.push(batch.clone());
             }
@@ -192,8 +213,12 @@ impl TableProvider for EventTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let files = self.files_for(state, filters)?;
-        let stored =
-            if files.is_empty() { None } else { Some(self.scan_files(state, &files, projection, filters, limit)?) };
+        let proved = self.prove(&files).await?;
+        let stored = if files.is_empty() {
+            None
+        } else {
+            Some(self.scan_files(state, &files, &proved, projection, filters, limit)?)
+        };
         let live = self.scan_live(state, projection)?;
         Ok(match (stored, live) {
             (Some(stored), Some(live)) => UnionExec::try_new(vec![stored, live])?,
@@ -208,15 +233,19 @@ impl TableProvider for EventTable {
 }
 
 /// Files dealt out to at most `partitions` groups, each next one, largest first, to the group with the fewest bytes.
-fn balanced(files: &[&DataFile], partitions: usize, partitioned: bool) -> Vec<FileGroup> {
-    let mut files = files.to_vec();
-    files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
+fn balanced(files: &[&DataFile], proved: &[ObjectMeta], partitions: usize, partitioned: bool) -> Vec<FileGroup> {
+    let mut files: Vec<_> = files.iter().copied().enumerate().collect();
+    files.sort_by(|(_, a), (_, b)| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
     let mut groups = vec![(0, Vec::new()); partitions.clamp(1, files.len().max(1))];
-    for file in files {
+    for (at, file) in files {
         if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
             *bytes += file.size;
             let mut opened = PartitionedFile::new("", file.size);
             opened.object_meta.location = file.path.clone();
+            // What is cached of a file's footer is that version's.
+            if let Some(meta) = proved.get(at) {
+                opened.object_meta = meta.clone();
+            }
             let date = partitioned.then_some(ScalarValue::Date32(Some(file.date)));
             group.push(opened.with_partition_values(date.into_iter().collect()));
         }
@@ -248,7 +277,7 @@ fn is_selective(filter: &Expr) -> bool {
     }
 }
 
-/// What is known of each file without opening it: its date, its event times, its numbers, its rows.
+/// What is known of each file without opening it: its date, its event times, its numbers, its ids, its rows.
 struct FileStatistics<'a> {
     event_time: &'a str,
     partitioned: bool,
@@ -277,13 +306,21 @@ impl FileStatistics<'_> {
     }
 }
 
+impl<'a> FileStatistics<'a> {
+    /// A bound of each file's ids of calls, where it is known.
+    fn id(&self, column: &Column, end: impl Fn(&'a (Arc<str>, Arc<str>)) -> &'a str) -> Option<ArrayRef> {
+        let bounds = || self.files.iter().map(|file| file.id_range.as_ref().map(&end));
+        (column.name == SOUGHT_ID).then(|| Arc::new(bounds().collect::<StringViewArray>()) as ArrayRef)
+    }
+}
+
 impl PruningStatistics for FileStatistics<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bound(column, |(least, _)| least)
+        self.bound(column, |(least, _)| least).or_else(|| self.id(column, |(least, _)| least))
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bound(column, |(_, greatest)| greatest)
+        self.bound(column, |(_, greatest)| greatest).or_else(|| self.id(column, |(_, greatest)| greatest))
     }
 
     fn num_containers(&self) -> usize {

@@ -8,7 +8,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -17,13 +17,17 @@ use object_store::ObjectStore;
 use url::Url;
 
 use crate::model::OrgName;
-use crate::model::schema::{AUDIT_LOG, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas};
+use crate::model::schema::{
+    AUDIT_LOG, TOOL_INVOCATION_PAYLOADS, TOOL_INVOCATIONS, TOOL_USAGE_DAILY, TOOL_USAGE_HOURLY, schemas,
+};
 use crate::rollup::{Granularity, HOURS, SAMPLES, partials_sql};
 use crate::storage::table::DataFile;
 
 use super::catalog::{CATALOG, INFORMATION_SCHEMA, OneCatalog, PUBLIC, Tables};
 use super::functions::Functions;
+use super::functions::arithmetic::CheckedArithmetic;
 use super::scan::EventTable;
+use super::usage::Shares;
 use super::view::{OrgView, TableState};
 use super::views::{FILES, FRESH, merged_sql};
 use super::{QueryError, SqlLimits, information_schema};
@@ -32,9 +36,9 @@ use super::{QueryError, SqlLimits, information_schema};
 const STORE_URL: &str = "mcpg://store";
 
 /// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 /// Rows of a batch of a query that can make large values, so that a column of them stays small.
-const BATCH_ROWS_OF_LARGE_VALUES: usize = 512;
+pub(super) const BATCH_ROWS_OF_LARGE_VALUES: usize = 512;
 
 /// How many consumers of memory an error names in the log.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -48,6 +52,7 @@ pub(super) struct Sessions {
     config: SessionConfig,
     functions: Functions,
     information: Tables,
+    shares: Shares,
 }
 
 impl Sessions {
@@ -62,6 +67,7 @@ impl Sessions {
                 information: information_schema::tables(&functions)?,
                 functions,
                 store,
+                shares: Shares::default(),
             })
         };
         build().map_err(|error| {
@@ -70,23 +76,39 @@ impl Sessions {
         })
     }
 
-    /// A session that holds the tables of `view` and the information schema. `mentions` tells which tables the query may name, so that
-    /// the others need not be made.
+    /// The memory of all queries.
+    pub(super) fn pool(&self) -> Arc<dyn MemoryPool> {
+        Arc::clone(&self.runtime.memory_pool)
+    }
+
+    /// What each org has of it.
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// A session that holds the tables of `view` and the information schema, and takes its memory from `memory`. `mentions` tells which tables the
+    /// query may name, so that the others need not be made.
     pub(super) async fn open(
         &self,
         view: &OrgView,
-        large_values: bool,
+        memory: Arc<dyn MemoryPool>,
         mentions: impl Fn(&str) -> bool,
     ) -> Result<SessionState, QueryError> {
-        for table in [&view.samples, &view.hourly, &view.daily, &view.audit] {
+        for table in [&view.samples, &view.hourly, &view.daily, &view.payloads, &view.audit] {
             within_org(&view.org, table)?;
         }
-        let batch_rows = if large_values { BATCH_ROWS_OF_LARGE_VALUES } else { BATCH_ROWS };
         let open = async {
             let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
             let mut tables = Tables::new();
             tables.insert(TOOL_INVOCATIONS.to_owned(), self.samples(Arc::clone(&view.samples.files), &view.samples)?);
             tables.insert(AUDIT_LOG.to_owned(), self.table(&schemas.audit_log, "occurred_at", &view.audit));
+            if mentions(TOOL_INVOCATION_PAYLOADS) {
+                let seen = &schemas.payloads_in_sql;
+                let columns: Vec<usize> = (0..seen.fields().len()).collect();
+                let live = view.payloads.live.iter().map(|batch| batch.project(&columns)).collect::<Result<_, _>>()?;
+                let state = TableState { files: Arc::clone(&view.payloads.files), live, evidence: None };
+                tables.insert(TOOL_INVOCATION_PAYLOADS.to_owned(), self.table(seen, "started_at", &state));
+            }
             if mentions(TOOL_USAGE_HOURLY) {
                 let hourly = self.rollup(Granularity::Hour, &schemas.tool_usage_hourly, &view.hourly).await?;
                 tables.insert(TOOL_USAGE_HOURLY.to_owned(), hourly);
@@ -95,7 +117,12 @@ impl Sessions {
                 let daily = self.rollup(Granularity::Day, &schemas.tool_usage_daily, &view.daily).await?;
                 tables.insert(TOOL_USAGE_DAILY.to_owned(), daily);
             }
-            Ok(self.state([(PUBLIC, tables), (INFORMATION_SCHEMA, self.information.clone())], batch_rows))
+            let runtime = RuntimeEnv { memory_pool: memory, ..RuntimeEnv::clone(&self.runtime) };
+            let schemas = [(PUBLIC, tables), (INFORMATION_SCHEMA, self.information.clone())];
+            let mut state = self.state(schemas, Arc::new(runtime));
+            // What now() answers, at each place of the query.
+            state.mark_start_execution();
+            Ok(state)
         };
         open.await.map_err(|error: DataFusionError| {
             tracing::error!(%error, "a session cannot be opened");
@@ -106,19 +133,12 @@ impl Sessions {
     /// Samples: those in `files` and the live ones of `state`.
     fn samples(&self, files: Arc<Vec<DataFile>>, state: &TableState) -> Result<Arc<dyn TableProvider>> {
         let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let state = TableState { files, live: state.live.clone() };
+        let state = TableState { files, live: state.live.clone(), evidence: None };
         Ok(self.table(&schemas.tool_invocations, "started_at", &state))
     }
 
     fn table(&self, stored: &Schema, event_time: &'static str, state: &TableState) -> Arc<dyn TableProvider> {
-        Arc::new(EventTable::new(
-            stored,
-            event_time,
-            Arc::clone(&state.files),
-            state.live.clone(),
-            self.store_url.clone(),
-            Arc::clone(&self.store),
-        ))
+        Arc::new(EventTable::new(stored, event_time, state.clone(), self.store_url.clone(), Arc::clone(&self.store)))
     }
 
     /// A rollup table, merged from its files and its live samples.
@@ -133,23 +153,28 @@ impl Sessions {
         if granularity == Granularity::Day {
             fresh = self.view_of(partials_sql(granularity), [(HOURS.to_owned(), fresh)].into()).await?;
         }
-        let files = TableState { files: Arc::clone(&state.files), live: Vec::new() };
+        let files = TableState { files: Arc::clone(&state.files), live: Vec::new(), evidence: None };
         let files = self.table(stored, "window_start", &files);
         self.view_of(merged_sql(granularity), [(FILES.to_owned(), files), (FRESH.to_owned(), fresh)].into()).await
     }
 
     /// A statement of our own over tables that only it can name, as a table.
     async fn view_of(&self, sql: &str, tables: Tables) -> Result<Arc<dyn TableProvider>> {
-        let plan = self.state([(PUBLIC, tables)], BATCH_ROWS).create_logical_plan(sql).await?;
+        let plan = self.state([(PUBLIC, tables)], Arc::clone(&self.runtime)).create_logical_plan(sql).await?;
         Ok(Arc::new(ViewTable::new(plan, None)))
     }
 
-    fn state(&self, schemas: impl IntoIterator<Item = (&'static str, Tables)>, batch_rows: usize) -> SessionState {
+    fn state(
+        &self,
+        schemas: impl IntoIterator<Item = (&'static str, Tables)>,
+        runtime: Arc<RuntimeEnv>,
+    ) -> SessionState {
         self.functions
             .give_to(SessionStateBuilder::new())
-            .with_config(self.config.clone().with_batch_size(batch_rows))
-            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_config(self.config.clone().with_batch_size(BATCH_ROWS))
+            .with_runtime_env(runtime)
             .with_catalog_list(Arc::new(OneCatalog::new(schemas)))
+            .with_analyzer_rule(Arc::new(CheckedArithmetic))
             .build()
     }
 }

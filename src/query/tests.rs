@@ -12,7 +12,7 @@ use super::case_files::cases;
 use super::fixture::{ACME, World, samples, small, view};
 use super::formats::Format;
 use super::watchdog::resident_bytes;
-use super::{Engine, QueryError, SqlLimits, SqlRequest};
+use super::{Asker, Engine, QueryError, SqlLimits, SqlRequest};
 
 async fn run(folder: &str) -> World {
     let world = World::new(small()).await;
@@ -57,6 +57,10 @@ async fn hostile_queries_end_as_the_cases_say_and_the_engine_is_alive_within_its
     assert!(resident_bytes().unwrap() < 2 << 30, "{:?}", resident_bytes());
 }
 
+fn nobody() -> Asker {
+    Asker::sql(None)
+}
+
 fn endless() -> SqlRequest {
     request("SELECT sum(a.value) FROM generate_series(1, 10000000000) a")
 }
@@ -78,20 +82,20 @@ async fn idle(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_query_more_than_may_run_is_refused_and_told_when_to_come_again() {
     let world = World::new(SqlLimits { concurrency: 1, rows: usize::MAX, ..small() }).await;
-    let busy = world.engine.query(world.acme.clone(), request("SELECT * FROM generate_series(1, 9000000)"));
+    let busy = world.engine.query(world.acme.clone(), request("SELECT * FROM generate_series(1, 9000000)"), nobody());
     let busy = busy.await.unwrap();
-    let refused = world.engine.query(world.acme.clone(), request("SELECT 1")).await.unwrap_err();
+    let refused = world.engine.query(world.acme.clone(), request("SELECT 1"), nobody()).await.unwrap_err();
     assert_eq!((refused.code(), refused.status()), ("too_many_queries", 429));
     assert!(refused.retry_after().is_some());
     drop(busy);
     idle(&world).await;
-    world.engine.query(world.acme.clone(), request("SELECT 1")).await.unwrap();
+    world.engine.query(world.acme.clone(), request("SELECT 1"), nobody()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_nobody_reads_any_more_stops_its_query() {
     let world = World::new(small()).await;
-    let answer = world.engine.query(world.acme.clone(), endless()).await.unwrap();
+    let answer = world.engine.query(world.acme.clone(), endless(), nobody()).await.unwrap();
     assert_eq!(world.engine.running(), 1);
     drop(answer);
     idle(&world).await;
@@ -100,7 +104,7 @@ async fn an_answer_that_nobody_reads_any_more_stops_its_query() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_past_its_time_is_stopped() {
     let world = World::new(SqlLimits { time: Duration::from_millis(300), ..small() }).await;
-    let answer = world.engine.query(world.acme.clone(), endless()).await.unwrap();
+    let answer = world.engine.query(world.acme.clone(), endless(), nobody()).await.unwrap();
     let error = answer.stream.try_collect::<Vec<_>>().await.unwrap_err();
     assert_eq!(error, QueryError::Timeout { limit: Duration::from_millis(300) });
     idle(&world).await;
@@ -109,7 +113,7 @@ async fn a_query_past_its_time_is_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_resident_bound_a_query_is_stopped() {
     let world = World::new(SqlLimits { resident_bytes: 1, ..small() }).await;
-    let answer = world.engine.query(world.acme.clone(), endless()).await;
+    let answer = world.engine.query(world.acme.clone(), endless(), nobody()).await;
     let error = match answer {
         Ok(answer) => answer.stream.try_collect::<Vec<_>>().await.unwrap_err(),
         Err(error) => error,
@@ -198,8 +202,8 @@ async fn wherever_the_line_between_stored_and_live_runs_the_answers_are_the_same
         let acme = view(&world.store, "acme", &all, (flushed, flushed)).await;
         let mut told = Vec::new();
         for question in questions {
-            let result = world.engine.query(acme.clone(), request(question)).await.unwrap();
-            let (_, body) = super::formats::begin(result, Format::Json).await.unwrap();
+            let result = world.engine.query(acme.clone(), request(question), nobody()).await.unwrap();
+            let body = super::formats::begin(result, Format::Json).await.unwrap().body;
             let bytes = body.try_collect::<Vec<_>>().await.unwrap().concat();
             told.push(serde_json::from_slice(&bytes).unwrap());
         }
@@ -212,4 +216,53 @@ impl World {
     async fn json_owned(&self, sql: String) -> Result<Value, QueryError> {
         self.json(&sql, vec![]).await
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_told_with_its_files_and_bytes_and_without_a_path() {
+    let world = World::new(small()).await;
+    let query = "SELECT tool, count(*) FROM tool_invocations WHERE started_at >= '2026-03-04T00:00:00Z' GROUP BY tool";
+    for (explain, ran) in [("EXPLAIN", false), ("explain analyze", true)] {
+        let answer = world.json(&format!("{explain} {query}"), vec![]).await.unwrap();
+        let lines: Vec<_> = answer["rows"].as_array().unwrap().iter().map(|row| row[0].as_str().unwrap()).collect();
+        let text = lines.join("\n");
+        assert!(lines[0].starts_with("reads ") && text.contains("files=") && text.contains("AggregateExec"), "{text}");
+        assert!(!text.contains("orgs/") && !text.contains(".parquet") && !text.contains("Metered"), "{text}");
+        assert_eq!(text.contains("bytes_scanned"), ran, "{text}");
+    }
+    for refused in [
+        "EXPLAIN VERBOSE SELECT 1",
+        "EXPLAIN DELETE FROM tool_invocations",
+        "EXPLAIN ANALYZE DROP TABLE tool_invocations",
+    ] {
+        assert_eq!(world.json(refused, vec![]).await.unwrap_err().code(), "sql_not_allowed", "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_would_read_too_much_is_refused_before_it_begins() {
+    let everything = "SELECT max(duration_ms) FROM tool_invocations";
+    let world = World::new(SqlLimits { scan_files: 1, ..small() }).await;
+    let error = world.json(everything, vec![]).await.unwrap_err();
+    assert_eq!((error.code(), error.status()), ("scan_too_large", 422));
+    assert!(error.to_string().contains("started_at"), "{error}");
+    world.json("SELECT max(duration_ms) FROM tool_invocations WHERE date = '2020-01-01'", vec![]).await.unwrap();
+    world.json(&format!("EXPLAIN {everything}"), vec![]).await.unwrap();
+    let own = [("acme".parse().unwrap(), 1)].into();
+    let world = World::new(SqlLimits { scan_bytes_of: own, ..small() }).await;
+    assert_eq!(world.json(everything, vec![]).await.unwrap_err().code(), "scan_too_large");
+}
+
+/// A window function over a whole input holds it: that is charged to the pool, and what it computes in one go is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_over_a_whole_input_is_charged_and_bounded() {
+    let world = World::new(SqlLimits { time: Duration::from_secs(60), ..small() }).await;
+    let windows = |rows: u64| {
+        format!(
+            "SELECT count(x) FROM (SELECT sum(value) OVER (ORDER BY value ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS x \
+             FROM generate_series(1, {rows}))"
+        )
+    };
+    assert_eq!(world.json(&windows(100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
+    assert_eq!(world.json(&windows(20_000_000), vec![]).await.unwrap_err().code(), "query_memory");
 }

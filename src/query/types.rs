@@ -1,5 +1,6 @@
 //! How column types are named to people, and which Arrow types the engine works on.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -59,6 +60,22 @@ pub(super) fn without_views(schema: &Schema) -> SchemaRef {
     retyped(schema, plain)
 }
 
+/// The schema with each name once: of columns of one name, the second is numbered `_2`, the third `_3`, past names that are there already.
+pub(super) fn with_names_apart(schema: &Schema) -> SchemaRef {
+    let mut taken: HashSet<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let mut seen = HashSet::new();
+    let fields = schema.fields().iter().map(|field| {
+        if seen.insert(field.name().clone()) {
+            return Arc::clone(field);
+        }
+        let free = (2..).map(|number| format!("{}_{number}", field.name())).find(|name| !taken.contains(name));
+        let name = free.unwrap_or_else(|| field.name().clone());
+        taken.insert(name.clone());
+        Arc::new(field.as_ref().clone().with_name(name))
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
 fn plain(data_type: &DataType) -> DataType {
     let plain_field = |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(plain(field.data_type())));
     match data_type {
@@ -75,4 +92,20 @@ fn plain(data_type: &DataType) -> DataType {
 fn retyped(schema: &Schema, retype: impl Fn(&DataType) -> DataType) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_data_type(retype(field.data_type())));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::with_names_apart;
+
+    #[test]
+    fn columns_of_one_name_are_numbered() {
+        let schema =
+            Schema::new(["n", "m", "n", "n_2", "n"].map(|name| Field::new(name, DataType::Int64, true)).to_vec());
+        let apart = with_names_apart(&schema);
+        let names: Vec<_> = apart.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["n", "m", "n_3", "n_2", "n_4"]);
+    }
 }

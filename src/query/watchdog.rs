@@ -1,36 +1,48 @@
-//! Stops queries when the process as a whole grows past its bound (invariant I7).
+//! Stops queries when they together hold more than they may (invariant I7).
 //!
-//! The engine's memory pool counts what sorts, groups and hash tables hold; it does not count scans, window buffers and batches on
-//! their way. What the system says the process holds is the truth, so while queries run a thread reads it twenty times a
-//! second, and past the bound stops the youngest query, then the next, until the process is within it again.
+//! The engine's memory pool bounds what sorts, groups and hash tables hold, and refuses more; batches on their way it does not see. So while queries
+//! run a thread adds up, twenty times a second, what each of them holds of both, and past the bound stops the query that holds the most, and waits
+//! until it has ended before it looks again. What the process holds for anything else is not counted: no query is stopped for samples that wait to be
+//! flushed.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
+use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
+
+use super::usage::Usage;
 
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Reads the resident size of the process in bytes; `None` where the system does not tell.
-pub(super) type ReadResident = fn() -> Option<u64>;
+#[derive(Debug)]
+struct Query {
+    id: u64,
+    usage: Arc<Usage>,
+    stop: CancellationToken,
+}
 
 #[derive(Debug, Default)]
 struct Watched {
-    running: Vec<(u64, CancellationToken)>,
+    running: Vec<Query>,
     next: u64,
     closed: bool,
+    shown: Option<IntGauge>,
+}
+
+impl Watched {
+    fn show(&self) {
+        if let Some(gauge) = &self.shown {
+            gauge.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     watched: Mutex<Watched>,
     changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The thread that watches.
@@ -46,37 +58,43 @@ pub(super) struct Ticket {
 }
 
 impl Watchdog {
-    /// Starts to watch for a resident size above `bound` bytes.
-    pub(super) fn start(bound: u64, resident: ReadResident) -> std::io::Result<Self> {
+    /// Starts to watch for more than `bound` bytes.
+    pub(super) fn start(bound: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watching = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("mcpg-sql-memory".to_owned())
-            .spawn(move || watch(&watching, bound, resident))?;
+        std::thread::Builder::new().name("mcpg-sql-memory".to_owned()).spawn(move || watch(&watching, bound))?;
         Ok(Self(shared))
     }
 
     /// Puts a query under watch.
-    pub(super) fn enter(&self) -> Ticket {
+    pub(super) fn enter(&self, usage: Arc<Usage>) -> Ticket {
         let stop = CancellationToken::new();
-        let mut watched = self.0.lock();
+        let mut watched = self.0.watched.lock();
         let id = watched.next;
         watched.next += 1;
-        watched.running.push((id, stop.clone()));
+        watched.running.push(Query { id, usage, stop: stop.clone() });
+        watched.show();
         drop(watched);
         self.0.changed.notify_one();
         Ticket { shared: Arc::clone(&self.0), id, stop }
     }
 
+    /// Has a gauge say how many queries run.
+    pub(super) fn show(&self, gauge: IntGauge) {
+        let mut watched = self.0.watched.lock();
+        watched.shown = Some(gauge);
+        watched.show();
+    }
+
     /// How many queries run.
     pub(super) fn running(&self) -> usize {
-        self.0.lock().running.len()
+        self.0.watched.lock().running.len()
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
+        self.0.watched.lock().closed = true;
         self.0.changed.notify_one();
     }
 }
@@ -90,31 +108,39 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.shared.lock().running.retain(|(id, _)| *id != self.id);
+        let mut watched = self.shared.watched.lock();
+        watched.running.retain(|query| query.id != self.id);
+        watched.show();
     }
 }
 
-fn watch(shared: &Shared, bound: u64, resident: ReadResident) {
-    let mut watched = shared.lock();
+fn watch(shared: &Shared, bound: u64) {
+    let mut watched = shared.watched.lock();
     while !watched.closed {
         if watched.running.is_empty() {
-            watched = shared.changed.wait(watched).unwrap_or_else(PoisonError::into_inner);
+            shared.changed.wait(&mut watched);
             continue;
         }
-        watched = shared.changed.wait_timeout(watched, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
-        let Some(bytes) = resident().filter(|bytes| *bytes > bound) else { continue };
-        if let Some((_, youngest)) = watched.running.iter().rev().find(|(_, stop)| !stop.is_cancelled()) {
+        shared.changed.wait_for(&mut watched, PERIOD);
+        let held = watched.running.iter().map(|query| query.usage.bytes()).fold(0, usize::saturating_add);
+        let is_stopping = watched.running.iter().any(|query| query.stop.is_cancelled());
+        if held as u64 <= bound || is_stopping {
+            continue;
+        }
+        if let Some(largest) = watched.running.iter().max_by_key(|query| query.usage.bytes()) {
             tracing::warn!(
-                resident_bytes = bytes,
+                bytes = held,
                 bound,
-                "stopping the youngest query: the process is past its memory bound"
+                of_it = largest.usage.bytes(),
+                "stopping the largest query: together they hold too much"
             );
-            youngest.cancel();
+            largest.stop.cancel();
         }
     }
 }
 
 /// What Linux says the process holds in memory.
+#[cfg(test)]
 pub(super) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -124,31 +150,38 @@ pub(super) fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use super::{Watchdog, resident_bytes};
+    use super::{Usage, Watchdog};
 
-    #[tokio::test]
-    async fn past_the_bound_the_youngest_query_is_stopped_first() {
-        let watchdog = Watchdog::start(10, || Some(11)).unwrap();
-        let elder = watchdog.enter();
-        let younger = watchdog.enter();
-        tokio::time::timeout(Duration::from_secs(5), younger.stopped()).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(5), elder.stopped()).await.unwrap();
+    fn holding(bytes: usize) -> Arc<Usage> {
+        let usage = Usage::default();
+        usage.flows(0, bytes);
+        Arc::new(usage)
     }
 
     #[tokio::test]
-    async fn within_the_bound_nothing_is_stopped() {
-        let watchdog = Watchdog::start(12, || Some(11)).unwrap();
-        let ticket = watchdog.enter();
+    async fn past_the_bound_the_largest_query_is_stopped_and_the_next_only_once_it_has_ended() {
+        let watchdog = Watchdog::start(10).unwrap();
+        let small = watchdog.enter(holding(4));
+        let large = watchdog.enter(holding(8));
+        let middle = watchdog.enter(holding(7));
+        tokio::time::timeout(Duration::from_secs(5), large.stopped()).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(300), middle.stopped()).await.unwrap_err();
+        drop(large);
+        tokio::time::timeout(Duration::from_secs(5), middle.stopped()).await.unwrap();
+        drop(middle);
+        tokio::time::timeout(Duration::from_millis(300), small.stopped()).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn within_the_bound_nothing_is_stopped_however_large_the_process_is() {
+        let watchdog = Watchdog::start(12).unwrap();
+        let ticket = watchdog.enter(holding(12));
         tokio::time::timeout(Duration::from_millis(300), ticket.stopped()).await.unwrap_err();
         assert_eq!(watchdog.running(), 1);
         drop(ticket);
         assert_eq!(watchdog.running(), 0);
-    }
-
-    #[test]
-    fn the_system_tells_the_resident_size() {
-        assert!(resident_bytes().unwrap() > 1 << 20);
     }
 }

@@ -4,8 +4,9 @@
 //! neither. So each request makes the digest of its batch while it waits for nobody, and under the lock there is left one
 //! addition for each distinct series and hour and one for each row's bucket.
 //!
-//! A digest has *cells*: a cell is one hour of one series. Its calls' buckets lie together in one list for the whole batch;
-//! most cells have few calls, for which a histogram each would be far larger than the list.
+//! A digest has *cells*: a cell is one hour of one series. The buckets of its dispatched calls lie together in one list for the whole
+//! batch; most cells have few calls, for which a histogram each would be far larger than the list. A denied call is counted and
+//! has no bucket: it ran nothing, and how soon it was denied says nothing of the tool's latency.
 
 use std::hash::BuildHasher;
 use std::ops::Range;
@@ -37,7 +38,7 @@ pub struct Digest {
     /// Where in `names` each series' workspace, plugin and tool are.
     series: Vec<[Range<usize>; 3]>,
     cells: Vec<Cell>,
-    /// The bucket of every row's duration, those of a cell in a row.
+    /// The bucket of the duration of every dispatched call, those of a cell in a row.
     buckets: Vec<i16>,
 }
 
@@ -48,15 +49,17 @@ pub(super) struct Cell {
     pub(super) series: usize,
     /// The start of the hour, in microseconds since the Unix epoch.
     pub(super) hour: i64,
+    /// All calls.
+    pub(super) calls: u64,
     /// Calls that failed.
     pub(super) errors: u64,
     /// Calls that were not allowed.
     pub(super) denials: u64,
-    /// Sum, least and greatest duration.
+    /// Sum, least and greatest duration of dispatched calls.
     pub(super) moments: Moments,
-    /// How many calls; while the digest is made, how many so far.
-    calls: usize,
-    /// Where the calls' buckets begin in the digest's list.
+    /// How many calls were dispatched; while the digest is made, how many so far.
+    dispatched: usize,
+    /// Where the buckets of those begin in the digest's list.
     first: usize,
 }
 
@@ -82,13 +85,16 @@ impl Digest {
             last = Some((name, series));
             let place = index.cell(&mut digest, series, columns.started_at.value(row));
             let outcome = columns.outcome(row)?;
-            let duration_ms = sanitised(columns.duration_ms.value(row));
-            if let Some(cell) = digest.cells.get_mut(place) {
-                cell.errors += u64::from(outcome.is_error());
-                cell.denials += u64::from(outcome.is_denial());
-                cell.moments.record(duration_ms, 1);
-                cell.calls += 1;
+            let Some(cell) = digest.cells.get_mut(place) else { continue };
+            cell.calls += 1;
+            cell.errors += u64::from(outcome.is_error());
+            cell.denials += u64::from(outcome.is_denial());
+            if outcome.is_denial() {
+                continue;
             }
+            let duration_ms = sanitised(columns.duration_ms.value(row));
+            cell.moments.record(duration_ms, 1);
+            cell.dispatched += 1;
             cell_of_row.push(place);
             bucket_of_row.push(bucket_of(duration_ms));
         }
@@ -111,9 +117,9 @@ impl Digest {
         &self.cells
     }
 
-    /// The buckets of a cell's calls.
+    /// The buckets of a cell's dispatched calls.
     pub(super) fn buckets(&self, cell: &Cell) -> &[i16] {
-        self.buckets.get(cell.first..cell.first + cell.calls).unwrap_or_default()
+        self.buckets.get(cell.first..cell.first + cell.dispatched).unwrap_or_default()
     }
 
     /// Memory held, in bytes.
@@ -125,14 +131,14 @@ impl Digest {
             + self.buckets.capacity() * size_of::<i16>()
     }
 
-    /// Puts each row's bucket to those of its cell.
+    /// Puts the bucket of each dispatched call to those of its cell.
     fn gather(&mut self, cell_of_row: &[usize], bucket_of_row: &[i16]) {
         let mut end = 0;
         let mut next: Vec<usize> = Vec::with_capacity(self.cells.len());
         for cell in &mut self.cells {
             cell.first = end;
             next.push(end);
-            end += cell.calls;
+            end += cell.dispatched;
         }
         self.buckets = vec![0; end];
         for (&cell, &bucket) in cell_of_row.iter().zip(bucket_of_row) {
@@ -195,7 +201,16 @@ impl<'a> Index<'a> {
                 Entry::Vacant(vacant) => *vacant.insert(cells.len()).get(),
             };
         if place == cells.len() {
-            cells.push(Cell { series, hour, errors: 0, denials: 0, moments: Moments::default(), calls: 0, first: 0 });
+            cells.push(Cell {
+                series,
+                hour,
+                calls: 0,
+                errors: 0,
+                denials: 0,
+                moments: Moments::default(),
+                dispatched: 0,
+                first: 0,
+            });
         }
         if let Some(latest) = self.latest.get_mut(series) {
             *latest = (hour..hour.saturating_add(Granularity::Hour.width()), place);
@@ -276,8 +291,8 @@ mod tests {
         assert_eq!(tools, ["a", "b"]);
         let cells: Vec<_> = digest.cells().iter().map(|c| (c.series, c.hour, c.calls, c.errors, c.denials)).collect();
         assert_eq!(cells, [(0, HOUR, 2, 0, 1), (1, HOUR, 1, 1, 0), (0, 0, 1, 0, 0)]);
-        assert_eq!(digest.buckets(&digest.cells()[0]), [-1, 63]);
-        assert_eq!(digest.cells()[0].moments, Moments { sum: 3000 << 16, min: 1000.0, max: 2000.0 });
+        assert_eq!(digest.buckets(&digest.cells()[0]), [-1], "a denied call has no latency");
+        assert_eq!(digest.cells()[0].moments, Moments { sum: 1000 << 16, min: 1000.0, max: 1000.0 });
     }
 
     #[test]

@@ -35,7 +35,9 @@ mod buckets;
 mod scale;
 mod window;
 
-pub(crate) use scale::{FIRST_BUCKET, LAST_BUCKET, PER_OCTAVE, ZERO_BUCKET, bucket_of, sanitised, sum_units};
+pub(crate) use scale::{
+    FIRST_BUCKET, LAST_BUCKET, PER_OCTAVE, ZERO_BUCKET, bucket_of, sanitised, sum_units, upper_bound_seconds,
+};
 pub use scale::{SCALE, ZERO_THRESHOLD_SECONDS};
 
 use buckets::Buckets;

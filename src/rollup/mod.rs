@@ -16,6 +16,7 @@
 mod codec;
 mod digest;
 mod error;
+mod exemplars;
 pub mod exposition;
 mod functions;
 mod granularity;
@@ -34,6 +35,7 @@ mod wire;
 pub use codec::{DecodeError, Encoded, encode};
 pub use digest::Digest;
 pub use error::RollupError;
+pub use exemplars::{Candidates, Exemplars};
 pub use functions::{aggregate_functions, scalar_functions};
 pub use granularity::{Granularity, UnknownGranularity};
 pub use histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};

@@ -35,6 +35,7 @@ fn samples() -> impl Strategy<Value = Vec<Sample<'static>>> {
             started_at,
             duration_ms,
             outcome: crate::model::Outcome::ALL[outcome].as_str(),
+            trace_id: None,
         },
     );
     prop::collection::vec(sample, 1..300)
@@ -66,17 +67,22 @@ fn encoded(histogram: &Histogram) -> Vec<u8> {
 
 /// The rollup worked out sample by sample, without batches or SQL.
 fn expected(granularity: Granularity, samples: &[Sample<'_>]) -> BTreeMap<Key, Rollup> {
-    let mut groups: BTreeMap<Key, (i64, i64, Histogram)> = BTreeMap::new();
+    let mut groups: BTreeMap<Key, (i64, i64, i64, Histogram)> = BTreeMap::new();
     for s in samples {
         let key = (granularity.window_start(s.started_at), s.workspace.into(), s.plugin.into(), s.tool.into());
-        let (errors, denials, latency) = groups.entry(key).or_insert((0, 0, Histogram::new()));
+        let (calls, errors, denials, latency) = groups.entry(key).or_insert((0, 0, 0, Histogram::new()));
+        let denied = ["policy_denied", "quota_exceeded"].contains(&s.outcome);
+        *calls += 1;
         *errors += i64::from(["client_error", "server_error", "timeout"].contains(&s.outcome));
-        *denials += i64::from(["policy_denied", "quota_exceeded"].contains(&s.outcome));
-        latency.record(s.duration_ms);
+        *denials += i64::from(denied);
+        if !denied {
+            latency.record(s.duration_ms);
+        }
     }
-    let rollup = |(errors, denials, latency): (i64, i64, Histogram)| {
-        let bits = [Some(latency.sum_ms()), latency.min_ms(), latency.max_ms()].map(|ms| ms.unwrap().to_bits());
-        (latency.count() as i64, errors, denials, bits[0], bits[1], bits[2], encoded(&latency))
+    let rollup = |(calls, errors, denials, latency): (i64, i64, i64, Histogram)| {
+        let (min, max) = (latency.min_ms().unwrap_or(f64::MAX), latency.max_ms().unwrap_or(0.0));
+        let bits = [latency.sum_ms(), min, max].map(f64::to_bits);
+        (calls, errors, denials, bits[0], bits[1], bits[2], encoded(&latency))
     };
     groups.into_iter().map(|(key, group)| (key, rollup(group))).collect()
 }
@@ -131,7 +137,7 @@ fn applied(batches: &[Vec<Sample<'_>>]) -> RunningTotals {
 fn contents(totals: &RunningTotals) -> Vec<String> {
     let series = totals.series().iter().map(|series| {
         let latency = encoded(&series.latency);
-        format!("{} {} {} {latency:?}", series.labels.text, series.errors, series.denials)
+        format!("{} {} {} {} {latency:?}", series.labels.text, series.calls, series.errors, series.denials)
     });
     let windows = totals.tools().iter().flat_map(|tool| {
         let of = |granularity| tool.windows.of(granularity).iter().map(move |window| (granularity, window));
@@ -170,7 +176,7 @@ proptest! {
             totals = RunningTotals::decode(&totals.encode(), 5 - round % 3).unwrap();
             totals.expire(round as i64 * HOUR);
             let now: BTreeMap<_, _> = totals.series().iter().map(|series| {
-                (series.labels.text.to_string(), (series.latency.count(), series.errors, series.denials))
+                (series.labels.text.to_string(), (series.calls, series.errors, series.denials))
             }).collect();
             for (labels, (calls, errors, denials)) in &before {
                 let (c, e, d) = now[labels];

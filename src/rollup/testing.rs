@@ -18,6 +18,7 @@ pub(super) struct Sample<'a> {
     pub(super) started_at: i64,
     pub(super) duration_ms: f64,
     pub(super) outcome: &'a str,
+    pub(super) trace_id: Option<&'a str>,
 }
 
 impl Default for Sample<'_> {
@@ -29,6 +30,7 @@ impl Default for Sample<'_> {
             started_at: 0,
             duration_ms: 84.0,
             outcome: "ok",
+            trace_id: None,
         }
     }
 }
@@ -53,6 +55,7 @@ pub(super) fn batch(samples: &[Sample<'_>]) -> RecordBatch {
         "outcome" => text(&|sample| sample.outcome.to_owned()),
         "started_at" | "arrived_at" | "ingested_at" => time(),
         "duration_ms" => Arc::new(Float64Array::from_iter_values(samples.iter().map(|sample| sample.duration_ms))),
+        "trace_id" => Arc::new(samples.iter().map(|sample| sample.trace_id).collect::<StringArray>()),
         "date" => Arc::new(Date32Array::from_iter_values(
             samples.iter().map(|sample| sample.started_at.div_euclid(Granularity::Day.width()) as i32),
         )),

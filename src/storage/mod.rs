@@ -1,26 +1,20 @@
-//! Where data lies: the durable object store, the write-ahead log, the live buffer and the Delta tables.
+//! Where data lies: the durable object store, Parquet files and the Delta tables.
 //!
-//! ```text
-//! <store>/wal/<seq>                          the log: one object a group commit, total order over all nodes
-//! <store>/orgs/<org>/<table>/_delta_log/…    Delta tables, partitioned by date, that other engines open as they are
-//! <store>/orgs/<org>/<table>/date=…/*.parquet
-//! <store>/orgs/<org>/totals/<position>       snapshots of the running totals
-//! <store>/orgs/<org>/keys/<from>-<to>        idempotency keys of a range of the log
-//! ```
-//!
-//! A **position** is the sequence number of a WAL object: "up to position 17" means the effects of `wal/…17` and of
-//! all before it. Every table and snapshot carries its position, so replay applies to each exactly what it lacks.
-//!
-//! This module holds the primitives and knows nothing of rollups or requests; [`crate::plane`] puts them together.
+//! This module holds the primitives and knows nothing of the log, of rollups or of requests.
 
 mod error;
-mod live;
 mod local;
 pub mod parquet;
+pub(crate) mod pinned;
+mod probe;
+mod s3;
 mod store;
 pub mod table;
-pub mod wal;
+mod transport;
+mod versions;
+mod watched;
 
-pub use error::StorageError;
-pub use live::{LiveBuffer, held_bytes};
-pub use store::Store;
+pub use error::{StorageError, is_hiccup};
+pub use store::{Created, Ensured, Store};
+pub use transport::RequestCounts;
+pub use versions::Versions;

@@ -119,7 +119,7 @@ where
 }
 
 /// The certificates of authorities, in PEM, that a file holds: at least one, and none that TLS would pass over.
-fn authorities(path: &Path) -> Result<Vec<u8>, CollectorError> {
+pub(crate) fn authorities(path: &Path) -> Result<Vec<u8>, CollectorError> {
     let pem = fs::read(path).map_err(|error| CollectorError::Unreadable { path: path.to_owned(), error })?;
     let refused = |reason: String| CollectorError::NotCertificates { path: path.to_owned(), reason };
     let mut trusted = RootCertStore::empty();

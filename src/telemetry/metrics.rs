@@ -26,8 +26,8 @@ use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 pub use answers::{Http, Query, Scrape};
 pub use process::Process;
 pub(crate) use registrar::Registrar;
-pub use upkeep::{Audit, CatchUp, Flush, Replay};
-pub use writes::{Buffer, Ingest, Wal};
+pub use upkeep::{Audit, CatchUp, Flush, Maintenance, Replay};
+pub use writes::{Buffer, Ingest, LogHealth, Wal};
 
 /// Media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -40,10 +40,14 @@ pub struct Metrics {
     pub ingest: Ingest,
     /// The write-ahead log.
     pub wal: Wal,
+    /// How the log fares.
+    pub log: LogHealth,
     /// Samples in memory.
     pub buffer: Buffer,
     /// From the WAL to the tables.
     pub flush: Flush,
+    /// Keeping the tables.
+    pub maintenance: Maintenance,
     /// The audit ledgers.
     pub audit: Audit,
     /// Scrapes of the orgs' metrics.
@@ -72,8 +76,10 @@ impl Metrics {
         Self {
             ingest: Ingest::new(&r),
             wal: Wal::new(&r),
+            log: LogHealth::new(&r),
             buffer: Buffer::new(&r),
             flush: Flush::new(&r),
+            maintenance: Maintenance::new(&r),
             audit: Audit::new(&r),
             scrape: Scrape::new(&r),
             query: Query::new(&r),

@@ -1,10 +1,12 @@
 //! Who may do what: tokens, roles, and orgs that do not know of each other.
 
+use std::time::Duration;
+
 use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::{Answer, Client, Config, Sample, Server, mcpg, ndjson, run_with_input};
+use crate::harness::{Answer, Client, Config, Sample, Server, eventually, mcpg, ndjson, run_with_input};
 
 const READER: &str = "reader-token-of-the-default-org";
 const EMITTER: &str = "emitter-token-of-the-default-org";
@@ -132,4 +134,31 @@ async fn no_token_is_ever_logged() {
     for secret in [READER, EMITTER, OTHER, OPERATOR, "a-wrong-token-of-someone"] {
         assert!(!server.logs().contains(secret), "{secret} stands in the log");
     }
+}
+
+#[tokio::test]
+async fn tokens_follow_the_file_without_a_restart() {
+    let token = |token: &str, more: &str| {
+        format!("tokens: [{{ name: reader, hash: \"{}\", org: default, roles: [read]{more} }}]", hash(token))
+    };
+    let mut server = Config::new().with(&token(READER, "")).token(READER).start().await;
+    assert_eq!(select(&server.client()).await.status, StatusCode::OK);
+    let both = token("another-token", &format!(", previous_hash: \"{}\"", hash(READER)));
+    server.reconfigure(&[&both]);
+    server.rewrite();
+    let new = server.client().with_token("another-token");
+    eventually("the new token to be taken", Duration::from_secs(30), async || {
+        (select(&new).await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    assert_eq!(select(&server.client()).await.status, StatusCode::OK, "the one before is taken too");
+    server.reconfigure(&[&token("another-token", ", expires: 2020-01-01T00:00:00Z")]);
+    server.rewrite();
+    eventually("the old token to be refused", Duration::from_secs(30), async || {
+        (select(&server.client()).await.status == StatusCode::UNAUTHORIZED).then_some(())
+    })
+    .await;
+    assert_eq!(select(&new).await.problem(), "token_expired");
+    let own = server.client().get("/metrics").await.ok().text();
+    assert!(own.contains("mcpg_cp_token_last_used_timestamp_seconds{token=\"reader\"}"), "{own}");
 }

@@ -37,7 +37,7 @@ async fn with_one_sample() -> Server {
 fn help_is_an_answer_and_a_typo_is_wrong_use() {
     let help = run(&mut mcpg(&["--help"]));
     assert_eq!(code(&help), 0);
-    for command in ["demo", "control-plane", "sql", "loadgen", "token", "config"] {
+    for command in ["demo", "control-plane", "sql", "loadgen", "store", "token", "config"] {
         assert!(out(&help).contains(command), "{command}: {}", out(&help));
     }
     for wrong in [&["contrl-plane"][..], &["sql"], &["control-plane", "--nonsense"], &[]] {

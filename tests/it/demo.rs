@@ -86,6 +86,8 @@ async fn all_three_streams_are_live_and_a_client_of_ones_own_can_join() {
     let client = demo.client();
 
     let told = demo.program.logs();
+    let dashboard = told.find(&format!("The dashboard: {}/", demo.url())).expect("the dashboard's address");
+    assert!(told.find("listening on").is_some_and(|at| dashboard < at), "it comes first:\n{told}");
     for url in [
         format!("{}/v1/orgs/default/metrics", demo.url()),
         demo.mcp_url(),

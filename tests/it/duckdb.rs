@@ -52,7 +52,9 @@ async fn duckdb_sql_the_rollups_and_the_scrape_agree() {
     .await;
 
     let errors = "count(*) FILTER (WHERE outcome IN ('client_error', 'server_error', 'timeout'))";
-    let exact = "quantile_disc(duration_ms, [0.5, 0.95, 0.99])";
+    // A call that was denied ran nothing: it has no latency.
+    let ran = "FILTER (WHERE outcome NOT IN ('policy_denied', 'quota_exceeded'))";
+    let exact = format!("quantile_disc(duration_ms, [0.5, 0.95, 0.99]) {ran}");
     let query = format!("SELECT tool, count(*), {errors}, {exact} FROM t GROUP BY tool ORDER BY tool");
     let theirs = duckdb("tool_invocations", &query).await;
     let theirs = theirs.as_array().unwrap();
@@ -67,7 +69,7 @@ async fn duckdb_sql_the_rollups_and_the_scrape_agree() {
     };
     let hourly = client.sql(&rollup("tool_usage_hourly")).await;
     let daily = client.sql(&rollup("tool_usage_daily")).await;
-    let raw = QUANTILES.map(|q| format!("latency_quantile(latency_hist(duration_ms), {q})")).join(", ");
+    let raw = QUANTILES.map(|q| format!("latency_quantile(latency_hist(duration_ms) {ran}, {q})")).join(", ");
     let from_raw = client.sql(&format!("SELECT tool, {raw} FROM tool_invocations GROUP BY tool ORDER BY tool")).await;
     let scrape = client.metrics().await;
     let calls = scrape.sum_by("mcpg_tool_calls_total", &["tool"]);

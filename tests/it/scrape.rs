@@ -11,8 +11,8 @@ use reqwest::{Method, StatusCode};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Client, Config, Exposition, Prometheus, Sample, alone, assert_close, eventually, exact_quantile, ndjson, now,
-    run_with_input, tool,
+    Client, Config, Exposition, Prometheus, Sample, Server, alone, assert_close, eventually, exact_quantile, ndjson,
+    now, run_with_input, tool, with_native_histograms,
 };
 
 const SCRAPE_JOB: &str = include_str!("customer/scrape_job.yml");
@@ -270,19 +270,107 @@ async fn native_histograms_give_prometheus_quantiles_within_one_percent() {
         server.client().post(ndjson(&samples), None).await;
     }
     let config = format!("scrape_configs:\n{}", jobs(&server.authority()));
-    let prometheus = Prometheus::start(&config, &[], &["--enable-feature=native-histograms"]).await;
-    for q in [0.5, 0.95, 0.99] {
-        let query = format!("histogram_quantile({q}, sum(mcpg_tool_duration_seconds{{job=\"mcpg-fast\"}}))");
-        let seconds =
-            eventually("a scraped histogram", PATIENCE, async || prometheus.query(&query).await.pop()).await.1;
-        assert_close(seconds * 1000.0, exact_quantile(&durations, q), 0.01, &query);
+    let flags = ["--enable-feature=native-histograms"];
+    let told = with_native_histograms(&config);
+    let (oldest, newest) =
+        tokio::join!(Prometheus::start(&config, &[], &flags), Prometheus::start_newest(&told, &[], &flags));
+    for prometheus in [oldest, newest] {
+        for q in [0.5, 0.95, 0.99] {
+            let query = format!("histogram_quantile({q}, sum(mcpg_tool_duration_seconds{{job=\"mcpg-fast\"}}))");
+            let seconds =
+                eventually("a scraped histogram", PATIENCE, async || prometheus.query(&query).await.pop()).await.1;
+            assert_close(seconds * 1000.0, exact_quantile(&durations, q), 0.01, &query);
+        }
+        let count = prometheus.query("histogram_count(sum(mcpg_tool_duration_seconds{job=\"mcpg-fast\"}))").await;
+        assert_eq!(count[0].1, 20_000.0);
+        let counter = prometheus.query("mcpg_tool_calls_total{job=\"mcpg-fast\"}").await;
+        assert_eq!(counter[0].1, 20_000.0, "the other families come through protobuf too");
+        let up = prometheus.query("up{job=\"mcpg-fast\"}").await;
+        assert_eq!(up[0].1, 1.0);
     }
-    let count = prometheus.query("histogram_count(sum(mcpg_tool_duration_seconds{job=\"mcpg-fast\"}))").await;
-    assert_eq!(count[0].1, 20_000.0);
-    let counter = prometheus.query("mcpg_tool_calls_total{job=\"mcpg-fast\"}").await;
-    assert_eq!(counter[0].1, 20_000.0, "the other families come through protobuf too");
-    let up = prometheus.query("up{job=\"mcpg-fast\"}").await;
-    assert_eq!(up[0].1, 1.0);
+}
+
+#[tokio::test]
+#[ignore = "the newest Prometheus shows exemplars of one family alone; not explained yet"]
+async fn the_newest_prometheus_takes_exemplars_and_begins_counters_where_they_began() {
+    let server = Config::new().start().await;
+    let client = server.client();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let config = format!("scrape_configs:\n{}", jobs(&server.authority()));
+    let flags = ["--enable-feature=native-histograms,exemplar-storage,created-timestamp-zero-ingestion"];
+    let prometheus = Prometheus::start_newest(&with_native_histograms(&config), &[], &flags).await;
+    eventually("a first scrape", PATIENCE, async || {
+        prometheus.query("up{job=\"mcpg-fast\"}").await.pop().filter(|(_, up)| *up == 1.0)
+    })
+    .await;
+    // All calls of a new series come at once: without its beginning Prometheus would see no increase at all.
+    let mut samples = Vec::new();
+    for tool in ["list_repos", "get_issue"] {
+        let call = |took: f64| {
+            Sample::new("github", tool, took).with("trace_id", trace).started_at(now() - TimeDelta::seconds(3))
+        };
+        samples.extend((0..4).map(|_| call(2_000.0)));
+        samples.push(call(80.0).outcome(Outcome::Timeout));
+    }
+    client.post(ndjson(&samples), None).await;
+    for counter in ["mcpg_tool_calls_total", "mcpg_tool_errors_total"] {
+        let query = format!("increase({counter}{{job=\"mcpg-fast\"}}[10m]) >= 1");
+        eventually("an increase of each new series", PATIENCE, async || {
+            Some(prometheus.query(&query).await).filter(|increases| increases.len() == 2)
+        })
+        .await;
+    }
+    for family in ["mcpg_tool_duration_seconds", "mcpg_tool_errors_total"] {
+        let query = format!("{family}{{job=\"mcpg-fast\"}}");
+        let found = eventually("an exemplar of each series", PATIENCE, async || {
+            let (start, end) = ((now().timestamp() - 600).to_string(), now().timestamp().to_string());
+            let data = prometheus.api("query_exemplars", &[("query", &query), ("start", &start), ("end", &end)]).await;
+            data.as_array().filter(|series| series.len() == 2).cloned()
+        })
+        .await;
+        for series in found {
+            assert_eq!(series["exemplars"][0]["labels"]["trace_id"], trace, "{series}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn openmetrics_has_exemplars_and_beginnings_which_outlast_a_restart() {
+    let mut server = Config::new().start().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let call = Sample::new("github", "list_repos", 12.5).with("trace_id", trace);
+    server.client().post(ndjson(&[call]), None).await;
+    let page = async |server: &Server, path: &str| server.client().get_as(path, OPENMETRICS_FIRST).await.ok().text();
+    let beginnings = |page: &str| -> Vec<String> {
+        page.lines().filter(|line| line.contains("_created{")).map(str::to_owned).collect()
+    };
+    let before = page(&server, "metrics").await;
+    assert!(before.contains(&format!("# {{trace_id=\"{trace}\"}} 0.0125 ")), "{before}");
+    let began = beginnings(&before);
+    assert_eq!(began.len(), 4, "{before}");
+    let seconds: f64 = began[0].rsplit_once(' ').unwrap().1.parse().unwrap();
+    assert!((seconds - now().timestamp() as f64).abs() < 600.0, "{began:?}");
+    assert_eq!(beginnings(&page(&server, "metrics?created=off").await), [""; 0]);
+    // Once by the state, once by the log: a series' beginning is part of both, exemplars of neither.
+    assert!(server.stop().await.success());
+    server.start().await;
+    let after = page(&server, "metrics").await;
+    assert_eq!(beginnings(&after), began);
+    assert!(!after.contains("trace_id"), "{after}");
+    server.kill();
+    server.start().await;
+    assert_eq!(beginnings(&page(&server, "metrics").await), began);
+}
+
+#[tokio::test]
+async fn late_samples_are_counted_as_such() {
+    let server = Config::new().start().await;
+    let client = server.client();
+    let late = Sample::new("github", "list_repos", 7.0).started_at(now() - TimeDelta::hours(3));
+    client.post(ndjson(&[late.clone(), late, Sample::new("github", "list_repos", 7.0)]), Some("once")).await;
+    let own = Exposition::parse(&client.get("/metrics").await.ok().text());
+    assert_eq!(own.total("mcpg_cp_ingest_late_samples_total"), 2.0);
+    assert_eq!(own.total("mcpg_cp_ingest_samples_total"), 3.0);
 }
 
 #[tokio::test]
@@ -294,6 +382,7 @@ async fn every_scrape_format_says_the_same() {
     let text = client.metrics().await;
     let open =
         client.send(Method::GET, "metrics", &[(ACCEPT, OPENMETRICS_FIRST)], Vec::new()).await.unwrap().ok().text();
+    let open: String = open.lines().map(|line| format!("{}\n", line.split(" # {").next().unwrap())).collect();
     let open = Exposition::parse(&open);
     for family in ["mcpg_tool_calls_total", "mcpg_tool_errors_total", "mcpg_tool_duration_seconds_count"] {
         let by = ["org", "workspace", "plugin", "tool"];

@@ -108,11 +108,27 @@ async fn one_key_sent_to_both_at_once_is_stored_once() {
 #[tokio::test]
 async fn a_node_that_starts_later_knows_all() {
     let (first, second) = two_nodes().await;
-    first.client().post(ndjson(&vec![Sample::new("github", "list_repos", 5.0); 7]), Some("k1")).await;
+    let keyed = ndjson(&vec![Sample::new("github", "list_repos", 5.0); 7]);
+    first.client().post(keyed.clone(), Some("k1")).await;
     second.client().post(ndjson(&vec![Sample::new("jira", "create_issue", 5.0); 5]), None).await;
     let third = another(&first).await;
     assert_eq!(third.client().count().await, 12);
     assert_eq!(third.client().metrics().await.counters(), first.client().metrics().await.counters());
-    let again = ndjson(&vec![Sample::new("github", "list_repos", 5.0); 7]);
-    assert_eq!(third.client().post(again, Some("k1")).await, (7, true));
+    assert_eq!(third.client().post(keyed, Some("k1")).await, (7, true));
+}
+
+#[tokio::test]
+async fn counters_read_first_on_the_other_node_show_what_was_just_acknowledged() {
+    let unflushed = "flush: { interval: 1h }\naudit: { key_file: ledger.key }";
+    let first = Config::new().with(unflushed).start().await;
+    let key = first.storage().with_file_name("ledger.key");
+    let audit = format!("flush: {{ interval: 1h }}\naudit: {{ key_file: {} }}", key.display());
+    let second = Config::on(first.storage()).with(&audit).start().await;
+    let nodes = [first.client(), second.client()];
+    for round in 0..20 {
+        let (writer, reader) = (&nodes[round % 2], &nodes[(round + 1) % 2]);
+        writer.post(ndjson(&[Sample::new("github", "list_repos", 5.0)]), None).await;
+        // Nothing but the scrape makes the other node read the log.
+        assert_eq!(reader.metrics().await.total("mcpg_tool_calls_total"), (round + 1) as f64);
+    }
 }

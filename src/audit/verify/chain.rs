@@ -3,14 +3,19 @@
 //! Entries come segment by segment. A segment whose entries have been seen already is one that was merged while it was read, or a
 //! leftover of a merge: its entries must be the same, which the chain shows if it begins and ends as it did before.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+
+use sha2::{Digest, Sha256};
 
 use super::coverage::Coverage;
 use super::emitters::Emitters;
-use super::heads::{self, Kept, NEWEST, Newest};
+use super::heads::{self, Kept, Newest, Place};
+use super::removals::{Named, Removals, Seen};
 use super::rows::{BadRow, Checked, Notice, Row, path};
 use super::run::look_again;
-use super::source::Source;
+use super::source::{Blob, Source, SourceError};
+use super::spacing::Spacer;
 use super::tiles::Tree;
 use super::{Fault, Kind, Progress, Sound, VerifyError};
 use crate::audit::segment::SegmentName;
@@ -36,14 +41,20 @@ pub(super) struct Chain<'a> {
     progress: &'a Progress<'a>,
     head: Newest,
     older: Vec<Kept>,
+    /// The names of the auditor's own.
+    remembered: Vec<String>,
     /// How many of the older heads the tree has grown past.
     passed: usize,
     /// The greatest of them whose root was the tree's, and the first whose was not.
     agreed: u64,
-    disagreed: Option<u64>,
+    disagreed: Option<Kept>,
     tree: Tree<'a>,
     segments: Vec<SegmentName>,
+    /// All segments that are there, leftovers too.
+    listed: BTreeSet<SegmentName>,
     current: Option<Current>,
+    /// The first entry that is there.
+    first: Option<u64>,
     /// The number after the last entry, and its hash where it is known.
     next: u64,
     last: Option<Hash>,
@@ -52,8 +63,12 @@ pub(super) struct Chain<'a> {
     /// Entries whose hash will be asked for again by leftovers, in order, and the hashes so far.
     bounds: Vec<u64>,
     bound_hashes: Vec<Hash>,
-    /// The greatest `first_kept` that an entry `ledger.prune` tells.
-    prune_allows: u64,
+    removals: Removals,
+    /// The entry after the last one by which the ledger spoke of itself: leftovers say it again.
+    noticed: u64,
+    spacer: Spacer,
+    /// When the last entry under the newest checkpoint was recorded.
+    recorded_at: Option<i64>,
     /// The last entry `ledger.key`.
     rotated: Option<u64>,
     emitters: Emitters,
@@ -63,7 +78,7 @@ impl<'a> Chain<'a> {
     pub(super) fn new(
         source: &'a dyn Source,
         head: Newest,
-        older: Vec<Kept>,
+        (older, remembered): (Vec<Kept>, Vec<String>),
         coverage: &Coverage,
         progress: &'a Progress<'a>,
     ) -> Self {
@@ -77,17 +92,23 @@ impl<'a> Chain<'a> {
             progress,
             head,
             older,
+            remembered,
             passed: 0,
             agreed: 0,
             disagreed: None,
             segments: coverage.wide.clone(),
+            listed: coverage.wide.iter().chain(&coverage.within).copied().collect(),
             current: None,
+            first: None,
             next: 0,
             last: Some(Hash::ZERO),
             gaps: Vec::new(),
             bounds,
             bound_hashes: Vec::new(),
-            prune_allows: 0,
+            removals: Removals::default(),
+            noticed: 0,
+            spacer: Spacer::default(),
+            recorded_at: None,
             rotated: None,
             emitters: Emitters::default(),
         }
@@ -127,6 +148,7 @@ impl<'a> Chain<'a> {
             return Err(missing(format!("no such segment is there; the next one begins with entry {to}")).into());
         }
         while self.tree.count() < to {
+            self.spacer.gone();
             let stop = self.older.get(self.passed).map_or(to, |head| head.size.clamp(self.tree.count(), to));
             if let Some(lacking) = self.tree.push_removed(stop)? {
                 let why = format!(
@@ -155,10 +177,13 @@ impl<'a> Chain<'a> {
                 if self.tree.root() == head.root {
                     self.agreed = head.size;
                 } else if self.disagreed.is_none() {
-                    self.disagreed = Some(head.size);
+                    self.disagreed = Some(*head);
+                }
+                if head.place == Place::Kept {
+                    self.spacer.checkpoint(head.size);
                 }
             } else if head.size == 0 && head.root != empty_root() {
-                self.disagreed = Some(0);
+                self.disagreed = Some(*head);
             }
             self.passed += 1;
         }
@@ -200,7 +225,10 @@ impl<'a> Chain<'a> {
     fn push(&mut self, row: &Row) -> Result<(), VerifyError> {
         let seq = row.leaf.seq;
         self.pass_heads();
+        self.first.get_or_insert(seq);
         if seq < self.size() {
+            self.spacer.entry(row.recorded_at);
+            self.recorded_at = row.recorded_at;
             self.tree.push(row.hash, Some(row.leaf))?;
             self.pass_heads();
         }
@@ -218,7 +246,9 @@ impl<'a> Chain<'a> {
         if known.is_none_or(|known| known == row.leaf.entry_hash) {
             return Ok(());
         }
-        let why = "the segment that covers this one has another entry in this place".to_owned();
+        let wider = self.segments.iter().find(|wider| wider.holds(current.name) && **wider != current.name);
+        let wider = wider.map_or_else(|| "the segment that covers this one".to_owned(), |wider| path(*wider));
+        let why = format!("{wider} covers this one and has another entry in this place: one of both is forged");
         Err(Fault { kind: Kind::Changed, seq: Some(seq), file: path(current.name), why })
     }
 
@@ -275,14 +305,14 @@ impl<'a> Chain<'a> {
     }
 
     fn notice(&mut self, notice: &Notice) {
-        if notice.seq >= self.size() {
+        if notice.seq >= self.size() || notice.seq < self.noticed {
             return;
         }
-        match notice.action.as_str() {
-            "ledger.key" => self.rotated = self.rotated.max(Some(notice.seq)),
-            "ledger.prune" => self.prune_allows = self.prune_allows.max(first_kept(notice).unwrap_or(0)),
-            _ => {}
+        self.noticed = notice.seq + 1;
+        if notice.action == "ledger.key" {
+            self.rotated = self.rotated.max(Some(notice.seq));
         }
+        self.removals.take(notice, Seen { first: self.first, gaps: &self.gaps });
     }
 
     /// The current segment is at its end.
@@ -295,9 +325,11 @@ impl<'a> Chain<'a> {
     /// All entries have come.
     pub(super) fn finish(mut self) -> Result<Sound, VerifyError> {
         self.pass_heads();
-        if let Some((from, to)) = self.gaps.iter().find(|(_, to)| *to > self.prune_allows) {
-            let why = "no such segment is there, and no entry ledger.prune says why".to_owned();
-            return Err(Fault { kind: Kind::Missing, seq: Some(*from), file: absent(*from, *to), why }.into());
+        let kept_from = self.removals.first_kept();
+        if let Some((from, to)) = self.gaps.iter().find(|(_, to)| *to > kept_from) {
+            let from = kept_from.max(*from);
+            let why = format!("no such segment is there{}", self.removals.refusal(from));
+            return Err(Fault { kind: Kind::Missing, seq: Some(from), file: absent(from, *to), why }.into());
         }
         if self.next < self.size() {
             let why = format!("no such segment is there, and the head covers {} entries", self.size());
@@ -306,6 +338,7 @@ impl<'a> Chain<'a> {
             );
         }
         self.judge()?;
+        self.check_named()?;
         let first_kept = self.gaps.last().map_or(0, |(_, to)| *to);
         heads::check_unsigned(&self.older, self.rotated, first_kept)?;
         let (holes, more_holes) = self.emitters.holes();
@@ -314,7 +347,11 @@ impl<'a> Chain<'a> {
             root: self.head.checkpoint.root,
             first_kept,
             unsigned: self.next - self.size(),
-            heads: self.older.len() as u64,
+            heads: self.older.iter().filter(|kept| kept.place == Place::Kept).count() as u64,
+            remembered: self.older.iter().filter(|kept| matches!(kept.place, Place::Remembered(_))).count() as u64,
+            spacing: self.spacer.finish(),
+            recorded_at: self.recorded_at,
+            remarks: self.head.remark.into_iter().collect(),
             cosigned: self.head.cosigned,
             origin: self.head.checkpoint.origin,
             holes,
@@ -322,13 +359,35 @@ impl<'a> Chain<'a> {
         })
     }
 
+    /// Segments that a removal names and that are there still must be the ones that it names.
+    fn check_named(&self) -> Result<(), VerifyError> {
+        for Named { name, sha256, entry } in
+            self.removals.named().iter().filter(|named| self.listed.contains(&named.name))
+        {
+            let Some(blob) = self.source.open(&path(*name))? else { continue };
+            let found = digest(&blob).map_err(|error| SourceError::new(path(*name), error))?;
+            if found != *sha256 {
+                let why = format!("its SHA-256 is {found}, and entry {entry}, ledger.prune, names it by {sha256}");
+                return Err(Fault { kind: Kind::Changed, seq: Some(name.first), file: path(*name), why }.into());
+            }
+        }
+        Ok(())
+    }
+
     /// The signed root tells who is right where the entries and the tiles differ.
     fn judge(&mut self) -> Result<(), VerifyError> {
         let difference = self.tree.difference()?.cloned();
         if self.tree.root() == self.head.checkpoint.root {
-            if let Some(size) = self.disagreed {
-                let why = format!("its root is not that of the first {size} entries under the newest head");
-                return Err(Fault { kind: Kind::ForgedHead, seq: None, file: heads::path(size), why }.into());
+            if let Some(kept) = self.disagreed {
+                let (size, newest) = (kept.size, &self.head.file);
+                let (kind, why) = match kept.place {
+                    Place::Remembered(_) => {
+                        let why = format!("it is not the beginning of {newest}: one of them is of another history");
+                        (Kind::Forked, why)
+                    }
+                    _ => (Kind::ForgedHead, format!("its root is not that of the first {size} entries under {newest}")),
+                };
+                return Err(Fault { kind, seq: None, file: kept.file(&self.remembered), why }.into());
             }
             return match difference {
                 Some(found) => {
@@ -344,7 +403,7 @@ impl<'a> Chain<'a> {
                  before agree with them up to here ({})",
                 self.agreed
             );
-            return Err(Fault { kind: Kind::Changed, seq: Some(self.agreed), file: NEWEST.to_owned(), why }.into());
+            return Err(Fault { kind: Kind::Changed, seq: Some(self.agreed), file: self.head.file.clone(), why }.into());
         };
         if self.gaps.iter().any(|(from, to)| (*from..*to).contains(&found.seq)) {
             // What was taken from the lowest tiles is not what was signed, and the one above tells of which tile.
@@ -363,9 +422,13 @@ fn absent(from: u64, to: u64) -> String {
     path(SegmentName { first: from, last: to - 1 })
 }
 
-/// What a `ledger.prune` entry says is the first entry that is kept: a number, or a decimal string.
-fn first_kept(notice: &Notice) -> Option<u64> {
-    let detail: Value = serde_json::from_str(notice.detail.as_deref()?).ok()?;
-    let first = detail.get("first_kept")?;
-    first.as_u64().or_else(|| first.as_str()?.parse().ok())
+/// The SHA-256 of a file.
+fn digest(blob: &Blob) -> io::Result<Hash> {
+    let (mut hasher, mut reader, mut some) = (Sha256::new(), blob.reader(), vec![0; 1 << 16]);
+    loop {
+        match reader.read(&mut some)? {
+            0 => return Ok(Hash(hasher.finalize().into())),
+            count => hasher.update(some.get(..count).unwrap_or_default()),
+        }
+    }
 }

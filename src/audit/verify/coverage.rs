@@ -3,8 +3,8 @@
 //! A segment that lies wholly within a wider one is a leftover: a crash between the creation of the wider one and the deletion of
 //! its parts. It is sound if it holds the same entries. Segments that overlap in any other way are not.
 //!
-//! A gap is removed entries if an entry `ledger.prune` says so, which is known at the end; until then its leaves are taken from
-//! the tiles.
+//! A gap is removed entries if an entry `ledger.prune` says so, which is known at the end, see `removals`; until then its leaves are
+//! taken from the tiles. A segment of entries that were removed, and which is there still or again, is a leftover too.
 //!
 //! A ledger that is being written to changes while it is listed: segments are merged, and the parts go. So whatever looks wrong
 //! is listed again; only what stays is.
@@ -68,7 +68,7 @@ impl Coverage {
 }
 
 /// The names of all segments, in order of their first entries, the widest first.
-fn list(source: &dyn Source) -> Result<Vec<SegmentName>, VerifyError> {
+pub(super) fn list(source: &dyn Source) -> Result<Vec<SegmentName>, VerifyError> {
     let parse = |name: String| {
         name.parse::<SegmentName>().ok().filter(|name| i64::try_from(name.last).is_ok()).ok_or_else(|| {
             let why = "it is not named as a segment: <first>-<last>.parquet, both in 20 digits".to_owned();

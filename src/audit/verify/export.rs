@@ -1,7 +1,7 @@
 //! A ledger in one file: a tar archive of `checkpoint`, `checkpoints/…`, `segments/…` and `tile/…`, in this order, as they lie on the
 //! store under `orgs/<org>/audit/`. Times and owners are left out, so that the same ledger gives the same bytes.
 //!
-//! A bundle is of one head: it has the heads up to that one, the segments that are there, and of the tiles the ones that are of that
+//! A bundle is of one head, the greater of `checkpoint` and the kept ones, which becomes its `checkpoint`: it has the heads up to that one, the segments that are there, and of the tiles the ones that are of that
 //! head's tree. A partial tile that has gone since is written as the beginning of the full one.
 
 use std::io::{self, Read, Write};
@@ -12,8 +12,6 @@ use super::coverage::Coverage;
 use super::heads::{self, NEWEST};
 use super::source::{Source, SourceError};
 use super::{Progress, VerifyError, rows, tiles};
-use crate::audit::Checkpoint;
-use crate::audit::note::Note;
 use crate::audit::tile::{TileId, TileKind};
 
 /// Files that are read at once.
@@ -51,10 +49,7 @@ impl<W: Write> Bundle<W> {
 /// When a file cannot be read or the bundle not be written, or the ledger has no head, or lacks entries or tiles of it.
 pub fn export(source: &dyn Source, out: impl Write, progress: &Progress<'_>) -> Result<Exported, VerifyError> {
     let kept = heads::list(source)?;
-    let newest = source.read_one(NEWEST)?.ok_or_else(|| SourceError::new(NEWEST, "there is no ledger here"))?;
-    let head = std::str::from_utf8(&newest).ok().and_then(|text| text.parse::<Note>().ok());
-    let head = head.and_then(|note| note.text.parse::<Checkpoint>().ok());
-    let head = head.ok_or_else(|| SourceError::new(NEWEST, "it is no head"))?;
+    let (newest, head) = heads::unverified(source)?;
     let mut bundle = Bundle { tar: Builder::new(out), files: 0 };
     bundle.add(NEWEST, newest.len() as u64, newest.as_ref())?;
     let kept: Vec<_> = kept.into_iter().filter(|size| *size <= head.size).collect();

@@ -2,36 +2,47 @@
 //!
 //! All that is believed is a verifier key that was had from elsewhere. Checked, in this order:
 //!
-//! 1. The newest head: its form, whose ledger it is of, its signature; no kept head is newer. `heads`
-//! 2. The segments cover all entries up to the head's size, and no entry twice. `coverage`
+//! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root. `heads`
+//! 2. The segments cover all entries up to the checkpoint's size, and no entry twice. `coverage`
 //! 3. Each entry: its columns give its hash, it follows its predecessor, it is in its place. `rows`, `run`
-//! 4. The tree over the entries has the head's root, and the stored tiles and bundles are those of that tree. Where entries
-//!    were removed, an entry `ledger.prune` says so, and the tiles that stay give their part of the root. `tiles`
-//! 5. Every kept head is the root of the tree's beginning.
-//! 6. Holes in the emitters' own counters, which are reported and make nothing unsound. `emitters`
+//! 4. What a segment's file says of its rows beside them is true. `claims`
+//! 5. The tree over the entries has the checkpoint's root, and the stored tiles and bundles are those of that tree. `tiles`
+//! 6. Entries that are gone were removed by an entry `ledger.prune` that counts, and the tiles that stay give their part of the
+//!    root. `removals`
+//! 7. Every kept checkpoint, and every one that the auditor kept, is the root of the tree's beginning; where fewer are kept than the
+//!    control plane keeps is told. `spacing`
+//! 8. Holes in the emitters' own counters, which are reported and make nothing unsound. `emitters`
 //!
 //! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the names of
-//! its segments and 40 bytes a kept head.
+//! its segments, 56 bytes a kept checkpoint, and what `claims` notes of each page of one segment.
 //!
-//! Not looked at, since nobody takes anything about an entry from them: partial tiles that a later one has replaced, Parquet's own
-//! statistics and indexes, the key `mcpg.position` of a segment's metadata, signatures by keys that were not given. An empty list
+//! Nothing is believed of a segment's metadata but that `mcpg.v` and `mcpg.origin` are what they must be; `mcpg.position` and
+//! `mcpg.standing` of the first design are not read at all. Not looked at, since nobody takes anything about an entry from them: partial
+//! tiles that a later one has replaced, signatures by keys that were not given, and what `claims` lists as left aside. An empty list
 //! counts as none.
 
 mod bundle;
 mod chain;
+mod claims;
+#[cfg(test)]
+mod claims_tests;
 mod coverage;
 mod emitters;
 mod export;
 mod folder;
 mod heads;
 mod objects;
+mod proof;
 mod remote;
+mod removals;
 mod rows;
 mod run;
 mod source;
+mod spacing;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod thrift;
 mod tiles;
 
 use std::fmt;
@@ -41,9 +52,12 @@ pub use bundle::{Bundle, BundleError};
 pub use emitters::Holes;
 pub use export::{Exported, export};
 pub use folder::Folder;
+pub use heads::Remembered;
 pub use objects::Objects;
+pub use proof::prove;
 pub use remote::Remote;
 pub use source::{Blob, Source, SourceError};
+pub use spacing::{Gap, Spacing};
 
 use super::Hash;
 use super::note::VKey;
@@ -64,14 +78,20 @@ pub enum Kind {
     Unreadable,
     /// A head is malformed, its signature does not hold, or it is of another tree.
     ForgedHead,
-    /// There is a signed head that is newer than the newest.
+    /// A signed head that the auditor kept is newer than the newest.
     RolledBack,
+    /// Two signed heads are of two histories.
+    Forked,
     /// The head is signed by another key.
     WrongKey,
+    /// A witness whose cosignature is demanded has not cosigned the newest head.
+    NotCosigned,
     /// It is the ledger of another org.
     WrongOrg,
     /// The entries are those that were signed, and a tile or a bundle over them is not theirs.
     DamagedTile,
+    /// A segment's file says of its rows what they are not, or what cannot be held against them.
+    FalseStatistics,
 }
 
 impl Kind {
@@ -85,9 +105,12 @@ impl Kind {
             Self::Unreadable => "unreadable",
             Self::ForgedHead => "forged_head",
             Self::RolledBack => "rolled_back",
+            Self::Forked => "forked",
             Self::WrongKey => "wrong_key",
+            Self::NotCosigned => "not_cosigned",
             Self::WrongOrg => "wrong_org",
             Self::DamagedTile => "damaged_tile",
+            Self::FalseStatistics => "false_statistics",
         }
     }
 
@@ -100,9 +123,12 @@ impl Kind {
             Self::Unreadable => "unreadable segment",
             Self::ForgedHead => "forged head",
             Self::RolledBack => "rolled-back head",
+            Self::Forked => "forked head",
             Self::WrongKey => "wrong key",
+            Self::NotCosigned => "missing cosignature",
             Self::WrongOrg => "wrong org",
             Self::DamagedTile => "damaged tile",
+            Self::FalseStatistics => "false statistics",
         }
     }
 }
@@ -157,6 +183,8 @@ pub struct Expected {
     pub vkeys: Vec<VKey>,
     /// Witnesses that must each have cosigned it.
     pub witnesses: Vec<VKey>,
+    /// Checkpoints that the auditor kept: the ledger must have grown from each.
+    pub checkpoints: Vec<Remembered>,
 }
 
 /// What is told of a ledger that is sound.
@@ -174,6 +202,14 @@ pub struct Sound {
     pub unsigned: u64,
     /// Kept heads, each of them consistent with the newest.
     pub heads: u64,
+    /// Heads that the auditor kept, each of them consistent with the newest.
+    pub remembered: u64,
+    /// How far apart the kept heads are.
+    pub spacing: Spacing,
+    /// When the last entry under the newest head was recorded, in µs since the Unix epoch; none if it is gone.
+    pub recorded_at: Option<i64>,
+    /// What is to be known of where the newest head was found.
+    pub remarks: Vec<String>,
     /// When witnesses cosigned the newest head, in seconds since the Unix epoch, in the order they were asked for.
     pub cosigned: Vec<u64>,
     /// Holes in emitters' counters.
@@ -196,7 +232,12 @@ pub fn verify(
     progress: &Progress<'_>,
 ) -> Result<Sound, VerifyError> {
     let kept = heads::list(source)?;
-    let head = heads::newest(source, expected, !kept.is_empty())?;
-    let older = heads::older(source, expected, &head, kept)?;
-    run::run(source, head, older, workers, progress)
+    let head = heads::newest(source, expected, &kept)?;
+    let older = heads::older(source, expected, &head, &kept)?;
+    let remembered = expected.checkpoints.iter().map(|remembered| remembered.file.clone()).collect();
+    let mut sound = run::run(source, head, older, remembered, workers, progress)?;
+    sound.remarks.extend(source.passed_over().into_iter().map(|file| {
+        format!("passed over: {file}, which an NFS client keeps of a deleted file that is still open; it is no part of the ledger")
+    }));
+    Ok(sound)
 }

@@ -9,11 +9,12 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, StringArray, new_null_array};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
+use arrow::array::{Array, AsArray, Int64Array, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::claims::Claims;
 use super::source::Blob;
 use super::{Fault, Kind};
 use crate::audit::entry::{self, Columns};
@@ -35,7 +36,8 @@ pub(super) fn open(name: SegmentName, blob: Blob, origin: &str) -> Result<Rows, 
     let unreadable = |why: &dyn Display| fault(Kind::Unreadable, why);
     // The Arrow schema that some writers embed is a second word on the columns; only Parquet's own counts.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(blob, options).map_err(|e| unreadable(&e))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new_with_options(blob.clone(), options).map_err(|e| unreadable(&e))?;
     let file = builder.metadata().file_metadata();
     for (key, wanted, kind) in [(META_VERSION, entry::VERSION, Kind::Changed), (META_ORIGIN, origin, Kind::WrongOrg)] {
         let pairs = file.key_value_metadata().into_iter().flatten().filter(|pair| pair.key == key);
@@ -47,8 +49,10 @@ pub(super) fn open(name: SegmentName, blob: Blob, origin: &str) -> Result<Rows, 
     let schema = Arc::clone(&schemas().map_err(|e| unreadable(&e))?.audit_log);
     check_columns(&schema, builder.schema()).map_err(|why| fault(Kind::Changed, &why))?;
     let total = u64::try_from(file.num_rows()).unwrap_or(0);
+    // Whatever the file says beside its rows is judged after them: an entry that was changed is the better word for it.
+    let claims = Claims::open(name, blob, builder.metadata());
     let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))?;
-    Ok(Rows { name, total, schema, reader })
+    Ok(Rows { name, total, schema, reader, claims })
 }
 
 /// Whether `found` has the columns of an entry, and no others.
@@ -90,6 +94,7 @@ pub(super) struct Rows {
     pub(super) total: u64,
     schema: SchemaRef,
     reader: ParquetRecordBatchReader,
+    claims: Result<Claims, Fault>,
 }
 
 impl Rows {
@@ -98,7 +103,16 @@ impl Rows {
         let batch = self.reader.next()?;
         let unreadable =
             |why: String| Fault { kind: Kind::Unreadable, seq: Some(self.name.first), file: path(self.name), why };
-        Some(batch.and_then(|batch| typed(&self.schema, &batch)).map_err(|error| unreadable(error.to_string())))
+        let batch = batch.and_then(|batch| typed(&self.schema, &batch)).map_err(|error| unreadable(error.to_string()));
+        if let (Ok(batch), Ok(claims)) = (&batch, &mut self.claims) {
+            claims.take(batch);
+        }
+        Some(batch)
+    }
+
+    /// Holds what the file says beside its rows against them. All of them have been read.
+    pub(super) fn judge(self) -> Result<(), Fault> {
+        self.claims?.judge()
     }
 }
 
@@ -131,6 +145,7 @@ pub(super) struct Row {
     pub(super) leaf: Leaf,
     /// The leaf's hash.
     pub(super) hash: Hash,
+    pub(super) recorded_at: Option<i64>,
 }
 
 /// A row that is not what its hash says, or has no number or no hashes.
@@ -142,11 +157,13 @@ pub(super) struct BadRow {
 }
 
 /// An entry by which the ledger speaks of itself: a removal, a new key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Notice {
     pub(super) seq: u64,
     pub(super) action: String,
     pub(super) detail: Option<String>,
+    /// Whether it is the control plane's, see `removals`.
+    pub(super) is_own: bool,
 }
 
 /// Numbers in a row that one emitter gave, the last one included.
@@ -177,6 +194,16 @@ pub(super) fn check(batch: &RecordBatch, origin: &str) -> Checked {
                 seq: number("seq")?,
                 emitter_seq: number("emitter_seq")?,
                 instance: text("instance")?,
+                recorded_at: batch.column_by_name("recorded_at")?.as_primitive_opt::<TimestampMicrosecondType>()?,
+                actor: text("actor")?,
+                emitters: [
+                    text("workspace")?,
+                    text("instance")?,
+                    text("request_id")?,
+                    text("trace_id")?,
+                    text("span_id")?,
+                    text("invocation_id")?,
+                ],
                 action: text("action")?,
                 detail: text("detail")?,
                 prev_hash: text("prev_hash")?,
@@ -197,7 +224,8 @@ pub(super) fn check(batch: &RecordBatch, origin: &str) -> Checked {
     for row in 0..batch.num_rows() {
         match sealed.check(row, &columns, origin, &mut canonical) {
             Ok(leaf) => {
-                checked.rows.push(Row { leaf, hash: tree::leaf_hash(&leaf.bytes()) });
+                let recorded_at = sealed.recorded_at.is_valid(row).then(|| sealed.recorded_at.value(row));
+                checked.rows.push(Row { leaf, hash: tree::leaf_hash(&leaf.bytes()), recorded_at });
                 sealed.note(row, leaf.seq, &mut checked);
             }
             Err(why) => {
@@ -214,6 +242,10 @@ struct Sealed<'a> {
     seq: &'a Int64Array,
     emitter_seq: &'a Int64Array,
     instance: &'a StringArray,
+    recorded_at: &'a TimestampMicrosecondArray,
+    actor: &'a StringArray,
+    /// Columns that only emitters fill.
+    emitters: [&'a StringArray; 6],
     action: &'a StringArray,
     detail: &'a StringArray,
     prev_hash: &'a StringArray,
@@ -248,7 +280,9 @@ impl Sealed<'_> {
         let text = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
         if self.action.is_valid(row) && self.action.value(row).starts_with("ledger.") {
             let action = text(self.action).unwrap_or_default();
-            checked.notices.push(Notice { seq, action, detail: text(self.detail) });
+            let detail = text(self.detail);
+            let is_own = self.is_own(row, detail.as_deref());
+            checked.notices.push(Notice { seq, action, detail, is_own });
         }
         if self.emitter_seq.is_valid(row) {
             let (number, instance) =
@@ -263,6 +297,49 @@ impl Sealed<'_> {
             }
         }
     }
+}
+
+/// What the actor of the control plane itself begins with.
+const CONTROL_PLANE: &str = "system:control-plane@";
+/// What the actor of somebody begins with who asked the control plane by a token.
+const TOKEN: &str = "service:";
+/// Who asked a control plane that has no tokens.
+const ANYBODY: &str = "anonymous";
+
+impl Sealed<'_> {
+    /// Whether an entry is the control plane's own, see `removals`.
+    fn is_own(&self, row: usize, detail: Option<&str>) -> bool {
+        let actor = if self.actor.is_valid(row) { self.actor.value(row) } else { "" };
+        if actor.starts_with(CONTROL_PLANE) {
+            return true;
+        }
+        let asked = actor == ANYBODY || actor.starts_with(TOKEN);
+        let is_emitted = self.emitter_seq.is_valid(row) || self.emitters.iter().any(|column| column.is_valid(row));
+        let members = detail.map(serde_json::from_str::<serde_json::Map<String, serde_json::Value>>);
+        let is_stamped =
+            members.is_some_and(|members| members.map_or(true, |members| members.contains_key("submitted_by")));
+        asked && !is_emitted && !is_stamped
+    }
+}
+
+/// The canonical bytes of the entry `seq`; none where no row has this number.
+pub(super) fn canonical(rows: &mut Rows, origin: &str, seq: u64) -> Result<Option<Vec<u8>>, Fault> {
+    while let Some(batch) = rows.next_batch() {
+        let batch = batch?;
+        let seqs = batch.column_by_name("seq").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let row = seqs.and_then(|seqs| seqs.values().iter().position(|found| u64::try_from(*found) == Ok(seq)));
+        let Some(row) = row else { continue };
+        let prev_hash = batch.column_by_name("prev_hash").and_then(|column| column.as_string_opt::<i32>());
+        let prev_hash =
+            prev_hash.filter(|hashes| hashes.is_valid(row)).and_then(|hashes| hashes.value(row).parse().ok());
+        let fault = |why: String| Fault { kind: Kind::Changed, seq: Some(seq), file: path(rows.name), why };
+        let prev_hash = prev_hash.ok_or_else(|| fault("it has no prev_hash".to_owned()))?;
+        let mut written = Vec::new();
+        let columns = Columns::of(&batch).map_err(|e| fault(e.to_string()))?;
+        columns.write_canonical(row, origin, seq, &prev_hash, &mut written).map_err(|e| fault(e.to_string()))?;
+        return Ok(Some(written));
+    }
+    Ok(None)
 }
 
 /// Where numbers lie in a segment: how many rows there are, and whether one of them is `wanted`.

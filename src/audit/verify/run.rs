@@ -37,12 +37,13 @@ pub(super) fn run(
     source: &dyn Source,
     head: Newest,
     older: Vec<Kept>,
+    remembered: Vec<String>,
     workers: Option<NonZeroUsize>,
     progress: &Progress<'_>,
 ) -> Result<Sound, VerifyError> {
     let coverage = Coverage::find(source, 0)?;
     let origin = head.checkpoint.origin.clone();
-    let mut chain = Chain::new(source, head, older, &coverage, progress);
+    let mut chain = Chain::new(source, head, (older, remembered), &coverage, progress);
     match workers {
         None => {
             let mut reading = Reading { source, origin: &origin, coverage };
@@ -163,6 +164,7 @@ impl Reading<'_> {
             take(Step::Batch(batch))?;
         }
         take(Step::End(name))?;
+        guarded(name, || rows.judge())?;
         Ok(true)
     }
 }

@@ -40,6 +40,11 @@ pub trait Source: Send + Sync {
     /// When it cannot be listed.
     fn list(&self, folder: &str) -> Result<Vec<String>, SourceError>;
 
+    /// Files that [`Source::list`] has left out, since they are none of a ledger's and nobody reads them as one's.
+    fn passed_over(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// A file of any length, if it is there.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ pub enum EmitError {
 pub struct EmitParts {
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Where idempotency keys come from.
+    /// Where the ids of emitters come from.
     pub random: Arc<dyn Random>,
     /// Where it is counted what becomes of telemetry.
     pub metrics: Arc<GatewayMetrics>,
@@ -101,6 +101,9 @@ impl Emitters {
             org: settings.org.clone(),
             samples: samples.enabled,
             audit: audit.enabled,
+            // Only policies in files can have payloads kept.
+            payloads: matches!(settings.policy, config::PolicySource::Files(_))
+                .then(|| settings.payloads.spool_bytes.as_u64()),
         };
         let spool_parts = SpoolParts {
             disk: Arc::new(LocalDisk),
@@ -113,8 +116,8 @@ impl Emitters {
             None => Receiver::new((*settings.control_plane.url).clone(), settings.control_plane.token.clone()),
         };
         let mut targets = Vec::new();
-        let spool =
-            (samples.enabled || audit.enabled).then(|| Spool::open(&spool_settings, &spool_parts)).transpose()?;
+        let is_used = samples.enabled || audit.enabled || spool_settings.payloads.is_some();
+        let spool = is_used.then(|| Spool::open(&spool_settings, &spool_parts)).transpose()?;
         if let Some(lane) = spool.as_ref().and_then(|spool| spool.samples.clone()) {
             targets.push((lane, Target::Samples(receiver(samples.control_plane.as_ref())?)));
         }
@@ -123,6 +126,10 @@ impl Emitters {
                 Some(path) => Target::File(Arc::new(Mutex::new(EventFile::new(path.clone())))),
                 None => Target::Events(receiver(audit.control_plane.as_ref())?),
             };
+            targets.push((lane, target));
+        }
+        if let Some(lane) = spool.as_ref().and_then(|spool| spool.payloads.clone()) {
+            let target = Target::Payloads(receiver(None)?, Arc::clone(&parts.clock));
             targets.push((lane, target));
         }
         let (stop, mut senders, mut hurry) = (CancellationToken::new(), JoinSet::new(), Vec::new());
@@ -145,6 +152,11 @@ impl Emitters {
 
     fn samples(&self) -> Option<&Lane> {
         self.0.spool.as_ref()?.samples.as_ref()
+    }
+
+    /// Where sealed payloads go.
+    pub(crate) fn payloads(&self) -> Option<&Lane> {
+        self.0.spool.as_ref()?.payloads.as_ref()
     }
 
     fn events(&self) -> Option<&Lane> {
@@ -206,7 +218,7 @@ impl Emitters {
     /// Delivers what can be delivered until `deadline`, and makes the rest durable for the next start. Nothing is delivered
     /// afterwards.
     pub async fn drain(&self, deadline: Instant) {
-        let lanes: Vec<_> = [self.samples(), self.events()].into_iter().flatten().collect();
+        let lanes: Vec<_> = [self.samples(), self.events(), self.payloads()].into_iter().flatten().collect();
         let delivered = async {
             for lane in &lanes {
                 lane.seal_now().await;

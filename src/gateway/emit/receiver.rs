@@ -1,9 +1,10 @@
 //! One attempt to hand a batch to a control plane, and what its answer means.
 //!
 //! Only an answer that the control plane itself made can end a batch: an acknowledgement delivers it, a problem document that
-//! says that this body will never be taken (400, 413, 415, 422) sends it to the quarantine. Everything else, no answer, a
-//! busy server, a token or an org that is not known yet, a proxy's page, means to come again with the same bytes under the
-//! same key: the configuration may be mended, the network too.
+//! says that this body will never be taken (400, 413, 415, 422) sends it to the quarantine, and one that says that its number
+//! cannot be compared (409 `sequence_conflict`) has it sent under another one. Everything else, no answer, a busy server, a
+//! token or an org that is not known yet, a proxy's page, means to come again with the same bytes under the same number:
+//! the configuration may be mended, the network too.
 
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
 use url::Url;
-use uuid::Uuid;
 
 use crate::config::Secret;
+use crate::gateway::spool::SentUnder;
+use crate::ingest::{self, AFTER, EMITTER, IDEMPOTENCY_KEY, SEQUENCE};
 use crate::model::OrgName;
+use crate::payload::frames;
 
 /// How long one attempt may take, and its connection.
 const ATTEMPT: Duration = Duration::from_secs(60);
@@ -26,11 +29,16 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// The longest `Retry-After` that is followed to the end.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// The code of a number that cannot be compared.
+const CONFLICT: &str = "sequence_conflict";
+
 /// What is sent.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) org: OrgName,
-    pub(super) key: Uuid,
+    /// What it is sent under, in this lane of the emitter if that is a number.
+    pub(super) sent_under: SentUnder,
+    pub(super) lane: u16,
     /// The org's resource that takes it: `invocations` or `audit`.
     pub(super) resource: &'static str,
     pub(super) media: &'static str,
@@ -44,6 +52,8 @@ pub(super) enum Verdict {
     Taken,
     /// It is to be sent again, not before so long.
     Later { why: String, after: Option<Duration> },
+    /// It was not stored under its number, nor can it be: it is to be sent again under another one.
+    Conflict { why: String },
     /// It will never be taken.
     Never { why: String },
 }
@@ -95,18 +105,25 @@ impl Receiver {
         let path = format!("{}/v1/orgs/{}/{}", self.url.path().trim_end_matches('/'), body.org, body.resource);
         let mut url = self.url.clone();
         url.set_path(&path);
-        let packed = match tokio::task::spawn_blocking(move || zstd::bulk::compress(&body.bytes, 1)).await {
-            Ok(Ok(packed)) => packed,
-            Ok(Err(error)) => return Verdict::later(format!("cannot be compressed: {error}")),
-            Err(error) => return Verdict::later(format!("cannot be compressed: {error}")),
+        let mut request = self.client.post(url).header(CONTENT_TYPE, body.media);
+        request = if body.media == frames::MEDIA {
+            // What is sealed does not compress.
+            request.body(body.bytes)
+        } else {
+            let packed = match tokio::task::spawn_blocking(move || zstd::bulk::compress(&body.bytes, 1)).await {
+                Ok(Ok(packed)) => packed,
+                Ok(Err(error)) => return Verdict::later(format!("cannot be compressed: {error}")),
+                Err(error) => return Verdict::later(format!("cannot be compressed: {error}")),
+            };
+            request.header(CONTENT_ENCODING, "zstd").body(packed)
         };
-        let mut request = self
-            .client
-            .post(url)
-            .header(CONTENT_TYPE, body.media)
-            .header(CONTENT_ENCODING, "zstd")
-            .header("Idempotency-Key", body.key.to_string())
-            .body(packed);
+        request = match body.sent_under {
+            SentUnder::Key(key) => request.header(IDEMPOTENCY_KEY, key.to_string()),
+            SentUnder::Number { emitter, number, after } => {
+                let lane = ingest::Lane { emitter, lane: body.lane };
+                request.header(EMITTER, lane.to_string()).header(SEQUENCE, number).header(AFTER, after)
+            }
+        };
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
@@ -141,6 +158,9 @@ fn judge(status: StatusCode, headers: &HeaderMap, answer: &[u8]) -> Verdict {
         None => status.to_string(),
     };
     match status {
+        StatusCode::CONFLICT if problem.as_ref().is_some_and(|problem| problem.code == CONFLICT) => {
+            Verdict::Conflict { why }
+        }
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
@@ -208,6 +228,15 @@ mod tests {
             let verdict = judged(status, "application/problem+json", problem);
             assert!(matches!(&verdict, Verdict::Later { why, .. } if !why.contains("hunter2")), "{verdict:?}");
         }
+    }
+
+    #[test]
+    fn only_a_number_that_cannot_be_compared_is_a_conflict() {
+        let problem = "application/problem+json";
+        assert!(matches!(judged(409, problem, r#"{"code": "sequence_conflict"}"#), Verdict::Conflict { .. }));
+        assert!(matches!(judged(409, "text/html", r#"{"code": "sequence_conflict"}"#), Verdict::Later { .. }));
+        assert!(matches!(judged(503, problem, r#"{"code": "sequence_conflict"}"#), Verdict::Later { .. }));
+        assert!(matches!(judged(422, problem, r#"{"code": "key_reused"}"#), Verdict::Never { .. }));
     }
 
     #[test]

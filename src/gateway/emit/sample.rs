@@ -12,6 +12,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::json::ReaderBuilder;
+use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 use opentelemetry::trace::{SpanId, TraceId};
 use serde::{Serialize, Serializer};
@@ -58,6 +59,18 @@ pub struct CallSample<'a> {
     pub request_bytes: Option<u64>,
     /// Bytes of the response.
     pub response_bytes: Option<u64>,
+    /// What the client calls itself.
+    pub client_name: Option<&'a str>,
+    /// Its own version.
+    pub client_version: Option<&'a str>,
+    /// The version of MCP it speaks.
+    pub protocol_version: Option<&'a str>,
+    /// How long it took to find out who calls, in microseconds.
+    pub identity_us: Option<u64>,
+    /// How long policy took to decide.
+    pub policy_us: Option<u64>,
+    /// How long the call waited for its turn.
+    pub queue_us: Option<u64>,
 }
 
 /// The BLAKE3 hash of an error's message: all that is ever kept of it (invariant I6).
@@ -115,6 +128,18 @@ struct Record<'a> {
     request_bytes: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text::optional")]
+    client_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text::optional")]
+    client_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text::optional")]
+    protocol_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity_us: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_us: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_us: Option<i64>,
 }
 
 /// An id as its hex digits.
@@ -160,7 +185,29 @@ pub(super) fn record(sample: &CallSample<'_>, workspace: &str, instance: &str) -
         decision: sample.decision,
         request_bytes: count(sample.request_bytes),
         response_bytes: count(sample.response_bytes),
+        client_name: sample.client_name,
+        client_version: sample.client_version,
+        protocol_version: sample.protocol_version,
+        identity_us: count(sample.identity_us),
+        policy_us: count(sample.policy_us),
+        queue_us: count(sample.queue_us),
     })
+}
+
+/// Columns that records of earlier builds do not have.
+const LATER: [&str; 6] = ["client_name", "client_version", "protocol_version", "identity_us", "policy_us", "queue_us"];
+
+/// The batch without the later columns, if no record has any of them: a batch that an earlier build sent, and was not answered for,
+/// has to have the bytes that it had then.
+fn without_later(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let is_later = |name: &String| LATER.contains(&name.as_str());
+    let schema = batch.schema();
+    let columns = || schema.fields().iter().map(|field| field.name()).enumerate();
+    let is_empty = |at: usize| batch.columns().get(at).is_none_or(|column| column.null_count() == column.len());
+    if !columns().filter(|(_, name)| is_later(name)).all(|(at, _)| is_empty(at)) {
+        return Ok(batch);
+    }
+    batch.project(&columns().filter(|(_, name)| !is_later(name)).map(|(at, _)| at).collect::<Vec<_>>())
 }
 
 /// A batch of records as the Arrow stream that is sent.
@@ -169,7 +216,8 @@ pub(super) fn record(sample: &CallSample<'_>, workspace: &str, instance: &str) -
 /// When a record is not what [`record`] writes.
 pub(super) fn body(records: &[&[u8]]) -> Result<Vec<u8>, ArrowError> {
     let schema: SchemaRef = emitted_schema().map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
-    let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(records.len() + 1).build_decoder()?;
+    let mut decoder =
+        ReaderBuilder::new(SchemaRef::clone(&schema)).with_batch_size(records.len() + 1).build_decoder()?;
     for record in records {
         let mut rest = *record;
         while !rest.is_empty() {
@@ -177,10 +225,11 @@ pub(super) fn body(records: &[&[u8]]) -> Result<Vec<u8>, ArrowError> {
             rest = rest.get(read..).unwrap_or_default();
         }
     }
+    let batch = without_later(decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema)))?;
     let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut out = Vec::new();
-    let mut writer = StreamWriter::try_new_with_options(&mut out, &schema, options)?;
-    if let Some(batch) = decoder.flush()? {
+    let mut writer = StreamWriter::try_new_with_options(&mut out, &batch.schema(), options)?;
+    if batch.num_rows() > 0 {
         writer.write(&batch)?;
     }
     writer.finish()?;
@@ -222,6 +271,12 @@ mod tests {
             decision: Some(Decision::Permit),
             request_bytes: Some(10),
             response_bytes: None,
+            client_name: Some("agent"),
+            client_version: Some("1.2"),
+            protocol_version: Some("2026-07-28"),
+            identity_us: Some(12),
+            policy_us: Some(34),
+            queue_us: None,
         }
     }
 

@@ -3,9 +3,16 @@
 //! While the receiver is away the batch stays on disk and is read again for each attempt, so an outage takes no memory. The
 //! pauses between attempts double up to [`LONGEST_PAUSE`], each drawn between half and the whole, so that a fleet of
 //! gateways does not come back all at once; a `Retry-After` is not undercut.
+//!
+//! A batch goes out under the emitter and number of its segment, with the number acknowledged before it in that lane. When
+//! the receiver says that it cannot compare the number, the segment gets a new emitter id, durably, and is sent again.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +24,8 @@ use super::sample;
 use crate::gateway::metrics::{GatewayMetrics, Lane as LaneMetrics, Loss};
 use crate::gateway::spool::{Batch, Lane, Sealed};
 use crate::ingest::Media;
-use crate::model::Random;
+use crate::model::{Clock, Random};
+use crate::payload::frames;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -29,6 +37,8 @@ pub(super) enum Target {
     Samples(Receiver),
     /// Events, to a control plane.
     Events(Receiver),
+    /// Sealed payloads, to a control plane; by this clock they are past their time.
+    Payloads(Receiver, Arc<dyn Clock>),
     /// Events, to a file.
     File(Arc<Mutex<EventFile>>),
 }
@@ -63,6 +73,14 @@ impl Sender {
                     self.lane_metrics().lost(Loss::Refused, sealed.records);
                     self.lane.set_aside(&sealed).await;
                 }
+                Verdict::Conflict { why } => {
+                    self.renumber(&sealed, &why).await;
+                    self.lane.put_back();
+                    // A receiver that says so again and again is not asked without pause.
+                    if self.rest(&mut pause, Duration::ZERO, &stop).await.is_none() {
+                        break;
+                    }
+                }
                 Verdict::Later { why, after } => {
                     self.lane.put_back();
                     self.lane_metrics().retries.inc();
@@ -73,17 +91,45 @@ impl Sender {
                             "telemetry cannot be delivered; it waits in the spool"
                         );
                     }
-                    let wait = after.unwrap_or_default().max(self.part_of(pause));
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = self.hurry.notified() => {}
-                        () = stop.cancelled() => break,
+                    if self.rest(&mut pause, after.unwrap_or_default(), &stop).await.is_none() {
+                        break;
                     }
                 }
             }
         }
         self.lane.put_back();
+    }
+
+    /// Pauses before the next attempt, at least so long unless it is hurried; none when it is to stop.
+    async fn rest(&self, pause: &mut Duration, least: Duration, stop: &CancellationToken) -> Option<()> {
+        let wait = least.max(self.part_of(*pause));
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Some(()),
+            () = self.hurry.notified() => Some(()),
+            () = stop.cancelled() => None,
+        }
+    }
+
+    /// Gives a batch a new emitter id.
+    async fn renumber(&self, sealed: &Sealed, why: &str) {
+        match self.lane.renew(sealed).await {
+            Ok(()) => {
+                self.lane_metrics().renumbered.inc();
+                tracing::warn!(
+                    stream = self.stream(),
+                    why,
+                    sent_under = ?sealed.sent_under,
+                    "the control plane cannot compare a batch with what it stored; it is sent again under a new emitter id"
+                );
+            }
+            Err(error) => tracing::error!(
+                stream = self.stream(),
+                why,
+                %error,
+                "a batch cannot be given a new emitter id; it waits in the spool"
+            ),
+        }
     }
 
     /// Delivers a batch once, and takes it off the spool when that succeeds.
@@ -99,6 +145,7 @@ impl Sender {
             if verdict != Verdict::Taken {
                 return verdict;
             }
+            self.lane.acknowledge(sealed);
         }
         self.lane_metrics().delivered.inc_by(delivered);
         match damage {
@@ -120,22 +167,38 @@ impl Sender {
     }
 
     async fn hand_over(&mut self, sealed: &Sealed, batch: Batch) -> Verdict {
-        let Sealed { key, org, .. } = sealed.clone();
+        let org = sealed.org.clone();
+        let (sent_under, lane) = (self.lane.sent_under(sealed), self.lane.index());
         match &mut self.target {
             Target::Samples(receiver) => match off_the_runtime(move || samples(&batch)).await {
                 Ok(bytes) => {
                     let media = Media::ArrowStream.as_str();
-                    receiver.send(Body { org, key, resource: "invocations", media, bytes }).await
+                    receiver.send(Body { org, sent_under, lane, resource: "invocations", media, bytes }).await
                 }
                 Err(why) => Verdict::Never { why },
             },
             Target::Events(receiver) => match off_the_runtime(move || Ok(lines(&batch, None))).await {
                 Ok(bytes) => {
                     let media = Media::Ndjson.as_str();
-                    receiver.send(Body { org, key, resource: "audit", media, bytes }).await
+                    receiver.send(Body { org, sent_under, lane, resource: "audit", media, bytes }).await
                 }
                 Err(why) => Verdict::Never { why },
             },
+            Target::Payloads(receiver, clock) => {
+                let (now, metrics) = (clock.now(), Arc::clone(&self.metrics));
+                match off_the_runtime(move || Ok(sealed_payloads(&batch, now))).await {
+                    Ok((bytes, expired)) => {
+                        metrics.payloads.lost(Loss::Expired, expired);
+                        if bytes.is_empty() {
+                            return Verdict::Taken;
+                        }
+                        receiver
+                            .send(Body { org, sent_under, lane, resource: "payloads", media: frames::MEDIA, bytes })
+                            .await
+                    }
+                    Err(why) => Verdict::Never { why },
+                }
+            }
             Target::File(file) => {
                 let file = Arc::clone(file);
                 let appended = off_the_runtime(move || {
@@ -154,6 +217,7 @@ impl Sender {
     const fn stream(&self) -> &'static str {
         match self.target {
             Target::Samples(_) => "samples",
+            Target::Payloads(..) => "payloads",
             Target::Events(_) | Target::File(_) => "audit",
         }
     }
@@ -161,6 +225,7 @@ impl Sender {
     fn lane_metrics(&self) -> &LaneMetrics {
         match self.target {
             Target::Samples(_) => &self.metrics.samples,
+            Target::Payloads(..) => &self.metrics.payloads,
             Target::Events(_) | Target::File(_) => &self.metrics.audit,
         }
     }
@@ -178,6 +243,34 @@ fn samples(batch: &Batch) -> Result<Vec<u8>, String> {
     let records: Vec<_> = batch.records().map(|(_, record)| record).collect();
     // What is wrong with a record is not repeated: it might quote it.
     sample::body(&records).map_err(|_| "a record of the spool is no sample".to_owned())
+}
+
+/// The frames of a batch, each envelope once; and how many records were left out since their keys are destroyed by now.
+fn sealed_payloads(batch: &Batch, now: DateTime<Utc>) -> (Vec<u8>, u64) {
+    let (mut out, mut expired, mut envelopes) = (Vec::new(), 0, HashSet::new());
+    for (_, record) in batch.records() {
+        // What is no pair of frames was not made by this program, and is left to the receiver to refuse.
+        let Ok(frames) = frames::read(&Bytes::copy_from_slice(record)) else {
+            out.extend_from_slice(record);
+            continue;
+        };
+        let is_over = frames.iter().any(|placed| match &placed.frame {
+            frames::Frame::Envelope(envelope) => envelope.epoch().ends_at() <= now,
+            frames::Frame::Record(_) => false,
+        });
+        if is_over {
+            expired += 1;
+            continue;
+        }
+        for placed in frames {
+            match placed.frame {
+                frames::Frame::Envelope(envelope) if !envelopes.insert(envelope.id()) => {}
+                frames::Frame::Envelope(envelope) => frames::push(&mut out, envelope.bytes()),
+                frames::Frame::Record(record) => frames::push(&mut out, record.bytes()),
+            }
+        }
+    }
+    (out, expired)
 }
 
 /// The records of a batch as lines of JSON.

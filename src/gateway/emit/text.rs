@@ -1,12 +1,14 @@
 //! Texts of others cut to what the control plane takes.
 //!
 //! The names of plugins, tools and callers may come from clients, and a batch with one field out of bounds is refused
-//! whole. So a text that is too long is cut, and a control character replaced, before anything is recorded: one strange
+//! whole. So a text that is too long is cut, and a control character or one that is not seen replaced, before anything is recorded: one strange
 //! call must not take the telemetry of a thousand others with it.
 
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
+
+use crate::ingest::is_unseen;
 
 /// The most characters of a required name, of an optional text, of an event's target, and the most bytes of a reason and
 /// of one of an event's texts in lists. They are the control plane's own bounds.
@@ -26,9 +28,9 @@ pub(super) fn bounded(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(text.chars().take(most).map(visible).collect())
 }
 
-/// A required name.
+/// A required name; `?` for one that is blank.
 pub(super) fn name(text: &str) -> Cow<'_, str> {
-    if text.is_empty() { Cow::Borrowed("?") } else { bounded(text, NAME) }
+    if text.trim().is_empty() { Cow::Borrowed("?") } else { bounded(text, NAME) }
 }
 
 /// A text of at most so many bytes; control characters stay if `lines` are let through.
@@ -41,7 +43,7 @@ pub(super) fn bounded_bytes(text: &str, most: usize, lines: bool) -> Cow<'_, str
 }
 
 fn visible(character: char) -> char {
-    if character.is_control() { char::REPLACEMENT_CHARACTER } else { character }
+    if character.is_control() || is_unseen(character) { char::REPLACEMENT_CHARACTER } else { character }
 }
 
 /// Serialises a list within bounds; an empty text is left out.
@@ -74,12 +76,15 @@ mod tests {
     #[test]
     fn control_characters_are_replaced() {
         assert_eq!(bounded("a\nb\u{85}", 128), "a\u{fffd}b\u{fffd}");
+        assert_eq!(bounded("pay\u{202e}lla\u{200b}", 128), "pay\u{fffd}lla\u{fffd}");
         assert_eq!(bounded_bytes("a\nb", 10, false), "a b");
         assert_eq!(bounded_bytes("a\nb", 10, true), "a\nb");
     }
 
     #[test]
     fn a_required_name_is_never_empty() {
-        assert_eq!(name(""), "?");
+        for blank in ["", " ", "\u{3000}"] {
+            assert_eq!(name(blank), "?");
+        }
     }
 }

@@ -10,7 +10,7 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::arguments::{self, KINDS};
-use super::{Action, Question};
+use super::{Action, Question, SubjectKind};
 use crate::gateway::identity::Caller;
 use crate::model::CallerKind;
 
@@ -25,9 +25,8 @@ pub(super) struct Names {
     tool: EntityTypeName,
     resource: EntityTypeName,
     prompt: EntityTypeName,
-    call_tool: EntityUid,
-    read_resource: EntityUid,
-    get_prompt: EntityUid,
+    /// In the order of [`Action::ALL`].
+    actions: Vec<EntityUid>,
     /// The entities that hold the arguments.
     pub(super) arguments: [EntityUid; KINDS.len()],
 }
@@ -60,9 +59,7 @@ impl Names {
             tool: name("Tool")?,
             resource: name("Resource")?,
             prompt: name("Prompt")?,
-            call_tool: action("call_tool")?,
-            read_resource: action("read_resource")?,
-            get_prompt: action("get_prompt")?,
+            actions: Action::ALL.into_iter().map(|known| action(known.as_str())).collect::<Result<_, _>>()?,
             arguments: arguments::uids(&[text?, number?, decimal?, flag?, list?]),
         })
     }
@@ -73,18 +70,30 @@ impl Names {
         let text = |name: &str, value: &str| (name.to_owned(), RestrictedExpression::new_string(value.to_owned()));
         let principal = self.principal(question.caller);
         let plugin = uid(&self.plugin, question.plugin);
-        let (kind, name_of, action) = match question.action {
-            Action::CallTool => (&self.tool, "name", &self.call_tool),
-            Action::ReadResource => (&self.resource, "uri", &self.read_resource),
-            Action::GetPrompt => (&self.prompt, "name", &self.get_prompt),
+        let action = self.actions.get(question.action as usize).ok_or(Inexpressible)?;
+        let named = match question.subject {
+            SubjectKind::Tool => Some((&self.tool, "name")),
+            SubjectKind::Resource => Some((&self.resource, "uri")),
+            SubjectKind::Prompt => Some((&self.prompt, "name")),
+            SubjectKind::Plugin => None,
         };
-        let resource = uid(kind, &format!("{}/{}", question.plugin, question.name));
         let groups: HashSet<EntityUid> = question.caller.groups().iter().map(|group| uid(&self.group, group)).collect();
         let caller = Entity::new(principal.clone(), [text("name", question.caller.name().id())].into(), groups)
             .map_err(|_| Inexpressible)?;
-        let attributes = [text("plugin", question.plugin), text(name_of, question.name)];
-        let called = Entity::new(resource.clone(), attributes.into(), [plugin].into()).map_err(|_| Inexpressible)?;
-        let entities = Entities::from_entities([caller, called], None).map_err(|_| Inexpressible)?;
+        let of_plugin = text("plugin", question.plugin);
+        let (resource, called) = match named {
+            None => {
+                let called = Entity::new(plugin.clone(), [of_plugin].into(), HashSet::new());
+                (plugin, vec![called.map_err(|_| Inexpressible)?])
+            }
+            Some((kind, name_of)) => {
+                let resource = uid(kind, &format!("{}/{}", question.plugin, question.name));
+                let attributes = [of_plugin, text(name_of, question.name)];
+                let called = Entity::new(resource.clone(), attributes.into(), [plugin].into());
+                (resource, vec![called.map_err(|_| Inexpressible)?])
+            }
+        };
+        let entities = Entities::from_entities(called.into_iter().chain([caller]), None).map_err(|_| Inexpressible)?;
         Ok(Parties { principal, action: action.clone(), resource, entities })
     }
 
@@ -103,8 +112,12 @@ impl Names {
         workspace: &str,
         time: Option<DateTime<Utc>>,
         with_arguments: bool,
+        details: &[(&'static str, &str)],
     ) -> Result<Context, Inexpressible> {
         let mut pairs = vec![("workspace".to_owned(), RestrictedExpression::new_string(workspace.to_owned()))];
+        for (name, value) in details {
+            pairs.push(((*name).to_owned(), RestrictedExpression::new_string((*value).to_owned())));
+        }
         if let Some(time) = time {
             let text = time.to_rfc3339_opts(SecondsFormat::Millis, true);
             pairs.push(("time".to_owned(), RestrictedExpression::new_datetime(text)));

@@ -4,20 +4,22 @@
 //! against the schema, strictly. A policy is known by its `@id`, which is unique, or by its file's name and its line.
 //! Templates are refused: nothing here would ever fill their slots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::RwLock;
 
 use cedar_policy::ffi::DetailedError;
-use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, Effect, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+};
 
 use super::entities::Names;
 use super::files::{Source, Sources};
 use super::obligations::Obligations;
 use super::outline::{Looks, outline};
 use super::rules::{Facts, Loaded, Rules};
-use super::{Context, Version};
+use super::{Action, Version};
 use crate::config::{Fault, Faults};
 
 /// What policies can speak of.
@@ -33,7 +35,7 @@ struct Placed<'a> {
 }
 
 /// The policies of these files.
-pub(super) fn rules(sources: &Sources, context: &Context) -> Result<Rules, Faults> {
+pub(super) fn rules(sources: &Sources) -> Result<Rules, Faults> {
     let own_fault = |what: &str, why: &dyn std::fmt::Display| {
         let (file, message) = ("schemas/policy.cedarschema".to_owned(), format!("{what}: {why}"));
         Fault { file, line: 1, column: 1, path: String::new(), message }
@@ -59,9 +61,8 @@ pub(super) fn rules(sources: &Sources, context: &Context) -> Result<Rules, Fault
         (None, Some(names)) => {
             let version =
                 Version { digest: sources.digest().to_owned(), files: sources.files().len(), policies: placed.len() };
-            loaded.warn(context);
-            let Loading { policies, outlines, facts, looks } = loaded;
-            let loaded = Loaded { policies, outlines, facts, looks, names, kept: RwLock::default() };
+            let Loading { policies, outlines, facts, looks, named } = loaded;
+            let loaded = Loaded { policies, outlines, facts, looks, named, names, kept: RwLock::default() };
             Ok(Rules::loaded(version, loaded))
         }
         (Some(faults), _) => Err(faults),
@@ -121,12 +122,13 @@ struct Loading {
     outlines: PolicySet,
     facts: HashMap<PolicyId, Facts>,
     looks: Looks,
+    named: HashSet<Action>,
 }
 
 impl Default for Loading {
     fn default() -> Self {
         let (policies, outlines) = (PolicySet::new(), PolicySet::new());
-        Self { policies, outlines, facts: HashMap::new(), looks: Looks::nowhere() }
+        Self { policies, outlines, facts: HashMap::new(), looks: Looks::nowhere(), named: HashSet::new() }
     }
 }
 
@@ -139,6 +141,11 @@ impl Loading {
         if self.policies.add(policy.clone()).is_err() {
             faults.push(placed.fault("id", format!("another policy has the id `{id}`; each needs its own")));
             return;
+        }
+        match policy.action_constraint() {
+            ActionConstraint::Any => {}
+            ActionConstraint::Eq(action) => self.named.extend(named(&action)),
+            ActionConstraint::In(actions) => self.named.extend(actions.iter().filter_map(named)),
         }
         let mut obligations = Obligations::default();
         let mut annotations: Vec<_> = policy.annotations().collect();
@@ -181,15 +188,12 @@ impl Loading {
         self.looks.add(looks);
         self.facts.insert(policy.id().clone(), Facts { obligations, effect: policy.effect(), certain });
     }
+}
 
-    /// Says what is sound, and will surprise.
-    fn warn(&self, context: &Context) {
-        for (id, facts) in &self.facts {
-            if facts.obligations.capture_payload() && !context.abilities.capture_payload {
-                tracing::warn!(policy = %id, "obliges to capture_payload, which this gateway cannot: its permits are denials");
-            }
-        }
-    }
+/// The action of a name.
+fn named(action: &EntityUid) -> Option<Action> {
+    let id: &str = action.id().as_ref();
+    Action::ALL.into_iter().find(|known| known.as_str() == id)
 }
 
 /// Validates all policies together.

@@ -9,6 +9,8 @@
 //! * A permit may come with obligations, given as annotations ([`Obligations`]). Those of all policies that permit a call
 //!   apply together, and of numbers the strictest. One that cannot be met turns the permit into a denial.
 //! * What is not allowed whatever the arguments is not listed either ([`Policy::may_list`]).
+//! * An action that no policy names follows its parent ([`Policy::names`]), so that policies that were written before there
+//!   was that action mean what they meant.
 //!
 //! No verdict, event or fault holds anything of a call's arguments or result (invariant I6).
 //!
@@ -28,12 +30,13 @@ mod files;
 mod load;
 mod obligations;
 mod outline;
-mod redaction;
+pub(in crate::gateway) mod redaction;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,6 +62,61 @@ pub enum Action {
     ReadResource,
     /// Get a prompt.
     GetPrompt,
+    /// Have an argument of a prompt or of a resource template completed.
+    Complete,
+    /// See what a plugin has: its tools, prompts, resources or templates.
+    List,
+    /// A server asks the caller's model for text, for the sake of a call.
+    Sample,
+    /// A server asks the person behind the caller.
+    Elicit,
+    /// A server asks for the caller's folders.
+    ListRoots,
+    /// Send a method that MCP does not have, or not in this version.
+    CallMethod,
+}
+
+impl Action {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 9] = [
+        Self::CallTool,
+        Self::ReadResource,
+        Self::GetPrompt,
+        Self::Complete,
+        Self::List,
+        Self::Sample,
+        Self::Elicit,
+        Self::ListRoots,
+        Self::CallMethod,
+    ];
+
+    /// Its name in policies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CallTool => "call_tool",
+            Self::ReadResource => "read_resource",
+            Self::GetPrompt => "get_prompt",
+            Self::Complete => "complete",
+            Self::List => "list",
+            Self::Sample => "sample",
+            Self::Elicit => "elicit",
+            Self::ListRoots => "list_roots",
+            Self::CallMethod => "call_method",
+        }
+    }
+}
+
+/// What something is done to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubjectKind {
+    /// A tool of the plugin.
+    Tool,
+    /// A resource of the plugin, or a template of resources.
+    Resource,
+    /// A prompt of the plugin.
+    Prompt,
+    /// The plugin itself.
+    Plugin,
 }
 
 /// What policy is asked.
@@ -72,8 +130,36 @@ pub struct Question<'a> {
     pub plugin: &'a str,
     /// The tool's or the prompt's own name there, or the resource's URI.
     pub name: &'a str,
+    /// What it is done to there.
+    pub subject: SubjectKind,
     /// The arguments, where there are some.
     pub arguments: Option<&'a Map<String, Value>>,
+    /// More that the context of the action has: `kind`, `method`, `mode`, `url_host`, `argument`.
+    pub details: &'a [(&'static str, &'a str)],
+    /// Whether what was worked out may be kept for the next time. Not for names that clients make up.
+    pub keep: bool,
+}
+
+impl<'a> Question<'a> {
+    /// Whether `caller` may do this to something of that name, without arguments.
+    pub fn new(caller: &'a Caller, action: Action, plugin: &'a str, name: &'a str) -> Self {
+        let subject = match action {
+            Action::CallTool => SubjectKind::Tool,
+            Action::ReadResource => SubjectKind::Resource,
+            Action::GetPrompt | Action::Complete => SubjectKind::Prompt,
+            _ => SubjectKind::Plugin,
+        };
+        Self { caller, action, plugin, name, subject, arguments: None, details: &[], keep: true }
+    }
+}
+
+/// What a caller gets to see of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// It is listed.
+    pub visible: bool,
+    /// A permit may redact its result, so that it cannot promise a schema of it.
+    pub redacted: bool,
 }
 
 /// What policy says.
@@ -95,6 +181,16 @@ impl Verdict {
         self.decision != Decision::Deny
     }
 
+    /// That of something that follows from what this verdict permits: by the same policies, with no obligations of its own.
+    pub(in crate::gateway) fn follow(&self) -> Self {
+        Self::permit(self.policy_ids.clone(), Arc::default())
+    }
+
+    /// A denial, by no policy.
+    pub(in crate::gateway) fn denied(&self) -> Self {
+        Self::deny(Vec::new(), String::new())
+    }
+
     fn permit(policy_ids: Vec<String>, obligations: Arc<Obligations>) -> Self {
         let decision = if obligations.is_empty() { Decision::Permit } else { Decision::PermitWithObligations };
         Self { decision, policy_ids, obligations, reason: None }
@@ -107,10 +203,21 @@ impl Verdict {
 }
 
 /// What of the obligations this gateway can meet beside those that it always can.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Abilities {
-    /// Whether payloads can be captured, sealed.
-    pub capture_payload: bool,
+    capture_payload: Arc<AtomicBool>,
+}
+
+impl Abilities {
+    /// Whether payloads can be captured, sealed: it may change while the gateway runs.
+    pub fn captures_payloads(&self) -> bool {
+        self.capture_payload.load(Ordering::Relaxed)
+    }
+
+    /// Says whether payloads can be captured, sealed.
+    pub fn set_capture_payload(&self, can: bool) {
+        self.capture_payload.store(can, Ordering::Relaxed);
+    }
 }
 
 /// What became of a change of the policy files.
@@ -169,7 +276,7 @@ impl Policy {
         let rules = match source {
             PolicySource::AllowAll => Rules::allow_all(),
             PolicySource::DenyAll => Rules::deny_all(),
-            PolicySource::Files(patterns) => load::rules(&Sources::read(patterns)?, &context)?,
+            PolicySource::Files(patterns) => load::rules(&Sources::read(patterns)?)?,
         };
         Ok(Self { source: source.clone(), rules: RwLock::new(Arc::new(rules)), context })
     }
@@ -182,8 +289,28 @@ impl Policy {
     /// Whether a caller gets to see that there is a tool, a resource or a prompt: not if every call of it would be
     /// denied, whatever its arguments.
     pub fn may_list(&self, caller: &Caller, action: Action, plugin: &str, name: &str) -> bool {
-        let question = Question { caller, action, plugin, name, arguments: None };
-        self.rules().may_list(&question, &self.context)
+        self.listing(caller, action, plugin, name).visible
+    }
+
+    /// What a caller gets to see of a tool, a resource or a prompt.
+    pub fn listing(&self, caller: &Caller, action: Action, plugin: &str, name: &str) -> Listing {
+        self.rules().listing(&Question::new(caller, action, plugin, name), &self.context)
+    }
+
+    /// Whether a policy in force names the action. One that none names follows its parent: what is listed follows from what
+    /// may be called, completion from what is completed, and what a server asks follows from the call it asks for.
+    pub fn names(&self, action: Action) -> bool {
+        self.rules().names(action)
+    }
+
+    /// Whether policies look at arguments at all.
+    pub(in crate::gateway) fn looks_at_arguments(&self) -> bool {
+        self.rules().looks_at_arguments()
+    }
+
+    /// Whether any policy in force obliges to capture payloads.
+    pub fn captures(&self) -> bool {
+        self.rules().captures()
     }
 
     /// The version in force.
@@ -205,7 +332,7 @@ impl Policy {
         if sources.digest() == self.rules().version().digest {
             return Ok(None);
         }
-        let rules = load::rules(sources, &self.context)?;
+        let rules = load::rules(sources)?;
         let version = rules.version().clone();
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         Ok(Some(version))

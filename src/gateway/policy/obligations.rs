@@ -5,7 +5,7 @@
 //! | `@redact("/token, result:/users/*/email")` | take these values out of the arguments, or (`result:`) the result |
 //! | `@max_result_bytes("64KiB")` | pass on no larger result |
 //! | `@timeout_ms("2000")` | wait no longer for the result |
-//! | `@capture_payload("true")` | keep arguments and result, sealed |
+//! | `@capture_payload("true")` | keep the request and the response, sealed; `"request"`, `"response"`: one of the two |
 //! | `@notify("security")` | tell these people |
 //!
 //! `@id` and `@description` are no obligations. Any other annotation is a fault: a misspelt obligation must not pass for
@@ -14,10 +14,11 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::redaction::{self, Pointer};
 use crate::config::ByteSize;
+use crate::gateway::capture::Captures;
+use crate::gateway::message::Json;
+use crate::payload::Direction;
 
 /// The longest name of whom to notify, in characters.
 const MAX_CHANNEL: usize = 128;
@@ -32,7 +33,7 @@ pub struct Obligations {
     result: Vec<Pointer>,
     max_result_bytes: Option<u64>,
     timeout: Option<Duration>,
-    capture_payload: bool,
+    captures: Captures,
     notify: Vec<String>,
 }
 
@@ -42,17 +43,22 @@ impl Obligations {
         *self == Self::default()
     }
 
-    /// Takes out of the arguments what the upstream must not get.
-    pub fn redact_arguments(&self, arguments: &mut Map<String, Value>) {
-        redaction::remove(arguments, &self.arguments);
+    /// The arguments without what the upstream must not get.
+    pub(in crate::gateway) fn redact_arguments(&self, arguments: &Json) -> Json {
+        redaction::remove(arguments, &self.arguments)
     }
 
-    /// Takes out of a result what the caller must not get.
-    pub fn redact_result(&self, result: &mut Value) {
-        redaction::replace(result, &self.result);
+    /// Whether `Obligations::redact_arguments` does anything.
+    pub fn redacts_arguments(&self) -> bool {
+        !self.arguments.is_empty()
     }
 
-    /// Whether [`Obligations::redact_result`] does anything.
+    /// What the caller may get of a result.
+    pub(in crate::gateway) fn redact_result(&self, result: &Json) -> Json {
+        redaction::replace(result, &self.result)
+    }
+
+    /// Whether `Obligations::redact_result` does anything.
     pub fn redacts_result(&self) -> bool {
         !self.result.is_empty()
     }
@@ -67,9 +73,20 @@ impl Obligations {
         self.timeout
     }
 
-    /// Whether arguments and result are to be kept, sealed.
+    /// Whether anything of the call is to be kept, sealed.
     pub fn capture_payload(&self) -> bool {
-        self.capture_payload
+        !self.captures.is_none()
+    }
+
+    /// What of the call is to be kept, sealed.
+    pub fn captures(&self) -> Captures {
+        self.captures
+    }
+
+    /// What is taken out of a direction before it is kept, as JSON pointers.
+    pub fn redactions(&self, direction: Direction) -> Vec<String> {
+        let pointers = if direction == Direction::Request { &self.arguments } else { &self.result };
+        pointers.iter().map(ToString::to_string).collect()
     }
 
     /// Whom to tell of the call.
@@ -83,7 +100,12 @@ impl Obligations {
         names.extend(self.result.iter().map(|pointer| format!("redact:result:{pointer}")));
         names.extend(self.max_result_bytes.map(|bytes| format!("max_result_bytes:{bytes}")));
         names.extend(self.timeout.map(|timeout| format!("timeout_ms:{}", timeout.as_millis())));
-        names.extend(self.capture_payload.then(|| "capture_payload".to_owned()));
+        names.extend(match self.captures {
+            Captures { request: true, response: true } => Some("capture_payload".to_owned()),
+            Captures { request: true, .. } => Some("capture_payload:request".to_owned()),
+            Captures { response: true, .. } => Some("capture_payload:response".to_owned()),
+            Captures { .. } => None,
+        });
         names.extend(self.notify.iter().map(|channel| format!("notify:{channel}")));
         names
     }
@@ -122,11 +144,14 @@ impl Obligations {
                 self.timeout = Some(Duration::from_millis(millis));
             }
             "capture_payload" => {
-                self.capture_payload = match value {
-                    "true" => true,
-                    "false" => false,
-                    _ => return Err(format!("`{value}` is neither \"true\" nor \"false\"")),
+                let (request, response) = match value {
+                    "true" => (true, true),
+                    "request" => (true, false),
+                    "response" => (false, true),
+                    "false" => (false, false),
+                    _ => return Err(format!("`{value}` is none of \"true\", \"request\", \"response\", \"false\"")),
                 };
+                self.captures = Captures { request, response };
             }
             "notify" => {
                 let channels = value.split(',').map(str::trim).filter(|channel| !channel.is_empty());
@@ -158,7 +183,8 @@ impl Obligations {
         self.result.extend(other.result.iter().cloned());
         self.max_result_bytes = strictest(self.max_result_bytes, other.max_result_bytes);
         self.timeout = strictest(self.timeout, other.timeout);
-        self.capture_payload |= other.capture_payload;
+        self.captures.request |= other.captures.request;
+        self.captures.response |= other.captures.response;
         self.notify.extend(other.notify.iter().cloned());
         self.tidy();
     }
@@ -238,6 +264,14 @@ mod tests {
         ] {
             assert!(Obligations::default().annotate(name, value).is_err(), "@{name}({value:?})");
         }
+    }
+
+    #[test]
+    fn of_several_that_capture_a_direction_each_both_are_kept() {
+        let mut one = of(&[("capture_payload", "request")]);
+        assert_eq!(one.names(), ["capture_payload:request"]);
+        one.add(&of(&[("capture_payload", "response")]));
+        assert_eq!(one.names(), ["capture_payload"]);
     }
 
     #[test]

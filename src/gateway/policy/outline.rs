@@ -22,17 +22,23 @@ pub(super) struct Looks {
     pub(super) arguments: Wanted,
     /// Whether at the time.
     pub(super) time: bool,
+    /// Whether at what an action's context has beside arguments: its method, its mode, its kind.
+    pub(super) details: bool,
 }
+
+/// What an action's context may have beside workspace, time and arguments.
+const DETAILS: [&str; 5] = ["kind", "method", "mode", "url_host", "argument"];
 
 impl Looks {
     /// At nothing.
     pub(super) fn nowhere() -> Self {
-        Self { arguments: Wanted::At(BTreeSet::new()), time: false }
+        Self { arguments: Wanted::At(BTreeSet::new()), time: false, details: false }
     }
 
     /// Also at what `other` looks at.
     pub(super) fn add(&mut self, other: Self) {
         self.time |= other.time;
+        self.details |= other.details;
         match (&mut self.arguments, other.arguments) {
             (Wanted::At(these), Wanted::At(those)) => these.extend(those),
             (arguments, Wanted::All) => *arguments = Wanted::All,
@@ -55,7 +61,7 @@ impl Looks {
                 }
                 if map.get("Var").is_some_and(|name| name == "context") {
                     // The context as a whole.
-                    self.add(Self { arguments: Wanted::All, time: true });
+                    self.add(Self { arguments: Wanted::All, time: true, details: true });
                 }
                 map.values().for_each(|part| self.walk(part));
             }
@@ -71,7 +77,7 @@ impl Looks {
             let of = kind.and_then(|kind| kind.get("left")).and_then(Value::as_object).and_then(attribute);
             let key = tag.get("right").and_then(|right| right.get("Value")).and_then(Value::as_str);
             if let (Some("arguments"), Some(key)) = (of, key) {
-                self.add(Self { arguments: Wanted::At([key.to_owned()].into()), time: false });
+                self.add(Self { arguments: Wanted::At([key.to_owned()].into()), ..Self::nowhere() });
                 return true;
             }
         }
@@ -82,8 +88,12 @@ impl Looks {
                 self.time = true;
                 true
             }
+            Some(detail) if DETAILS.contains(&detail) => {
+                self.details = true;
+                true
+            }
             Some(_) => {
-                self.add(Self { arguments: Wanted::All, time: false });
+                self.add(Self { arguments: Wanted::All, ..Self::nowhere() });
                 true
             }
         }
@@ -156,13 +166,19 @@ mod tests {
             r#"when { context.arguments.text.hasTag("/a") && context.arguments.text.getTag("/a") == "x" }
                unless { context.arguments.number.getTag("/b/c") > 1 || context.workspace == "w" }"#,
         ));
-        assert_eq!(looks, Looks { arguments: at(&["/a", "/b/c"]), time: false });
+        assert_eq!(looks, Looks { arguments: at(&["/a", "/b/c"]), ..Looks::nowhere() });
     }
 
     #[test]
     fn a_policy_that_looks_at_none_is_known_to() {
         assert_eq!(Looks::of(&json("when { context.workspace == \"arguments\" }")), Looks::nowhere());
         assert!(Looks::of(&json("when { context.time > datetime(\"2026-01-01\") }")).time);
+    }
+
+    #[test]
+    fn a_look_at_a_detail_is_none_at_the_arguments() {
+        let looks = Looks::of(&json(r#"when { context.mode == "form" && context has url_host }"#));
+        assert_eq!(looks, Looks { details: true, ..Looks::nowhere() });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! pair. Others are made each time, with the parties' entities kept. Both are forgotten with the version, and all at once
 //! when there are too many.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -14,7 +14,7 @@ use hashbrown::Equivalent;
 use super::arguments::{self, TooMany};
 use super::entities::{Inexpressible, Names, Parties};
 use super::outline::Looks;
-use super::{Action, Context, Obligations, Question, Verdict, Version};
+use super::{Action, Context, Listing, Obligations, Question, SubjectKind, Verdict, Version};
 use crate::gateway::identity::Caller;
 
 /// How many pairs of a caller and what it calls are kept, and the longest name of what is called, in bytes, that is. URIs
@@ -44,6 +44,8 @@ pub(super) struct Loaded {
     pub(super) facts: HashMap<PolicyId, Facts>,
     /// What they look at, all together.
     pub(super) looks: Looks,
+    /// The actions that they name.
+    pub(super) named: HashSet<Action>,
     /// The schema's names.
     pub(super) names: Names,
     /// What was worked out before.
@@ -66,6 +68,7 @@ pub(super) struct Facts {
 pub(super) struct Key {
     caller: Caller,
     action: Action,
+    subject: SubjectKind,
     plugin: String,
     name: String,
 }
@@ -73,13 +76,16 @@ pub(super) struct Key {
 impl Hash for Question<'_> {
     /// As `Key` does.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.caller, self.action, self.plugin, self.name).hash(state);
+        (self.caller, self.action, self.subject, self.plugin, self.name).hash(state);
     }
 }
 
 impl Equivalent<Key> for Question<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        *self.caller == key.caller && self.action == key.action && self.plugin == key.plugin && self.name == key.name
+        *self.caller == key.caller
+            && (self.action, self.subject) == (key.action, key.subject)
+            && self.plugin == key.plugin
+            && self.name == key.name
     }
 }
 
@@ -87,7 +93,8 @@ impl Equivalent<Key> for Question<'_> {
 pub(super) struct Kept {
     parties: Parties,
     verdict: OnceLock<Verdict>,
-    listed: OnceLock<bool>,
+    /// What is listed where payloads can be captured, and whether it is nowhere else.
+    listed: OnceLock<(Listing, bool)>,
 }
 
 impl Rules {
@@ -108,18 +115,58 @@ impl Rules {
     }
 
     pub(super) fn decide(&self, question: &Question<'_>, context: &Context) -> Verdict {
+        if !self.names(question.action) {
+            match question.action {
+                // What is listed is what may be called, item by item; and the call that a server asks for is permitted.
+                Action::List | Action::Sample | Action::Elicit | Action::ListRoots => {
+                    return Verdict::permit(Vec::new(), Arc::default());
+                }
+                Action::Complete => {
+                    let action = match question.subject {
+                        SubjectKind::Resource => Action::ReadResource,
+                        _ => Action::GetPrompt,
+                    };
+                    return self.decide(&Question { action, details: &[], ..*question }, context);
+                }
+                Action::CallTool | Action::ReadResource | Action::GetPrompt | Action::CallMethod => {}
+            }
+        }
         match &self.kind {
             Kind::Nothing => Verdict::deny(Vec::new(), "there are no policies here, so nothing is allowed"),
             Kind::Everything => Verdict::permit(Vec::new(), Arc::default()),
-            Kind::Cedar(loaded) => loaded.decide(question, context),
+            Kind::Cedar(loaded) => met(loaded.decide(question, context), question.action, context),
         }
     }
 
-    pub(super) fn may_list(&self, question: &Question<'_>, context: &Context) -> bool {
+    /// Whether any policy obliges to capture payloads.
+    pub(super) fn captures(&self) -> bool {
         match &self.kind {
-            Kind::Nothing => false,
-            Kind::Everything => true,
-            Kind::Cedar(loaded) => loaded.may_list(question, context),
+            Kind::Nothing | Kind::Everything => false,
+            Kind::Cedar(loaded) => loaded.facts.values().any(|facts| facts.obligations.capture_payload()),
+        }
+    }
+
+    pub(super) fn listing(&self, question: &Question<'_>, context: &Context) -> Listing {
+        match &self.kind {
+            Kind::Nothing => Listing::default(),
+            Kind::Everything => Listing { visible: true, redacted: false },
+            Kind::Cedar(loaded) => loaded.listing(question, context),
+        }
+    }
+
+    /// Whether policies look at arguments at all.
+    pub(super) fn looks_at_arguments(&self) -> bool {
+        match &self.kind {
+            Kind::Nothing | Kind::Everything => false,
+            Kind::Cedar(loaded) => !loaded.looks.arguments.is_none(),
+        }
+    }
+
+    /// Whether a policy names the action.
+    pub(super) fn names(&self, action: Action) -> bool {
+        match &self.kind {
+            Kind::Nothing | Kind::Everything => false,
+            Kind::Cedar(loaded) => loaded.named.contains(&action),
         }
     }
 }
@@ -133,7 +180,7 @@ impl Version {
 impl Loaded {
     fn decide(&self, question: &Question<'_>, context: &Context) -> Verdict {
         let Ok(kept) = self.kept(question) else { return inexpressible() };
-        if self.looks.time || !self.looks.arguments.is_none() {
+        if self.looks.time || self.looks.details || !self.looks.arguments.is_none() {
             return self.judge(&kept.parties, question, context);
         }
         kept.verdict.get_or_init(|| self.judge(&kept.parties, question, context)).clone()
@@ -168,28 +215,26 @@ impl Loaded {
                 obligations.add(&facts.obligations);
             }
         }
-        let unmet = obligations.capture_payload() && !context.abilities.capture_payload;
-        let obligations = Arc::new(obligations);
-        if unmet {
-            let reason = "the obligation capture_payload cannot be met: this gateway captures no payloads";
-            return Verdict { obligations, ..Verdict::deny(ids, reason) };
-        }
-        Verdict::permit(ids, obligations)
+        Verdict::permit(ids, Arc::new(obligations))
     }
 
-    fn may_list(&self, question: &Question<'_>, context: &Context) -> bool {
-        let Ok(kept) = self.kept(question) else { return false };
+    fn listing(&self, question: &Question<'_>, context: &Context) -> Listing {
+        let Ok(kept) = self.kept(question) else { return Listing::default() };
         let judge = || {
-            let Ok(response) = self.ask(&self.outlines, &kept.parties, None, context) else { return false };
+            let Ok(response) = self.ask(&self.outlines, &kept.parties, None, context) else {
+                return (Listing::default(), false);
+            };
             let unmet = |id: &PolicyId| {
                 let facts = self.facts.get(id);
                 facts.is_some_and(|facts| facts.certain && facts.obligations.capture_payload())
             };
-            response.decision() == Cedar::Allow
-                && self.failed_to_forbid(&response).is_empty()
-                && (context.abilities.capture_payload || !response.diagnostics().reason().any(unmet))
+            let visible = response.decision() == Cedar::Allow && self.failed_to_forbid(&response).is_empty();
+            let redacts = |id: &PolicyId| self.facts.get(id).is_some_and(|facts| facts.obligations.redacts_result());
+            let listing = Listing { visible, redacted: visible && response.diagnostics().reason().any(redacts) };
+            (listing, response.diagnostics().reason().any(unmet))
         };
-        if self.looks.time { judge() } else { *kept.listed.get_or_init(judge) }
+        let (listing, captures) = if self.looks.time { judge() } else { *kept.listed.get_or_init(judge) };
+        if captures && !context.abilities.captures_payloads() { Listing::default() } else { listing }
     }
 
     /// Asks Cedar. Without a question there are no arguments to look at.
@@ -201,8 +246,9 @@ impl Loaded {
         context: &Context,
     ) -> Result<Response, Refused> {
         let time = self.looks.time.then(|| context.clock.now());
+        let details = question.map_or(&[][..], |question| question.details);
         let question = question.filter(|_| !self.looks.arguments.is_none());
-        let facts = self.names.context(&context.workspace, time, question.is_some())?;
+        let facts = self.names.context(&context.workspace, time, question.is_some(), details)?;
         let request =
             Request::new(parties.principal.clone(), parties.action.clone(), parties.resource.clone(), facts, None)
                 .map_err(|_| Refused::Inexpressible)?;
@@ -232,12 +278,13 @@ impl Loaded {
         }
         let parties = self.names.parties(question)?;
         let kept = Arc::new(Kept { parties, verdict: OnceLock::new(), listed: OnceLock::new() });
-        if question.name.len() > MAX_NAME {
+        if question.name.len() > MAX_NAME || !question.keep {
             return Ok(kept);
         }
         let key = Key {
             caller: question.caller.clone(),
             action: question.action,
+            subject: question.subject,
             plugin: question.plugin.to_owned(),
             name: question.name.to_owned(),
         };
@@ -248,6 +295,27 @@ impl Loaded {
         all.insert(key, Arc::clone(&kept));
         Ok(kept)
     }
+}
+
+/// A permit whose obligations cannot be met now is none. What is kept of a decision does not know of that: it may change.
+fn met(verdict: Verdict, action: Action, context: &Context) -> Verdict {
+    if !verdict.is_permit() || !verdict.obligations.capture_payload() {
+        return verdict;
+    }
+    let reason = match action {
+        // Of a list nothing is kept: it holds nothing of a call.
+        Action::List => return verdict,
+        Action::Sample | Action::Elicit | Action::ListRoots | Action::CallMethod => {
+            "the obligation capture_payload cannot be met: what servers ask and methods beside MCP's are not captured"
+        }
+        Action::CallTool | Action::ReadResource | Action::GetPrompt | Action::Complete => {
+            if context.abilities.captures_payloads() {
+                return verdict;
+            }
+            "the obligation capture_payload cannot be met: this gateway captures no payloads"
+        }
+    };
+    Verdict { obligations: verdict.obligations, ..Verdict::deny(verdict.policy_ids, reason) }
 }
 
 /// Why Cedar cannot be asked.

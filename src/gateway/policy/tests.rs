@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::{Abilities, Action, Change, Policy, Question, Verdict};
+use super::{Abilities, Action, Change, Policy, Question, SubjectKind, Verdict};
 use crate::config::{Faults, PolicySource};
 use crate::gateway::identity::Caller;
 use crate::model::{Clock, Decision};
@@ -72,7 +72,8 @@ fn outcome(policy: &Policy, case: &str) -> String {
         "gets" => Action::GetPrompt,
         verb => panic!("{verb} is no verb of cases"),
     };
-    let verdict = policy.decide(&Question { caller: &caller, action, plugin, name, arguments: arguments.as_ref() });
+    let verdict =
+        policy.decide(&Question { arguments: arguments.as_ref(), ..Question::new(&caller, action, plugin, name) });
     assert_eq!(verdict.is_permit(), verdict.reason.is_none(), "a denial, and it alone, has a reason: {verdict:?}");
     if verdict.is_permit() {
         let with = verdict.decision == Decision::PermitWithObligations;
@@ -126,8 +127,7 @@ fn every_fault_of_a_faulty_policy_is_found_with_its_place() {
 #[test]
 fn nothing_is_allowed_or_listed_where_there_are_no_policies() {
     let (nobody, arguments) = (Caller::anonymous(), Map::new());
-    let question =
-        Question { caller: &nobody, action: Action::CallTool, plugin: "a", name: "b", arguments: Some(&arguments) };
+    let question = Question { arguments: Some(&arguments), ..Question::new(&nobody, Action::CallTool, "a", "b") };
     let policy = start(&PolicySource::DenyAll).unwrap();
     assert_eq!(policy.decide(&question).decision, Decision::Deny);
     assert!(!policy.may_list(&nobody, Action::CallTool, "a", "b"));
@@ -146,9 +146,39 @@ fn a_pattern_that_matches_no_file_is_a_fault() {
 #[test]
 fn obligations_of_a_gateway_that_captures_payloads_can_be_met() {
     let source = files(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy/sound/obligations.cedar"));
-    let policy = Policy::start(&source, "prod", Abilities { capture_payload: true }, Arc::new(Wednesday)).unwrap();
+    let abilities = Abilities::default();
+    abilities.set_capture_payload(true);
+    let policy = Policy::start(&source, "prod", abilities, Arc::new(Wednesday)).unwrap();
     assert_eq!(outcome(&policy, "user:ann calls bank/transfer"), "permit by captured with capture_payload");
     assert_eq!(outcome(&policy, "user:ann sees bank/transfer"), "listed");
+}
+
+#[test]
+fn what_is_never_captured_is_denied_where_it_would_have_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"@id("all") @capture_payload("true") permit(principal, action, resource);
+        @id("list") permit(principal, action == Action::"list", resource);
+        @id("sample") permit(principal, action == Action::"sample", resource);"#;
+    std::fs::write(folder.path().join("p.cedar"), text).unwrap();
+    let abilities = Abilities::default();
+    abilities.set_capture_payload(true);
+    let source = files(folder.path().join("*.cedar"));
+    let policy = Policy::start(&source, "prod", abilities, Arc::new(Wednesday)).unwrap();
+    let ann = caller("user:ann", &[]);
+    for action in [Action::CallTool, Action::ReadResource, Action::GetPrompt, Action::Complete, Action::List] {
+        let details: &[(&'static str, &str)] = if action == Action::List { &[("kind", "tools")] } else { &[] };
+        let verdict = policy.decide(&Question { details, ..Question::new(&ann, action, "a", "b") });
+        assert!(verdict.is_permit(), "{action:?}: {verdict:?}");
+    }
+    for (action, subject) in [(Action::Sample, SubjectKind::Tool), (Action::CallMethod, SubjectKind::Plugin)] {
+        let verdict = policy.decide(&Question {
+            subject,
+            details: &[("method", "x/y")],
+            ..Question::new(&ann, action, "a", "b")
+        });
+        let reason = verdict.reason.unwrap_or_default();
+        assert!(reason.contains("capture_payload cannot be met"), "{action:?}: {reason}");
+    }
 }
 
 #[test]
@@ -158,13 +188,7 @@ fn arguments_without_end_are_denied_where_policies_look_at_all_of_them() {
     let many: Map<String, Value> = (0..20_000).map(|n| (n.to_string(), json!(n))).collect();
     let ann = caller("user:ann", &[]);
     let ask = |arguments: &Map<String, Value>| {
-        policy.decide(&Question {
-            caller: &ann,
-            action: Action::CallTool,
-            plugin: "a",
-            name: "b",
-            arguments: Some(arguments),
-        })
+        policy.decide(&Question { arguments: Some(arguments), ..Question::new(&ann, Action::CallTool, "a", "b") })
     };
     assert!(ask(&Map::new()).is_permit());
     assert_eq!(ask(&many).reason.unwrap(), "the arguments hold more than policies can look at");
@@ -181,8 +205,7 @@ fn a_verdict_holds_nothing_of_the_arguments() {
     let ann = caller("user:ann", &[]);
     for (value, by) in [(json!("canary"), "text"), (json!(9_223_372_036_854_775_801_i64), "sum")] {
         let arguments = Map::from_iter([("x".to_owned(), value)]);
-        let question =
-            Question { caller: &ann, action: Action::CallTool, plugin: "a", name: "b", arguments: Some(&arguments) };
+        let question = Question { arguments: Some(&arguments), ..Question::new(&ann, Action::CallTool, "a", "b") };
         let verdict = policy.decide(&question);
         assert_eq!(verdict.policy_ids, [by]);
         let shown = format!("{verdict:?}");
@@ -213,13 +236,7 @@ impl Watched {
 
     fn decide(&self) -> Verdict {
         let ann = caller("user:ann", &[]);
-        self.policy.decide(&Question {
-            caller: &ann,
-            action: Action::CallTool,
-            plugin: "a",
-            name: "b",
-            arguments: None,
-        })
+        self.policy.decide(&Question::new(&ann, Action::CallTool, "a", "b"))
     }
 }
 
@@ -269,4 +286,63 @@ fn reading_again_what_is_in_force_changes_nothing() {
     assert_eq!(policy.reload().unwrap(), None);
     std::fs::write(&file, FORBID).unwrap();
     assert_ne!(policy.reload().unwrap().unwrap().digest, version.digest);
+}
+
+#[test]
+fn an_action_that_no_policy_names_follows_its_parent() {
+    let policy = of(r#"@id("t") permit(principal, action == Action::"call_tool", resource == Tool::"a/b");
+                       @id("p") permit(principal, action == Action::"get_prompt", resource == Prompt::"a/p");"#);
+    let ann = caller("user:ann", &[]);
+    for action in [Action::List, Action::Sample, Action::Elicit, Action::ListRoots] {
+        assert!(policy.decide(&Question::new(&ann, action, "a", "")).is_permit(), "{action:?}");
+    }
+    assert!(policy.decide(&Question::new(&ann, Action::Complete, "a", "p")).is_permit());
+    assert!(!policy.decide(&Question::new(&ann, Action::Complete, "a", "q")).is_permit());
+    assert!(!policy.decide(&Question::new(&ann, Action::CallMethod, "a", "")).is_permit(), "it has no parent");
+}
+
+#[test]
+fn an_action_that_a_policy_names_is_decided_by_policies_alone() {
+    let policy = of(r#"@id("t") permit(principal, action == Action::"call_tool", resource);
+                       @id("l") permit(principal, action == Action::"list", resource == Plugin::"a")
+                       when { context.kind == "tools" };
+                       @id("e") permit(principal, action in [Action::"elicit", Action::"sample"], resource)
+                       when { context.method == "elicitation/create" };
+                       @id("c") permit(principal, action == Action::"call_method", resource)
+                       when { resource.plugin == "a" && context.method == "x/y" };"#);
+    let ann = caller("user:ann", &[]);
+    let ask = |action, plugin, details: &[(&'static str, &str)]| {
+        let verdict = policy.decide(&Question { details, ..Question::new(&ann, action, plugin, "t") });
+        (verdict.is_permit(), verdict.policy_ids)
+    };
+    assert_eq!(ask(Action::List, "a", &[("kind", "tools")]), (true, vec!["l".to_owned()]));
+    assert!(!ask(Action::List, "a", &[("kind", "prompts")]).0);
+    assert!(!ask(Action::List, "b", &[("kind", "tools")]).0);
+    assert!(ask(Action::Elicit, "a", &[("method", "elicitation/create"), ("mode", "form")]).0);
+    assert!(!ask(Action::Sample, "a", &[("method", "sampling/createMessage")]).0);
+    assert!(ask(Action::ListRoots, "a", &[("method", "roots/list")]).0, "no policy names it");
+    assert!(ask(Action::CallMethod, "a", &[("method", "x/y")]).0);
+    assert!(!ask(Action::CallMethod, "b", &[("method", "x/y")]).0);
+}
+
+#[test]
+fn a_policy_of_all_actions_is_valid_as_it_was_before_there_were_more() {
+    for text in [
+        r#"permit(principal, action, resource) when { resource.plugin == "a" };"#,
+        r#"forbid(principal, action, resource) unless { resource in Plugin::"a" && context.workspace == "prod" };"#,
+        r#"permit(principal, action, resource) when { resource is Tool && resource.name == "b" };"#,
+    ] {
+        of(text);
+    }
+}
+
+#[test]
+fn a_tool_whose_result_may_be_redacted_says_so() {
+    let policy = of(r#"@redact("result:/x") permit(principal, action, resource == Tool::"a/b");
+                       permit(principal, action, resource == Tool::"a/c");"#);
+    let ann = caller("user:ann", &[]);
+    let listing = |name| policy.listing(&ann, Action::CallTool, "a", name);
+    assert_eq!((listing("b").visible, listing("b").redacted), (true, true));
+    assert_eq!((listing("c").visible, listing("c").redacted), (true, false));
+    assert!(!listing("d").visible);
 }

@@ -19,7 +19,8 @@ impl Bound {
 
     fn of(&self, lane: LaneName) -> &AtomicU64 {
         match lane {
-            LaneName::Samples => &self.samples,
+            // Payloads are alone under a bound of their own.
+            LaneName::Samples | LaneName::Payloads => &self.samples,
             LaneName::Audit => &self.audit,
         }
     }
@@ -47,7 +48,9 @@ impl Bound {
         let audit = self.bytes(LaneName::Audit);
         let (used, most) = match lane {
             LaneName::Audit => (audit, self.most),
-            LaneName::Samples => (audit.saturating_add(self.bytes(LaneName::Samples)), self.most.saturating_add(slack)),
+            LaneName::Samples | LaneName::Payloads => {
+                (audit.saturating_add(self.bytes(LaneName::Samples)), self.most.saturating_add(slack))
+            }
         };
         used.saturating_add(bytes) <= most
     }

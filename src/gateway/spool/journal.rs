@@ -34,6 +34,7 @@ pub(crate) use delivery::Batch;
 use super::bound::Bound;
 use super::disk::{Disk, SegmentFile};
 use super::folder::segment_path;
+use super::numbers::Numbers;
 use super::open::Open;
 use super::pace::Pace;
 use super::pending::Pending;
@@ -64,7 +65,7 @@ impl Tuning {
             segment_bytes: (max_bytes / 64).clamp(LEAST_SEGMENT_BYTES, SEGMENT_BYTES),
             window: name.window(),
             sync_every: SYNC_EVERY,
-            backlog: 8 << 20,
+            backlog: if name == LaneName::Payloads { 2 * name.max_payload() } else { 8 << 20 },
         }
     }
 }
@@ -81,6 +82,9 @@ pub(crate) struct Journal {
     pending: Mutex<Pending>,
     open: Mutex<Open>,
     shelf: Shelf,
+    numbers: Numbers,
+    /// Deletions since the folder was fsynced.
+    deletions: AtomicU64,
     tending: Mutex<()>,
     /// The file of the next segment, with room for its header: so that the open one can be sealed on a full disk too, and
     /// delivering it makes room. Used under `tending` only.
@@ -105,7 +109,7 @@ impl Journal {
         (name, folder, org, tuning): (LaneName, PathBuf, OrgName, Tuning),
         parts: &SpoolParts,
         (bound, turn): (&Arc<Bound>, &Turn),
-        open: Open,
+        (open, numbers): (Open, Numbers),
         sealed: VecDeque<Sealed>,
     ) -> Self {
         let next = open.next;
@@ -119,6 +123,8 @@ impl Journal {
             pending: Mutex::new(Pending::new(next)),
             open: Mutex::new(open),
             shelf: Shelf::new(sealed),
+            numbers,
+            deletions: AtomicU64::new(0),
             tending: Mutex::new(()),
             spare: Mutex::new(None),
             written: AtomicU64::new(next),

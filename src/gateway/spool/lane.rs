@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::journal::{Batch, Journal};
 use super::keeper::Keeper;
 use super::shelf::Sealed;
-use super::{NotRecorded, SpoolError};
+use super::{NotRecorded, SentUnder, SpoolError};
 
 /// How long the disk may take to make a record durable before that counts as failed.
 const DURABLE_WITHIN: Duration = Duration::from_secs(5);
@@ -77,6 +77,30 @@ impl Lane {
     pub(crate) async fn read(&self, sealed: &Sealed) -> io::Result<Batch> {
         let (journal, sealed) = (Arc::clone(&self.journal), sealed.clone());
         spawn_blocking(move || journal.read(&sealed)).await.map_err(io::Error::other)?
+    }
+
+    /// What a batch is sent under: the same at each attempt, but for what is known to be acknowledged before it.
+    pub(crate) fn sent_under(&self, sealed: &Sealed) -> SentUnder {
+        self.journal.sent_under(sealed)
+    }
+
+    /// The lane of an emitter that batches are numbered in.
+    pub(crate) fn index(&self) -> u16 {
+        self.journal.name.index()
+    }
+
+    /// The receiver has acknowledged a batch.
+    pub(crate) fn acknowledge(&self, sealed: &Sealed) {
+        self.journal.acknowledge(sealed);
+    }
+
+    /// Has the batch in hand sent under a new emitter id from now on.
+    ///
+    /// # Errors
+    /// When the disk refuses; it then keeps its number.
+    pub(crate) async fn renew(&self, sealed: &Sealed) -> io::Result<()> {
+        let (journal, sealed) = (Arc::clone(&self.journal), sealed.clone());
+        spawn_blocking(move || journal.renew(&sealed)).await.map_err(io::Error::other)?
     }
 
     /// The batch stays; it is asked for again later.

@@ -1,9 +1,10 @@
 //! A durable, bounded, crash-safe queue of records on the local disk, between a call and whoever its telemetry is for.
 //!
-//! Two **lanes**, samples and audit events, each a folder of segment files. A record is appended to the lane's open
+//! Two **lanes**, samples and audit events, each a folder of segment files; and a third, of sealed payloads, with a bound of its own. A record of
+//! that is an envelope and a record under it, of up to 20 MiB, and no JSON. A record is appended to the lane's open
 //! segment as it comes; a segment that is large or old enough is sealed, and *is* then a batch: it is sent whole, under the
-//! idempotency key in its header, and deleted once it is acknowledged. So a record is written once, a retry sends the same
-//! rows under the same key whatever crashed in between, and the receiver stores them exactly once.
+//! emitter and number in its header, and deleted once it is acknowledged. So a record is written once, a retry sends the
+//! same rows under the same number whatever crashed in between, and the receiver stores them exactly once.
 //!
 //! ```text
 //! <spool>/lock                          held while a gateway uses the spool
@@ -12,10 +13,11 @@
 //! <spool>/quarantine/<lane>-<number>    what the receiver refuses for good, or what is damaged; see below
 //!
 //! a segment   offset  bytes
-//!                  0      8  magic "MCPGSPL1"
+//!                  0      8  magic "MCPGSPL2"
 //!                  8      4  length of the header, u32 little-endian
 //!                 12      8  checksum: the first 8 bytes of the BLAKE3 of the header
-//!                 20      …  header, JSON: key, lane, org, the number of the first record, time of creation
+//!                 20      …  header, JSON: emitter, number, what was acknowledged before; lane, org, the number of the
+//!                            first record, time of creation
 //!                  …      …  frames
 //! a frame          0      4  length of the payload, u32 little-endian, at most 256 KiB
 //!                  4      8  number of the record, u64 little-endian; rising
@@ -25,6 +27,10 @@
 //!                            written when the segment was made durable as a whole
 //! ```
 //!
+//! A segment of the form before has the magic "MCPGSPL1" and a key in the place of emitter and number; it is sent under that
+//! key, as `Idempotency-Key`. `<lane>/<number>.new` is a segment that gets another header (see below): what a crash leaves of
+//! it is deleted.
+//!
 //! The last file of a lane may be all zeros: room for the next segment, kept so that the open one can be sealed, delivered
 //! and deleted on a full disk too.
 //!
@@ -32,6 +38,19 @@
 //! leaves a hole in the numbers. There is always an open segment; of audit events it is made durable, with the next number in
 //! its header, before an older one may go, so that no number of theirs is ever given twice. The numbers of samples are told
 //! to nobody, and may be given again after a power cut.
+//!
+//! # Exactly once
+//!
+//! Batches of a lane are numbered by [`numbers`], under an emitter id that only this process has, and sent one at a time
+//! (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`). The receiver remembers the last number of an emitter and the bodies of
+//! its last 16 batches. For that to be enough,
+//!
+//! - a batch is made durable before it is sent for the first time: what a power cut leaves under its number is what was sent;
+//! - deletions are made durable at the latest after [`UNSYNCED_DELETIONS`], so that no older batch comes back.
+//!
+//! When the receiver cannot compare a number (409), it has not stored the batch under it. The segment then gets a new
+//! header, with a new emitter id and the number 1, which is durable before it is sent again. That is the case of a segment
+//! that comes back from the quarantine or from a backup of the folder, and of two machines that are copies of each other.
 //!
 //! # What is durable, and when
 //!
@@ -58,7 +77,8 @@
 //! acknowledged, and is cut off. Bytes that are no frame *between* sound frames, a frame that is missing under an end mark,
 //! or a header that is not sound are damage: said in the log and in a metric, the segment kept in the quarantine, and what is
 //! sound of it delivered all the same. To send a quarantined segment again, stop the gateway and move the file back into its
-//! lane's folder under its number.
+//! lane's folder under its number; numbers of files in the quarantine are not given again. Of a damaged one, what is sound has
+//! been delivered: it is not to be sent again.
 //!
 //! | module | holds |
 //! |---|---|
@@ -66,6 +86,7 @@
 //! | [`journal`] | what a lane is made of and does: recording, making durable, sealing, delivering |
 //! | [`pending`], [`open`], [`shelf`] | where a record is on its way: in memory, in the open segment, in a batch |
 //! | [`keeper`] | the thread that keeps a lane |
+//! | [`numbers`] | what batches are sent under |
 //! | [`pace`] | whether the disk is slow, or refuses |
 //! | [`bound`] | the bytes of all segments |
 //! | [`segment`] | the bytes of one |
@@ -79,6 +100,7 @@ mod folder;
 mod journal;
 mod keeper;
 mod lane;
+mod numbers;
 mod open;
 mod pace;
 mod pending;
@@ -97,6 +119,7 @@ use std::time::Duration;
 pub(crate) use disk::{Disk, LocalDisk, create_folder};
 pub(crate) use journal::Batch;
 pub(crate) use lane::Lane;
+pub(crate) use segment::SentUnder;
 pub(crate) use shelf::Sealed;
 
 use super::metrics::{GatewayMetrics, Lane as LaneMetrics};
@@ -107,6 +130,9 @@ use segment::Header;
 
 /// How long a record may be in the operating system's memory alone.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// So many deletions are made durable at once. The receiver compares a number with its last 16.
+pub(crate) const UNSYNCED_DELETIONS: u64 = 8;
 
 /// The most records of a segment: what one request brings.
 const SEGMENT_RECORDS: u64 = 8_192;
@@ -120,6 +146,8 @@ const LEAST_SEGMENT_BYTES: u64 = 16 << 10;
 pub(crate) enum LaneName {
     Samples,
     Audit,
+    /// Sealed payloads, with a bound of their own.
+    Payloads,
 }
 
 impl LaneName {
@@ -127,6 +155,16 @@ impl LaneName {
         match self {
             Self::Samples => "samples",
             Self::Audit => "audit",
+            Self::Payloads => "payloads",
+        }
+    }
+
+    /// The lane of an emitter that its batches are numbered in.
+    pub(crate) const fn index(self) -> u16 {
+        match self {
+            Self::Samples => 0,
+            Self::Audit => 1,
+            Self::Payloads => 2,
         }
     }
 
@@ -135,8 +173,21 @@ impl LaneName {
     const fn window(self) -> Duration {
         match self {
             Self::Samples => Duration::from_millis(200),
-            Self::Audit => Duration::from_millis(500),
+            Self::Audit | Self::Payloads => Duration::from_millis(500),
         }
+    }
+
+    /// The most bytes of a record.
+    pub(crate) const fn max_payload(self) -> usize {
+        match self {
+            Self::Samples | Self::Audit => segment::MAX_PAYLOAD,
+            Self::Payloads => segment::MAX_SEALED,
+        }
+    }
+
+    /// Whether the oldest go when there is no more room.
+    const fn is_dropped(self) -> bool {
+        !matches!(self, Self::Audit)
     }
 }
 
@@ -199,6 +250,8 @@ pub(crate) struct SpoolSettings {
     /// Which lanes are used. The folder of another one is left as it is.
     pub(crate) samples: bool,
     pub(crate) audit: bool,
+    /// The bound of sealed payloads, where that lane is used.
+    pub(crate) payloads: Option<u64>,
 }
 
 /// What a spool stands on.
@@ -216,14 +269,14 @@ impl SpoolParts {
         match lane {
             LaneName::Samples => &self.metrics.samples,
             LaneName::Audit => &self.metrics.audit,
+            LaneName::Payloads => &self.metrics.payloads,
         }
     }
 
-    /// The header of a segment that is begun now, under a key of its own; its first record has the number `first` or a later
-    /// one.
-    fn header(&self, lane: LaneName, org: &OrgName, first: u64) -> Header {
+    /// The header of a segment that is begun now; its first record has the number `first` or a later one.
+    fn header(&self, sent_under: SentUnder, lane: LaneName, org: &OrgName, first: u64) -> Header {
         Header {
-            key: self.random.uuid(),
+            sent_under,
             lane: lane.as_str().to_owned(),
             org: org.clone(),
             first,
@@ -237,6 +290,7 @@ impl SpoolParts {
 pub(crate) struct Spool {
     pub(crate) samples: Option<Lane>,
     pub(crate) audit: Option<Lane>,
+    pub(crate) payloads: Option<Lane>,
     /// Released by the operating system however the process ends.
     _lock: File,
 }
@@ -252,16 +306,25 @@ impl Spool {
         let lock = lock(folder)?;
         let (bound, turn) = (Arc::new(Bound::new(settings.max_bytes)), Turn::default());
         parts.metrics.spool_limit_bytes.set(i64::try_from(settings.max_bytes).unwrap_or(i64::MAX));
+        let emitter = parts.random.uuid();
         let open = |name: LaneName| {
             let tuning = Tuning::of(name, settings.max_bytes);
-            recovery::open(folder, name, &settings.org, tuning, parts, (&bound, &turn))
+            recovery::open(folder, name, &settings.org, (tuning, emitter), parts, (&bound, &turn))
         };
         let samples = settings.samples.then(|| open(LaneName::Samples)).transpose()?;
         let audit = settings.audit.then(|| open(LaneName::Audit)).transpose()?;
+        let payloads = settings.payloads.map(|most| {
+            // A bound of their own, and a turn: they take nothing from samples and events, nor hold them up.
+            let (bound, turn) = (Arc::new(Bound::new(most)), Turn::default());
+            let tuning = Tuning::of(LaneName::Payloads, most);
+            recovery::open(folder, LaneName::Payloads, &settings.org, (tuning, emitter), parts, (&bound, &turn))
+        });
+        let payloads = payloads.transpose()?;
         let yields = samples.clone();
         Ok(Self {
             samples: samples.map(|journal| Lane::start(journal, None)).transpose()?,
             audit: audit.map(|journal| Lane::start(journal, yields)).transpose()?,
+            payloads: payloads.map(|journal| Lane::start(journal, None)).transpose()?,
             _lock: lock,
         })
     }

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use uuid::Uuid;
-
 use super::disk::SegmentFile;
 use super::pending::Told;
-use super::segment::Header;
+use super::segment::{Header, SentUnder};
 
 /// The open segment of a lane. There is always one.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) file: Arc<dyn SegmentFile>,
     pub(super) ordinal: u64,
-    pub(super) key: Uuid,
+    pub(super) sent_under: SentUnder,
     pub(super) bytes: u64,
     /// Where its header ends.
     pub(super) begin: u64,
@@ -37,7 +35,7 @@ impl Open {
         Self {
             file,
             ordinal,
-            key: header.key,
+            sent_under: header.sent_under,
             bytes,
             begin: bytes,
             records: 0,

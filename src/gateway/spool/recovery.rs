@@ -3,6 +3,8 @@
 //! A segment with an end mark was durable as a whole, so of it only both ends are read here; whether all between is sound
 //! shows when it is sent. One without is read whole: its torn tail is cut off, and it is sealed. Then a new open segment is
 //! made durable, with the next number in its header, before an empty old one is deleted.
+//!
+//! Every batch keeps what it is sent under; the new segment is the first of a new emitter.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -10,10 +12,13 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::bound::Bound;
 use super::disk::create_folder;
-use super::folder::{quarantine_path, segment_path, segments};
+use super::folder::{last_quarantined, leftovers, quarantine_path, segment_path, segments};
 use super::journal::{Journal, Tuning, Turn};
+use super::numbers::Numbers;
 use super::open::Open;
 use super::segment::{self, Contents, End, Header};
 use super::shelf::Sealed;
@@ -31,7 +36,7 @@ pub(super) fn open(
     spool: &Path,
     name: LaneName,
     org: &OrgName,
-    tuning: Tuning,
+    (tuning, emitter): (Tuning, Uuid),
     parts: &SpoolParts,
     (bound, turn): (&Arc<Bound>, &Turn),
 ) -> Result<Arc<Journal>, SpoolError> {
@@ -44,8 +49,14 @@ pub(super) fn open(
     for (ordinal, path) in segments(&folder).map_err(SpoolError::io("list", &folder))? {
         found.take(ordinal, &path).map_err(SpoolError::io("read", &path))?;
     }
-    let ordinal = found.last.map_or(0, |last| last + 1);
-    let header = parts.header(name, org, found.next);
+    for path in leftovers(&folder).map_err(SpoolError::io("list", &folder))? {
+        parts.disk.remove(&path).map_err(SpoolError::io("delete", &path))?;
+    }
+    // Not the number of one in the quarantine either, which may come back.
+    let last = last_quarantined(&quarantine, name).map_err(SpoolError::io("list", &quarantine))?;
+    let ordinal = found.last.max(last).map_or(0, |last| last + 1);
+    let numbers = Numbers::new(emitter);
+    let header = parts.header(numbers.draw(), name, org, found.next);
     let path = segment_path(&folder, ordinal);
     let open = begin(parts, &folder, &path, ordinal, &header).map_err(SpoolError::io("write", &path))?;
     for path in &found.empty {
@@ -53,7 +64,7 @@ pub(super) fn open(
     }
     bound.add(name, open.bytes + found.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>());
     let settings = (name, folder, org.clone(), tuning);
-    Ok(Arc::new(Journal::new(settings, parts, (bound, turn), open, found.sealed)))
+    Ok(Arc::new(Journal::new(settings, parts, (bound, turn), (open, numbers), found.sealed)))
 }
 
 fn begin(parts: &SpoolParts, folder: &Path, path: &Path, ordinal: u64, header: &Header) -> io::Result<Open> {
@@ -92,6 +103,8 @@ impl Found<'_> {
         file.read_to_end(&mut back)?;
         match End::at_tail(&back) {
             Some(end) => {
+                // The mark may have been written a moment before a kill, and not be durable yet.
+                self.parts.disk.open(path)?.sync()?;
                 self.keep(ordinal, path, &header, end, bytes);
                 Ok(())
             }
@@ -152,7 +165,7 @@ impl Found<'_> {
         }
         self.sealed.push_back(Sealed {
             ordinal,
-            key: header.key,
+            sent_under: header.sent_under,
             org: header.org.clone(),
             records: end.records,
             bytes,

@@ -1,4 +1,7 @@
 //! The bytes of a segment: written, and read back with every doubt. The format is in the spool's module doc.
+//!
+//! Segments of the form before (`MCPGSPL1`) are read too: their header has an idempotency key in the place of emitter and
+//! number. None is written any more.
 
 use std::ops::Range;
 
@@ -7,12 +10,16 @@ use uuid::Uuid;
 
 use crate::model::OrgName;
 
-const MAGIC: &[u8; 8] = b"MCPGSPL1";
+const MAGIC: &[u8; 8] = b"MCPGSPL2";
+const MAGIC_V1: &[u8; 8] = b"MCPGSPL1";
 const FIXED: usize = 20;
 const FRAME: usize = 20;
 
 /// The most bytes of a payload.
 pub(super) const MAX_PAYLOAD: usize = 256 << 10;
+
+/// The most bytes of a record of the lane `payloads`: a record of 16 MiB, padded, with its envelope.
+pub(super) const MAX_SEALED: usize = 20 << 20;
 
 /// The number of the end mark.
 const END: u64 = u64::MAX;
@@ -21,12 +28,39 @@ const END: u64 = u64::MAX;
 /// a frame's number before their checksum is looked at.
 const FARTHEST: u64 = 1 << 32;
 
+/// What a segment is sent under, always: by it the receiver tells the batch from its retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SentUnder {
+    /// A number of this lane of an emitter: a process, whose id no other has.
+    Number {
+        /// The emitter.
+        emitter: Uuid,
+        /// From 1 on, rising.
+        number: u64,
+        /// A number below that the receiver has acknowledged; 0 if none is known.
+        after: u64,
+    },
+    /// An idempotency key: a segment of the form before.
+    Key(Uuid),
+}
+
+impl SentUnder {
+    /// Whether both name the same batch.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Number { emitter, number, .. }, Self::Number { emitter: e, number: n, .. }) => {
+                (emitter, number) == (e, n)
+            }
+            (Self::Key(one), Self::Key(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
 /// What a segment says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The idempotency key that it is sent under.
-    pub(super) key: Uuid,
+    pub(super) sent_under: SentUnder,
     pub(super) lane: String,
     pub(super) org: OrgName,
     /// The least number that a record of it may have.
@@ -35,12 +69,55 @@ pub(super) struct Header {
     pub(super) created_at: i64,
 }
 
+/// A header as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbered {
+    emitter: Uuid,
+    number: u64,
+    after: u64,
+    lane: String,
+    org: OrgName,
+    first: u64,
+    created_at: i64,
+}
+
+/// A header of the form before.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keyed {
+    key: Uuid,
+    lane: String,
+    org: OrgName,
+    first: u64,
+    created_at: i64,
+}
+
+impl From<Numbered> for Header {
+    fn from(header: Numbered) -> Self {
+        let Numbered { emitter, number, after, lane, org, first, created_at } = header;
+        Self { sent_under: SentUnder::Number { emitter, number, after }, lane, org, first, created_at }
+    }
+}
+
+impl From<Keyed> for Header {
+    fn from(Keyed { key, lane, org, first, created_at }: Keyed) -> Self {
+        Self { sent_under: SentUnder::Key(key), lane, org, first, created_at }
+    }
+}
+
 impl Header {
     /// The segment's first bytes.
     pub(super) fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        let json = serde_json::to_vec(self)?;
+        let Self { sent_under, lane, org, first, created_at } = self.clone();
+        let (magic, json) = match sent_under {
+            SentUnder::Number { emitter, number, after } => {
+                (MAGIC, serde_json::to_vec(&Numbered { emitter, number, after, lane, org, first, created_at })?)
+            }
+            SentUnder::Key(key) => (MAGIC_V1, serde_json::to_vec(&Keyed { key, lane, org, first, created_at })?),
+        };
         let mut out = Vec::with_capacity(FIXED + json.len());
-        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(magic);
         out.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         out.extend_from_slice(&checksum(&[&json]));
         out.extend_from_slice(&json);
@@ -48,15 +125,20 @@ impl Header {
     }
 
     /// The header, and where it ends.
-    fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
-        if bytes.get(..MAGIC.len())? != MAGIC {
-            return None;
-        }
+    pub(super) fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
+        let magic = bytes.first_chunk::<8>()?;
         let length = u32::from_le_bytes(array(bytes, 8)?);
         let end = FIXED.checked_add(usize::try_from(length).ok()?)?;
         let json = bytes.get(FIXED..end)?;
         (checksum(&[json]) == array(bytes, 12)?).then_some(())?;
-        Some((serde_json::from_slice(json).ok()?, end))
+        let header = match magic {
+            MAGIC => {
+                serde_json::from_slice::<Numbered>(json).ok().filter(|header| header.after < header.number)?.into()
+            }
+            MAGIC_V1 => serde_json::from_slice::<Keyed>(json).ok()?.into(),
+            _ => return None,
+        };
+        Some((header, end))
     }
 }
 
@@ -208,7 +290,7 @@ fn frame(bytes: &[u8], at: usize) -> Option<Frame> {
     let number = u64::from_le_bytes(array(front, 4)?);
     let start = at + FRAME;
     let payload = start..start + length;
-    let sound = length <= MAX_PAYLOAD && checksum(&[front, bytes.get(payload.clone())?]) == array::<8>(bytes, at + 12)?;
+    let sound = length <= MAX_SEALED && checksum(&[front, bytes.get(payload.clone())?]) == array::<8>(bytes, at + 12)?;
     sound.then_some(Frame { number, payload })
 }
 
@@ -231,11 +313,11 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    use super::{Contents, End, Header, push_end, push_frame};
+    use super::{Contents, End, Header, SentUnder, push_end, push_frame};
 
     fn header() -> Header {
         Header {
-            key: Uuid::from_u128(1),
+            sent_under: SentUnder::Number { emitter: Uuid::from_u128(1), number: 12, after: 10 },
             lane: "audit".to_owned(),
             org: "acme".parse().unwrap(),
             first: 5,
@@ -267,6 +349,21 @@ mod tests {
         let contents = Contents::read(bytes.clone()).unwrap();
         assert_eq!((contents.end, contents.damage()), (Some(End { records: 3, next: 8 }), None));
         assert_eq!(End::at_tail(&bytes[bytes.len() - End::BYTES..]), contents.end);
+    }
+
+    #[test]
+    fn a_header_of_either_form_is_read_and_one_that_makes_no_sense_is_not() {
+        let of = |sent_under| Header { sent_under, ..header() };
+        for header in [header(), of(SentUnder::Key(Uuid::from_u128(2)))] {
+            assert_eq!(super::header(&header.encode().unwrap()), Some(header));
+        }
+        let bytes = of(SentUnder::Key(Uuid::from_u128(2))).encode().unwrap();
+        assert!(bytes.starts_with(b"MCPGSPL1") && header().encode().unwrap().starts_with(b"MCPGSPL2"));
+        let after_itself = of(SentUnder::Number { emitter: Uuid::from_u128(1), number: 12, after: 12 });
+        assert_eq!(super::header(&after_itself.encode().unwrap()), None);
+        let mut other = header().encode().unwrap();
+        other[7] = b'3';
+        assert_eq!(super::header(&other), None, "a form that is not known yet");
     }
 
     #[test]

@@ -8,18 +8,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 use super::disk::SegmentFile;
-use super::segment::End;
+use super::segment::{End, SentUnder};
 use crate::model::OrgName;
 
 /// A sealed segment: a batch.
 #[derive(Debug, Clone)]
 pub(crate) struct Sealed {
     pub(super) ordinal: u64,
-    /// The idempotency key that it is sent under, always.
-    pub(crate) key: Uuid,
+    /// What it is sent under, as its header says.
+    pub(crate) sent_under: SentUnder,
     /// Whose records it holds.
     pub(crate) org: OrgName,
     pub(crate) records: u64,
@@ -99,6 +97,19 @@ impl Shelf {
     pub(super) fn unsynced_for(&self, long: Duration) -> Vec<Sealed> {
         let late = |sealed: &&Sealed| sealed.unsynced.as_ref().is_some_and(|(_, _, at)| at.elapsed() >= long);
         self.locked().sealed.iter().filter(late).cloned().collect()
+    }
+
+    /// A segment, if it is not durable yet.
+    pub(super) fn unsynced(&self, ordinal: u64) -> Option<Sealed> {
+        let is = |sealed: &&Sealed| sealed.ordinal == ordinal && sealed.unsynced.is_some();
+        self.locked().sealed.iter().find(is).cloned()
+    }
+
+    /// Notes that a segment has another header.
+    pub(super) fn renew(&self, ordinal: u64, sent_under: SentUnder, bytes: u64) {
+        if let Some(sealed) = self.locked().sealed.iter_mut().find(|sealed| sealed.ordinal == ordinal) {
+            (sealed.sent_under, sealed.bytes) = (sent_under, bytes);
+        }
     }
 
     /// The files of all that are not durable yet.

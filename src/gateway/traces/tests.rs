@@ -32,7 +32,7 @@ impl SpanExporter for Kept {
 /// What is exported of the requests that `make` opens, at a sample rate.
 async fn exported(rate: f64, make: impl FnOnce(&Traces)) -> Vec<SpanData> {
     let kept = Kept::default();
-    let traces = Traces::through(Export::through(kept.clone(), rate, Resource::builder_empty().build()));
+    let traces = Traces::through(Export::through(kept.clone(), rate, Resource::builder_empty().build()), rate);
     make(&traces);
     traces.shutdown().await;
     kept.0.lock().unwrap().clone()
@@ -63,7 +63,7 @@ fn call(traces: &Traces, inbound: Inbound) -> RequestSpans {
         request_id: Some("r-1"),
         invocation_id: Some("i-1"),
     };
-    traces.request(&request, inbound)
+    traces.request(&request, inbound, true, None)
 }
 
 /// A call that went well, and what its upstream was told.
@@ -277,7 +277,7 @@ async fn what_a_client_made_up_is_not_in_a_span() {
     let spans = exported(1.0, |traces| {
         let request =
             Request { method: "made/up", jsonrpc_id: Some(&long), session_id: Some(&long), ..Request::default() };
-        traces.request(&request, inbound(Some(CALLER), None)).end(Answer::default());
+        traces.request(&request, inbound(Some(CALLER), None), true, None).end(Answer::default());
     })
     .await;
     let server = of_kind(&spans, SpanKind::Server);
@@ -289,7 +289,7 @@ async fn what_a_client_made_up_is_not_in_a_span() {
 async fn a_prompt_names_its_span_and_a_resource_does_not() {
     let spans = exported(1.0, |traces| {
         for (method, target) in [("prompts/get", Target::Prompt("review")), ("resources/read", Target::Unnamed)] {
-            let mut spans = traces.request(&Request { method, ..Request::default() }, Inbound::default());
+            let mut spans = traces.request(&Request { method, ..Request::default() }, Inbound::default(), true, None);
             spans.about("files", target);
             spans.end(Answer::default());
         }
@@ -299,4 +299,27 @@ async fn a_prompt_names_its_span_and_a_resource_does_not() {
     let resource = named(&spans, "resources/read");
     has(resource, &[("mcpg.plugin", "files")]);
     assert_eq!(attribute(resource, "gen_ai.operation.name"), None);
+}
+
+#[tokio::test]
+async fn whether_a_trace_is_kept_is_for_the_gateway_unless_the_caller_is_trusted() {
+    let request = |traces: &Traces, trusted| {
+        let request = Request { method: "tools/call", ..Request::default() };
+        traces.request(&request, inbound(Some(CALLER), None), trusted, None).end(Answer::default());
+    };
+    assert_eq!(exported(0.0, |traces| request(traces, true)).await.len(), 1);
+    assert_eq!(exported(0.0, |traces| request(traces, false)).await.len(), 0);
+    let joined = exported(1.0, |traces| request(traces, false)).await;
+    assert_eq!(joined[0].span_context.trace_id().to_string(), CALLER[3..35], "it is joined all the same");
+}
+
+#[test]
+fn with_nothing_exported_the_context_of_any_caller_is_passed_on_as_it_came() {
+    let traces = off();
+    let request = Request { method: "tools/call", ..Request::default() };
+    let mut spans = traces.request(&request, inbound(Some(CALLER), None), false, None);
+    spans.about("github", Target::Tool("t"));
+    let mut meta = Map::new();
+    spans.dispatch("github", Target::Tool("t"), &UPSTREAM).outbound().put_meta(&mut meta);
+    assert_eq!(meta["traceparent"], CALLER);
 }

@@ -1,49 +1,54 @@
-//! One plugin: opening sessions with it, within its limits, and what is known of its health.
+//! One plugin: how it is reached, within which limits, and what is known of it.
 //!
 //! A child process that fails is started again after a growing wait; a call that would need it before that is refused
 //! at once. An HTTP server is simply tried: a refused connection costs nothing, and whether it is up again is seen
-//! soonest by whoever needs it.
+//! soonest by who needs it.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use prometheus::IntGauge;
-use rmcp::transport::common::client_side_sse::ExponentialBackoff;
-use rmcp::transport::streamable_http_client::{StreamableHttpClientTransport, StreamableHttpClientTransportConfig};
-use serde_json::Value;
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::backoff::Backoff;
-use super::child::ChildTransport;
-use super::fault::UpstreamFault;
-use super::http::Wire;
-use super::link::{Link, LinkParts, Upcalls};
+use super::dispatch::Dispatch;
+use super::eras::Eras;
+use super::http::HttpServer;
+use super::lists::Lists;
+use super::own::OwnSessions;
+use super::pool::Pool;
+use super::session::{Reach as SessionReach, SessionParts};
+use super::share::Share;
+use super::stdio::{StdioConnection, StdioParts, Told};
+use super::{Listeners, Upcalls, UpstreamError, UpstreamSession, next_id};
 use crate::config;
+use crate::gateway::budget::Budget;
 use crate::gateway::error::GatewayError;
+use crate::gateway::message::Json;
+use crate::gateway::protocol::Generation;
 use crate::gateway::traces::Upstream;
 
-/// How long a handshake may take at least: a child may have to be fetched before it runs.
-const HANDSHAKE: Duration = Duration::from_secs(60);
+/// How long opening a session may take: a child may have to be fetched before it runs.
+const HTTP_OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+const CHILD_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long an HTTP server may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// How often an interrupted stream is resumed before the request that it answers is given up.
-const RESUMPTIONS: usize = 5;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A step of a plugin's life, for the audit ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The gateway began to use it.
     Started,
-    /// It answered `initialize`.
+    /// It said what it offers.
     Ready,
     /// It failed, or is gone, and is tried again from now on.
     Failed,
@@ -76,45 +81,57 @@ impl Step {
 /// Who is told of the steps.
 pub(crate) type Lifecycle = Arc<dyn Fn(&str, Step, Option<&'static str>) + Send + Sync>;
 
+/// What a plugin offers, as it said last.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    /// How it was asked.
+    pub(crate) generation: Generation,
+    /// An object.
+    pub(crate) capabilities: Json,
+    pub(crate) instructions: Option<Json>,
+    pub(crate) server_info: Option<Json>,
+    /// All of its answer to `initialize` or `server/discover`.
+    pub(crate) raw: Json,
+}
+
 /// What is known of a plugin.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Health {
-    /// What it answered to `initialize`, last time it did.
-    pub(crate) opened: Option<Arc<Value>>,
+#[derive(Clone, Default)]
+pub(super) struct Health {
+    pub(super) offer: Option<Arc<Offer>>,
     /// Whether it can be reached; `None`: it was not tried yet.
-    pub(crate) up: Option<bool>,
+    pub(super) up: Option<bool>,
+    pub(super) eras: Eras,
+    /// Why it is down.
+    pub(super) error: Option<UpstreamError>,
 }
 
 /// One plugin.
 pub(crate) struct Plugin {
-    name: String,
+    name: Arc<str>,
     settings: config::Plugin,
     reach: Reach,
     sessions: Arc<Semaphore>,
-    requests: Semaphore,
     backoff: Mutex<Backoff>,
     health: watch::Sender<Health>,
     lifecycle: Lifecycle,
     /// Requests under way.
     running: IntGauge,
     tasks: TaskTracker,
-}
-
-/// A turn to send a request; over when it is dropped.
-pub(crate) struct Turn<'a> {
-    running: &'a IntGauge,
-    _permit: SemaphorePermit<'a>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.running.dec();
-    }
+    share: Share,
+    told: Arc<Told>,
+    lists: Lists,
+    pool: Pool,
+    own: OwnSessions,
+    listeners: OnceLock<Weak<dyn Listeners>>,
+    /// A request failed as none would at a server of the generation it is taken for.
+    doubt: Notify,
+    /// Held while it is tried whether a modern server serves the old generation, too.
+    pub(super) trying_old: tokio::sync::Mutex<()>,
 }
 
 /// How it is reached.
 enum Reach {
-    Http { url: Arc<str>, wire: Box<Wire> },
+    Http(Arc<HttpServer>),
     Child,
 }
 
@@ -127,33 +144,47 @@ impl Plugin {
         lifecycle: Lifecycle,
         running: IntGauge,
         tasks: TaskTracker,
+        budget: Arc<Budget>,
     ) -> Result<Self, GatewayError> {
-        let name = settings.name.as_str().to_owned();
+        let name: Arc<str> = settings.name.as_str().into();
+        let share = Share::new(budget, &name);
         let reach = match &settings.transport {
             config::Transport::Http { url, headers } => {
-                let headers = header_map(headers).ok_or_else(|| GatewayError::Header { plugin: name.clone() })?;
-                let wire = Wire::new(http, Url::clone(url), headers, settings.max_result_bytes.as_usize());
-                Reach::Http { url: url.as_str().into(), wire: Box::new(wire) }
+                let headers = header_map(headers).ok_or_else(|| GatewayError::Header { plugin: name.to_string() })?;
+                let limit = settings.max_result_bytes.as_usize();
+                let server = HttpServer::new(Arc::clone(&name), http, Url::clone(url), headers, limit, share.clone());
+                Reach::Http(Arc::new(server))
             }
             config::Transport::Child { .. } => Reach::Child,
         };
-        let permits = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let sessions = usize::try_from(settings.sessions()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Ok(Self {
             name,
             reach,
-            sessions: Arc::new(Semaphore::new(permits(settings.sessions()))),
-            requests: Semaphore::new(permits(settings.max_concurrency)),
+            sessions: Arc::new(Semaphore::new(sessions)),
             backoff: Mutex::new(Backoff::new(&settings.restart)),
             health: watch::Sender::default(),
             lifecycle,
             running,
             tasks,
+            share,
+            told: Arc::default(),
+            lists: Lists::default(),
+            pool: Pool::default(),
+            own: OwnSessions::default(),
+            listeners: OnceLock::new(),
+            doubt: Notify::new(),
+            trying_old: tokio::sync::Mutex::default(),
             settings,
         })
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn settings(&self) -> &config::Plugin {
+        &self.settings
     }
 
     /// As spans tell of it.
@@ -177,122 +208,165 @@ impl Plugin {
         self.settings.max_result_bytes.as_u64()
     }
 
-    pub(super) fn restart(&self) -> &config::Restart {
-        &self.settings.restart
+    /// How many requests to it are under way.
+    pub(crate) fn running(&self) -> &IntGauge {
+        &self.running
     }
 
-    pub(super) fn is_child(&self) -> bool {
-        matches!(self.reach, Reach::Child)
+    /// What it offers, as it said last; `None`: it never did.
+    pub(crate) fn offer(&self) -> Option<Arc<Offer>> {
+        self.health.borrow().offer.clone()
     }
 
-    /// What is known of it.
-    pub(crate) fn health(&self) -> Health {
-        self.health.borrow().clone()
-    }
-
-    pub(super) fn set_health(&self, change: impl FnOnce(&mut Health)) {
-        self.health.send_modify(change);
-    }
-
-    pub(super) fn tell(&self, step: Step, why: Option<&'static str>) {
-        (self.lifecycle)(&self.name, step, why);
-    }
-
-    /// What it answered to `initialize`, waiting a while for the first time it does.
-    pub(crate) async fn opened(&self, patience: Duration) -> Option<Arc<Value>> {
+    /// The same, waiting until it is known, or the plugin is known to be down.
+    pub(crate) async fn offered(&self, patience: Duration) -> Option<Arc<Offer>> {
         let mut health = self.health.subscribe();
-        let known = timeout(patience, health.wait_for(|health| health.opened.is_some() || health.up == Some(false)));
-        known.await.ok()?.ok()?.opened.clone()
+        let known = timeout(patience, health.wait_for(|health| health.offer.is_some() || health.up == Some(false)));
+        known.await.ok()?.ok()?.offer.clone()
     }
 
-    /// A turn to send a request; waits for it as long as the request may take.
-    pub(crate) async fn turn(&self, patience: Duration) -> Result<Turn<'_>, UpstreamFault> {
-        match timeout(patience, self.requests.acquire()).await {
-            Ok(Ok(permit)) => {
-                self.running.inc();
-                Ok(Turn { running: &self.running, _permit: permit })
-            }
-            _ => {
-                Err(UpstreamFault::Busy { limit: usize::try_from(self.settings.max_concurrency).unwrap_or(usize::MAX) })
-            }
+    /// Whether it can be reached; `None`: it was not tried yet.
+    pub(crate) fn is_up(&self) -> Option<bool> {
+        self.health.borrow().up
+    }
+
+    /// Why a plugin that is down cannot be used: what an operator can mend is said, what passes is not.
+    pub(super) fn down(&self) -> UpstreamError {
+        match &self.health.borrow().error {
+            Some(
+                error @ (UpstreamError::Redirected(_)
+                | UpstreamError::Status(_)
+                | UpstreamError::NotMcp
+                | UpstreamError::NoCommonVersion),
+            ) => error.clone(),
+            _ => UpstreamError::Unreachable,
         }
     }
 
-    /// A session that had ended by itself is open again.
-    pub(crate) fn revived(&self) {
+    /// A session of a client that had ended by itself is open again.
+    pub(crate) fn reconnected(&self) {
         if self.is_child() {
             self.tell(Step::ProcessRestarted, None);
         }
     }
 
-    /// Opens a session for a client's, with the parameters the client said hello with.
-    pub(crate) async fn connect(&self, hello: Value, upcalls: Arc<dyn Upcalls>) -> Result<Link, UpstreamFault> {
-        let Ok(permit) = Arc::clone(&self.sessions).try_acquire_owned() else {
-            let limit = usize::try_from(self.settings.sessions()).unwrap_or(usize::MAX);
-            return Err(UpstreamFault::Full { limit });
-        };
-        if self.is_child() && !self.backoff().may_try(Instant::now()) {
-            return Err(UpstreamFault::Unreachable);
-        }
-        let outcome = self.open(hello, upcalls, Some(permit)).await;
-        match &outcome {
-            Ok(link) => {
-                self.backoff().succeeded();
-                self.mourn(link);
-            }
-            Err(fault) if fault.is_of_the_connection() => {
-                self.backoff().failed(Instant::now());
-            }
-            Err(_) => {}
-        }
-        outcome
+    /// Opens a session for a client's, with the parameters of its `initialize`.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        initialize: Json,
+        upcalls: Arc<dyn Upcalls>,
+    ) -> Result<Arc<UpstreamSession>, UpstreamError> {
+        self.connect_as(initialize, (next_id(), upcalls)).await
     }
 
-    /// Tells when a child of a client's session ends by itself.
-    fn mourn(&self, link: &Link) {
-        if self.is_child() {
-            let (died, lifecycle, name) = (link.died(), Arc::clone(&self.lifecycle), self.name.clone());
-            self.tasks.spawn(async move {
-                if died.await {
-                    lifecycle(&name, Step::ProcessFailed, Some(UpstreamFault::Broken.code()));
-                }
-            });
+    pub(super) async fn connect_as(
+        &self,
+        initialize: Json,
+        listener: (i64, Arc<dyn Upcalls>),
+    ) -> Result<Arc<UpstreamSession>, UpstreamError> {
+        let permit = self.permit()?;
+        let outcome = self.open(initialize, listener, Some(permit)).await;
+        self.note(outcome.as_ref().err());
+        let session = Arc::new(outcome?);
+        if let Some(died) = session.died() {
+            self.tell_when_died(died);
         }
+        Ok(session)
+    }
+
+    /// Starts a process of a modern child for a caller.
+    pub(super) fn start_modern(&self) -> Result<StdioConnection, UpstreamError> {
+        let permit = self.permit()?;
+        let outcome = self.start(Generation::Modern, Some(permit));
+        self.note(outcome.as_ref().err());
+        let connection = outcome?;
+        self.tell_when_died(connection.died());
+        Ok(connection)
+    }
+
+    /// Room for one more session, where it may be tried now.
+    fn permit(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        let acquire = || Arc::clone(&self.sessions).try_acquire_owned().ok();
+        let permit = acquire().or_else(|| {
+            self.pool.make_room();
+            acquire()
+        });
+        let limit = usize::try_from(self.settings.sessions()).unwrap_or(usize::MAX);
+        let permit = permit.ok_or(UpstreamError::Full { limit })?;
+        if self.is_child() && !self.backoff.lock().may_try(Instant::now()) {
+            return Err(UpstreamError::Unreachable);
+        }
+        Ok(permit)
+    }
+
+    /// Notes how opening a session went.
+    fn note(&self, error: Option<&UpstreamError>) {
+        match error {
+            None => self.backoff.lock().succeeded(),
+            Some(error) if error.is_of_the_connection() => {
+                self.backoff.lock().failed(Instant::now());
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn tell_when_died(&self, died: impl Future<Output = bool> + Send + 'static) {
+        let (lifecycle, name) = (Arc::clone(&self.lifecycle), Arc::clone(&self.name));
+        self.tasks.spawn(async move {
+            if died.await {
+                lifecycle(&name, Step::ProcessFailed, Some(UpstreamError::Broken.code()));
+            }
+        });
     }
 
     /// Opens a session, whatever happened before.
     pub(super) async fn open(
         &self,
-        hello: Value,
-        upcalls: Arc<dyn Upcalls>,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
-    ) -> Result<Link, UpstreamFault> {
-        let patience = self.timeout().max(HANDSHAKE);
-        let mut parts = LinkParts { hello, upcalls, patience, wire: None, permit, tasks: self.tasks.clone() };
-        match &self.reach {
-            Reach::Http { url, wire } => {
-                let wire = wire.of_one_session();
-                parts.wire = Some(wire.clone());
-                let transport = StreamableHttpClientTransport::with_client(wire, self.http_config(url));
-                Link::open(transport, parts).await
-            }
-            Reach::Child => {
-                let limit = self.settings.max_result_bytes.as_usize();
-                let transport = ChildTransport::start(self.command(), limit)?;
-                Link::open(transport, parts).await
-            }
-        }
+        initialize: Json,
+        listener: (i64, Arc<dyn Upcalls>),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<UpstreamSession, UpstreamError> {
+        let restart = &self.settings.restart;
+        let parts = SessionParts {
+            plugin: Arc::clone(&self.name),
+            initialize,
+            listener,
+            max_result_bytes: self.settings.max_result_bytes.as_usize(),
+            budget: self.share.clone(),
+            told: Arc::clone(&self.told),
+            open_timeout: self.open_timeout(),
+            retry: (restart.first_wait.as_duration(), restart.longest_wait.as_duration()),
+            permit,
+            tasks: self.tasks.clone(),
+        };
+        let reach = match &self.reach {
+            Reach::Http(server) => SessionReach::Http(server),
+            Reach::Child => SessionReach::Child(self.command()),
+        };
+        UpstreamSession::open(reach, parts).await
     }
 
-    fn http_config(&self, url: &Arc<str>) -> StreamableHttpClientTransportConfig {
-        let mut retry = ExponentialBackoff::default();
-        retry.max_times = Some(RESUMPTIONS);
-        retry.base_duration = self.settings.restart.first_wait.as_duration();
-        retry.max_delay = Some(self.settings.restart.longest_wait.as_duration());
-        let mut config = StreamableHttpClientTransportConfig::with_uri(Arc::clone(url));
-        config.retry_config = Arc::new(retry);
-        config.max_concurrent_requests = usize::try_from(self.settings.max_concurrency).unwrap_or(usize::MAX).max(1);
-        config
+    /// Starts its program, without a word to it.
+    pub(super) fn start(
+        &self,
+        generation: Generation,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<StdioConnection, UpstreamError> {
+        let parts = StdioParts {
+            plugin: Arc::clone(&self.name),
+            max_result_bytes: self.settings.max_result_bytes.as_usize(),
+            budget: self.share.clone(),
+            told: Arc::clone(&self.told),
+            dispatch: Arc::new(Dispatch::new(Arc::clone(&self.name), generation)),
+            permit,
+            tasks: self.tasks.clone(),
+        };
+        StdioConnection::start(self.command(), parts)
+    }
+
+    /// How long opening a session may take.
+    pub(super) fn open_timeout(&self) -> Duration {
+        if self.is_child() { self.timeout().max(CHILD_OPEN_TIMEOUT) } else { self.timeout().min(HTTP_OPEN_TIMEOUT) }
     }
 
     fn command(&self) -> Command {
@@ -309,8 +383,43 @@ impl Plugin {
         program
     }
 
-    fn backoff(&self) -> MutexGuard<'_, Backoff> {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn http(&self) -> Option<&Arc<HttpServer>> {
+        match &self.reach {
+            Reach::Http(server) => Some(server),
+            Reach::Child => None,
+        }
+    }
+
+    pub(super) fn is_child(&self) -> bool {
+        matches!(self.reach, Reach::Child)
+    }
+
+    pub(super) fn health(&self) -> &watch::Sender<Health> {
+        &self.health
+    }
+
+    pub(super) fn tell(&self, step: Step, why: Option<&'static str>) {
+        (self.lifecycle)(&self.name, step, why);
+    }
+
+    pub(super) fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn own(&self) -> &OwnSessions {
+        &self.own
+    }
+
+    pub(super) fn listeners(&self) -> &OnceLock<Weak<dyn Listeners>> {
+        &self.listeners
+    }
+
+    pub(super) fn doubt(&self) -> &Notify {
+        &self.doubt
     }
 }
 
@@ -320,7 +429,8 @@ impl Plugin {
 /// When TLS cannot be set up.
 pub(crate) fn http_client() -> Result<reqwest::Client, GatewayError> {
     reqwest::Client::builder()
-        .connect_timeout(CONNECT)
+        .user_agent(concat!("mcpg/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
         // A plugin is where its setting says, and its headers are for nobody else.
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)

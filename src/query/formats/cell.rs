@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Date32Array, FixedSizeBinaryArray,
     Float64Array, Int64Array, LargeBinaryArray, LargeStringArray, StringArray, StringViewArray, StructArray,
-    TimestampMicrosecondArray,
+    TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -34,6 +34,10 @@ pub(super) enum Column {
     Date(Date32Array),
     /// Decimals and integers past 64 bits: their digits are a JSON number.
     Number(ArrayRef),
+    /// Whole numbers and decimals: a JSON number where a double holds it, else its digits as a string.
+    Exact(ArrayRef),
+    /// Nanoseconds since the Unix epoch.
+    Nanoseconds(TimestampNanosecondArray),
     List {
         lists: ArrayRef,
         items: Vec<Column>,
@@ -52,11 +56,13 @@ impl Column {
     ///
     /// # Errors
     /// When a value does not fit the form of its kind, as a time past the year 262,000.
-    pub(super) fn new(array: &ArrayRef) -> Result<Self, QueryError> {
+    pub(super) fn new(array: &ArrayRef, text_numbers: bool) -> Result<Self, QueryError> {
         let cast_to = |data_type: &DataType| cast(array, data_type).map_err(|error| QueryError::from_arrow(&error));
         Ok(match array.data_type() {
             DataType::Null => Self::Null,
             DataType::Boolean => Self::Boolean(array.as_boolean().clone()),
+            DataType::Int64 | DataType::UInt64 if text_numbers => Self::Exact(Arc::clone(array)),
+            decimal if decimal.is_decimal() && text_numbers => Self::Exact(Arc::clone(array)),
             DataType::Int8
             | DataType::Int16
             | DataType::Int32
@@ -74,7 +80,7 @@ impl Column {
             DataType::BinaryView => Self::BytesView(array.as_binary_view().clone()),
             DataType::LargeBinary => Self::LargeBytes(array.as_binary().clone()),
             DataType::FixedSizeBinary(_) => Self::FixedBytes(array.as_fixed_size_binary().clone()),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Other(Arc::clone(array)),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Nanoseconds(array.as_primitive().clone()),
             DataType::Timestamp(_, zone) => Self::Timestamp(
                 cast_to(&DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?.as_primitive().clone(),
             ),
@@ -86,18 +92,20 @@ impl Column {
             | DataType::Decimal256(..) => Self::Number(Arc::clone(array)),
             DataType::List(_) => {
                 let lists = array.as_list::<i32>();
-                let items = lists.iter().map(|item| item.map_or(Ok(Self::Null), |item| Self::new(&item)));
+                let items = lists.iter().map(|item| item.map_or(Ok(Self::Null), |item| Self::new(&item, text_numbers)));
                 Self::List { items: items.collect::<Result<_, _>>()?, lists: Arc::clone(array) }
             }
             DataType::LargeList(_) => {
                 let lists = array.as_list::<i64>();
-                let items = lists.iter().map(|item| item.map_or(Ok(Self::Null), |item| Self::new(&item)));
+                let items = lists.iter().map(|item| item.map_or(Ok(Self::Null), |item| Self::new(&item, text_numbers)));
                 Self::List { items: items.collect::<Result<_, _>>()?, lists: Arc::clone(array) }
             }
-            DataType::Dictionary(_, value) => Self::new(&cast_to(value)?)?,
+            DataType::Dictionary(_, value) => Self::new(&cast_to(value)?, text_numbers)?,
             DataType::Struct(fields) => {
                 let rows = array.as_struct().clone();
-                let named = |(field, column): (&Arc<Field>, &ArrayRef)| Ok((field.name().clone(), Self::new(column)?));
+                let named = |(field, column): (&Arc<Field>, &ArrayRef)| {
+                    Ok((field.name().clone(), Self::new(column, text_numbers)?))
+                };
                 let fields = fields.iter().zip(rows.columns()).map(named).collect::<Result<_, QueryError>>()?;
                 Self::Struct { rows, fields }
             }
@@ -119,8 +127,9 @@ impl Column {
             Self::LargeBytes(array) => array.is_null(row),
             Self::FixedBytes(array) => array.is_null(row),
             Self::Timestamp(array) => array.is_null(row),
+            Self::Nanoseconds(array) => array.is_null(row),
             Self::Date(array) => array.is_null(row),
-            Self::Number(array) | Self::Other(array) => array.is_null(row),
+            Self::Number(array) | Self::Exact(array) | Self::Other(array) => array.is_null(row),
             Self::List { lists, .. } => lists.is_null(row),
             Self::Struct { rows, .. } => rows.is_null(row),
             Self::Null => true,
@@ -140,6 +149,13 @@ impl Column {
                 Ok(())
             }
             Self::Float(_) => self.write_plain(row, out),
+            Self::Exact(_) => {
+                let mut digits = Vec::new();
+                self.write_plain(row, &mut digits)?;
+                let quote: &[u8] = if fits_a_double(&digits) { b"" } else { b"\"" };
+                [quote, &digits, quote].iter().for_each(|part| out.extend_from_slice(part));
+                Ok(())
+            }
             Self::Text(array) => write_json_text(array.value(row), out),
             Self::TextView(array) => write_json_text(array.value(row), out),
             Self::LargeText(array) => write_json_text(array.value(row), out),
@@ -203,13 +219,17 @@ impl Column {
                     .ok_or_else(|| QueryError::invalid("a timestamp lies outside the calendar; cast it to bigint"))?;
                 out.extend_from_slice(time.to_rfc3339_opts(SecondsFormat::AutoSi, true).as_bytes());
             }
+            Self::Nanoseconds(array) => {
+                let time = DateTime::from_timestamp_nanos(array.value(row));
+                out.extend_from_slice(time.to_rfc3339_opts(SecondsFormat::AutoSi, true).as_bytes());
+            }
             Self::Date(array) => {
                 let date = array
                     .value_as_date(row)
                     .ok_or_else(|| QueryError::invalid("a date lies outside the calendar; cast it to bigint"))?;
                 write_display(&date, out)?;
             }
-            Self::Number(array) | Self::Other(array) => {
+            Self::Number(array) | Self::Exact(array) | Self::Other(array) => {
                 let shown = ArrayFormatter::try_new(array.as_ref(), &DISPLAY)
                     .map_err(|error| QueryError::from_arrow(&error))?;
                 let text = shown.value(row).try_to_string().map_err(|error| QueryError::from_arrow(&error))?;
@@ -221,6 +241,11 @@ impl Column {
         Ok(())
     }
 
+    /// Whether its values are texts that someone chose.
+    pub(super) fn is_free_text(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::TextView(_) | Self::LargeText(_) | Self::Other(_))
+    }
+
     fn length(&self, row: usize) -> usize {
         match self {
             Self::List { lists, .. } => match lists.data_type() {
@@ -228,6 +253,20 @@ impl Column {
                 _ => usize::try_from(lists.as_list::<i32>().value_length(row)).unwrap_or_default(),
             },
             _ => 0,
+        }
+    }
+}
+
+/// Whether a double holds a number, and so whoever reads JSON numbers as doubles reads it: whole ones up to 2^53, fractions of 15 digits.
+fn fits_a_double(digits: &[u8]) -> bool {
+    const EXACT: u64 = 1 << 53;
+    let Ok(text) = std::str::from_utf8(digits) else { return false };
+    let text = text.trim_start_matches('-');
+    match text.split_once('.') {
+        None => text.parse::<u64>().is_ok_and(|number| number <= EXACT),
+        Some((whole, fraction)) => {
+            let all = [whole, fraction].concat();
+            all.trim_start_matches('0').trim_end_matches('0').len() <= 15
         }
     }
 }
@@ -266,6 +305,6 @@ pub(super) fn write_json_text(text: &str, out: &mut Vec<u8>) -> Result<(), Query
 }
 
 /// The columns of a batch, ready to be written.
-pub(super) fn columns(batch: &arrow::record_batch::RecordBatch) -> Result<Vec<Column>, QueryError> {
-    batch.columns().iter().map(Column::new).collect()
+pub(super) fn columns(batch: &arrow::record_batch::RecordBatch, text_numbers: bool) -> Result<Vec<Column>, QueryError> {
+    batch.columns().iter().map(|column| Column::new(column, text_numbers)).collect()
 }

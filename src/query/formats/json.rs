@@ -10,13 +10,14 @@ use crate::query::{QueryError, types};
 /// `{"columns":[{"name":"…","type":"…"}],"rows":[[…],…]}`.
 pub(super) struct Object {
     columns: Vec<(String, String)>,
+    text_numbers: bool,
     rows_before: bool,
 }
 
 impl Object {
-    pub(super) fn new(schema: &Schema) -> Self {
+    pub(super) fn new(schema: &Schema, text_numbers: bool) -> Self {
         let columns = schema.fields().iter().map(|field| (field.name().clone(), types::name(field.data_type())));
-        Self { columns: columns.collect(), rows_before: false }
+        Self { columns: columns.collect(), text_numbers, rows_before: false }
     }
 }
 
@@ -38,7 +39,7 @@ impl Encoder for Object {
     }
 
     fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), QueryError> {
-        let columns = columns(batch)?;
+        let columns = columns(batch, self.text_numbers)?;
         for row in 0..batch.num_rows() {
             if std::mem::replace(&mut self.rows_before, true) {
                 out.push(b',');
@@ -59,10 +60,39 @@ impl Encoder for Object {
         out.extend_from_slice(b"]}\n");
         Ok(())
     }
+
+    fn fail(&mut self, error: &QueryError, out: &mut Vec<u8>) {
+        out.push(b']');
+        out.push(b',');
+        write_error(error, out);
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+/// The member `error`: that the rows are not all, and why.
+fn write_error(error: &QueryError, out: &mut Vec<u8>) {
+    let told = serde_json::json!({ "code": error.code(), "detail": error.to_string() });
+    out.extend_from_slice(format!("\"error\":{told}").as_bytes());
 }
 
 /// An object a line; nulls are written too.
-pub(super) struct Lines;
+pub(super) struct Lines {
+    /// Each name as JSON, with a colon.
+    names: Vec<Vec<u8>>,
+    text_numbers: bool,
+}
+
+impl Lines {
+    pub(super) fn new(schema: &Schema, text_numbers: bool) -> Result<Self, QueryError> {
+        let names = schema.fields().iter().map(|field| {
+            let mut name = Vec::new();
+            write_json_text(field.name(), &mut name)?;
+            name.push(b':');
+            Ok(name)
+        });
+        Ok(Self { names: names.collect::<Result<_, QueryError>>()?, text_numbers })
+    }
+}
 
 impl Encoder for Lines {
     fn start(&mut self, _: &mut Vec<u8>) -> Result<(), QueryError> {
@@ -70,18 +100,10 @@ impl Encoder for Lines {
     }
 
     fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), QueryError> {
-        let columns = columns(batch)?;
-        let schema = batch.schema_ref();
-        let names = schema.fields().iter().map(|field| {
-            let mut name = Vec::new();
-            write_json_text(field.name(), &mut name)?;
-            name.push(b':');
-            Ok(name)
-        });
-        let names = names.collect::<Result<Vec<_>, QueryError>>()?;
+        let columns = columns(batch, self.text_numbers)?;
         for row in 0..batch.num_rows() {
             out.push(b'{');
-            for (index, (name, column)) in names.iter().zip(&columns).enumerate() {
+            for (index, (name, column)) in self.names.iter().zip(&columns).enumerate() {
                 if index > 0 {
                     out.push(b',');
                 }
@@ -95,5 +117,11 @@ impl Encoder for Lines {
 
     fn finish(&mut self, _: &mut Vec<u8>) -> Result<(), QueryError> {
         Ok(())
+    }
+
+    fn fail(&mut self, error: &QueryError, out: &mut Vec<u8>) {
+        out.push(b'{');
+        write_error(error, out);
+        out.extend_from_slice(b"}\n");
     }
 }

@@ -54,6 +54,10 @@ impl Encoder for File {
         Ok(())
     }
 
+    fn held(&self) -> usize {
+        self.writer.as_ref().map_or(0, ArrowWriter::memory_size)
+    }
+
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), QueryError> {
         let writer = self.writer.take().ok_or(QueryError::Internal)?;
         out.append(&mut writer.into_inner().map_err(|error| unwritable(&error))?);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -16,6 +16,9 @@ use crate::query::QueryError;
 /// What a call might make at most, in bytes, before it is refused unrun. Estimates of the patterns' functions are far above what
 /// they make in fact, so this is more than [`MAX_VALUE_BYTES`], which holds for what is made in fact.
 const MAX_ESTIMATE_BYTES: usize = 16 * MAX_VALUE_BYTES;
+
+/// What an element of a list takes besides its own bytes.
+const ELEMENT_BYTES: usize = 8;
 
 /// How large a function's value can be, by its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +45,10 @@ pub(super) enum Growth {
     Format,
     /// The elements of the first, and the second between each two.
     Join,
+    /// The first, each of whose elements may become the third.
+    Elements,
+    /// The first, each of whose characters may become an element.
+    Split,
 }
 
 impl Growth {
@@ -67,6 +74,8 @@ impl Growth {
             Self::Groups => first.saturating_mul(bytes(1) / 2 + 1),
             Self::Format => bytes(1).saturating_mul(16),
             Self::Join => first.saturating_add(number(0).saturating_mul(bytes(1))),
+            Self::Elements => first.saturating_add(number(0).saturating_mul(bytes(2))),
+            Self::Split => first.saturating_mul(1 + ELEMENT_BYTES),
         }
     }
 }
@@ -118,10 +127,15 @@ fn byte_sizes(array: &ArrayRef) -> Vec<usize> {
         DataType::Binary => lengths(&|row| array.as_binary::<i32>().value(row).len()),
         DataType::LargeBinary => lengths(&|row| array.as_binary::<i64>().value(row).len()),
         DataType::BinaryView => lengths(&|row| array.as_binary_view().value(row).len()),
-        DataType::List(_) => lengths(&|row| byte_sizes(&array.as_list::<i32>().value(row)).iter().sum()),
-        DataType::LargeList(_) => lengths(&|row| byte_sizes(&array.as_list::<i64>().value(row)).iter().sum()),
-        _ => vec![32; array.len()],
+        DataType::List(_) => lengths(&|row| elements(&array.as_list::<i32>().value(row))),
+        DataType::LargeList(_) => lengths(&|row| elements(&array.as_list::<i64>().value(row))),
+        _ => vec![24; array.len()],
     }
+}
+
+/// The bytes of a list's elements.
+fn elements(items: &ArrayRef) -> usize {
+    byte_sizes(items).iter().fold(0, |sum, bytes| sum + bytes + ELEMENT_BYTES)
 }
 
 /// The number that each value is, at least 0; of a list its length, of all else 0.
@@ -138,6 +152,23 @@ fn numbers(array: &ArrayRef) -> Result<Vec<usize>> {
         DataType::LargeList(_) => array.as_list::<i64>().offsets().lengths().collect(),
         _ => vec![0; array.len()],
     })
+}
+
+/// The arguments of a function that pads, with no length below nothing: the engine would take it for a huge one.
+fn not_negative(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
+    if let Some(length) = args.args.get_mut(1) {
+        let clamped = |array: &ArrayRef| -> Result<ArrayRef> {
+            let lengths = cast(array, &DataType::Int64)?;
+            Ok(Arc::new(lengths.as_primitive::<Int64Type>().unary::<_, Int64Type>(|length| length.max(0))))
+        };
+        *length = match &*length {
+            ColumnarValue::Array(array) => ColumnarValue::Array(clamped(array)?),
+            ColumnarValue::Scalar(scalar) => {
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&clamped(&scalar.to_array_of_size(1)?)?, 0)?)
+            }
+        };
+    }
+    Ok(args)
 }
 
 /// The error of a value that is too large.
@@ -205,6 +236,7 @@ impl ScalarUDFImpl for Bounded {
         if (0..rows).any(|row| self.growth.estimate(&sizes, row) > MAX_ESTIMATE_BYTES) {
             return Err(too_large(self.name()));
         }
+        let args = if self.growth == Growth::Pad { not_negative(args)? } else { args };
         let made = self.inner.invoke_with_args(args)?;
         let fits = match &made {
             ColumnarValue::Scalar(scalar) => scalar_fits(scalar)?,

@@ -3,15 +3,15 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SetExpr, Spanned, TableFactor, Value, ValueWithSpan, Visitor,
+    ArrayElemTypeDef, BinaryOperator, DataType, Expr, Function, Ident, NamedWindowExpr, ObjectName, Query, Select,
+    SetExpr, Spanned, TableFactor, Value, ValueWithSpan, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 use hashbrown::HashSet;
 
-use super::pattern::{check_pattern, is_pattern_operator};
+use super::pattern::{self, check_pattern, is_pattern_operator};
 use super::scope::{Scope, columns_named};
-use super::{ONLY_QUERIES, position};
+use super::{ONLY_QUERIES, position, window};
 use crate::query::QueryError;
 use crate::query::functions::{self, MAX_VALUE_BYTES};
 
@@ -83,20 +83,19 @@ impl Inspector {
                 at,
             );
         }
-        if functions::gathers(&name) && function.over.is_some() {
+        if functions::is_not_windowed(&name) && function.over.is_some() {
             return refuse_at(
-                format!("{name} is not offered as a window function: each row would hold its whole window"),
+                format!(
+                    "{name} is not offered as a window function, since each row would compute or hold its whole window; group by, \
+                     or use one of {}",
+                    functions::windowed()
+                ),
                 at,
             );
         }
         self.large_values |= functions::makes_large_values(&name);
-        if name.starts_with("regexp_") {
-            let FunctionArguments::List(list) = &function.args else { return ControlFlow::Continue(()) };
-            if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(pattern))) = list.args.get(1) {
-                return check_pattern(pattern);
-            }
-        }
-        ControlFlow::Continue(())
+        window::check_call(&name, function)?;
+        pattern::check_call(&name, function)
     }
 }
 
@@ -161,6 +160,11 @@ impl Visitor for Inspector {
         if select.into.is_some() {
             return refuse("SELECT INTO is not offered: the tables are read-only");
         }
+        for named in &select.named_window {
+            if let NamedWindowExpr::WindowSpec(spec) = &named.1 {
+                window::check_window(spec)?;
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -221,8 +225,12 @@ impl Visitor for Inspector {
             Expr::Convert { data_type: Some(data_type), .. } if is_sized_array(data_type) => {
                 refuse("arrays of a fixed size are not offered")
             }
-            Expr::Array(_) | Expr::Struct { .. } | Expr::Dictionary(_) | Expr::Map(_) | Expr::Named { .. } => {
-                refuse("array, struct and map literals are not offered")
+            Expr::Array(_) => {
+                self.large_values = true;
+                ControlFlow::Continue(())
+            }
+            Expr::Struct { .. } | Expr::Dictionary(_) | Expr::Map(_) | Expr::Named { .. } => {
+                refuse("struct and map literals are not offered")
             }
             Expr::Tuple(parts) if parts.len() > 1 => refuse("tuples are not offered; compare each part by itself"),
             Expr::Cube(parts) => {

@@ -4,14 +4,17 @@
 //! |---|---|---|
 //! | `mcpg_tool_calls_total` | counter | each (workspace, plugin, tool): every call |
 //! | `mcpg_tool_errors_total` | counter | the same: calls that failed; a denied call is no error |
-//! | `mcpg_tool_latency_ms` | gauge | each (plugin, tool): quantiles of the open window and the one before it together |
+//! | `mcpg_tool_latency_ms` | gauge | each (plugin, tool): quantiles of dispatched calls of the open window and the one before it together |
 //! | `mcpg_tool_denials_total` | counter | as calls: calls that policy or a quota did not allow |
-//! | `mcpg_tool_duration_seconds` | histogram | as calls: durations |
+//! | `mcpg_tool_duration_seconds` | histogram | as calls: durations of dispatched calls, since a denied one ran nothing |
 //! | `mcpg_metrics_series_overflowed` | gauge | the org: series past the cap, folded into one |
 //!
-//! Every family is always there, with or without series. The classic buckets of the histogram end at powers of two seconds,
+//! Every family that is shown is always there, with or without series. The classic buckets of the histogram end at powers of two seconds,
 //! which are bounds of our own buckets, so their counts are exact. The protobuf format carries those and the native
 //! histogram of schema 6, bucket for bucket as it is held.
+//!
+//! OpenMetrics has with each counter and histogram when it began (`_created`), and after a line, the exemplar that belongs to it: of a histogram the
+//! line of the bucket that the call fell into, of the counter of errors a call that failed. The protobuf format has the same in fields of its own.
 //!
 //! A scrape costs what there are of series, whatever the number of samples. It makes no copy of the totals: label texts were
 //! put into form when the series was first seen.
@@ -25,12 +28,13 @@ mod text;
 
 use bytes::Bytes;
 
-use super::totals::{RunningTotals, Tool};
+use super::exemplars::{Exemplar, Exemplars};
+use super::totals::{RunningTotals, Series, Tool};
 use super::{Granularity, Histogram};
 use text::Dialect;
 
 /// A format of exposition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// The text format 0.0.4.
     Text004,
@@ -53,10 +57,36 @@ impl Format {
     }
 }
 
+/// What a scrape shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shown {
+    /// The histogram, which is two thirds of a text: scrapers that bound what they read do without.
+    pub histogram: bool,
+    /// In OpenMetrics, `_created` of each counter and histogram: who keeps these as series may do without.
+    pub created: bool,
+}
+
+impl Shown {
+    /// All there is.
+    pub const ALL: Self = Self { histogram: true, created: true };
+}
+
 /// The answer to a scrape at `now`, in microseconds since the Unix epoch; `granularity` says of which windows the latency
 /// gauges are.
 pub fn render(totals: &RunningTotals, granularity: Granularity, now: i64, format: Format) -> Bytes {
-    let scrape = Scrape { totals, granularity, now };
+    render_shown(totals, None, granularity, now, format, Shown::ALL)
+}
+
+/// The same with what is to be shown alone, and with the exemplars of the node that is asked.
+pub fn render_shown(
+    totals: &RunningTotals,
+    exemplars: Option<&Exemplars>,
+    granularity: Granularity,
+    now: i64,
+    format: Format,
+    shown: Shown,
+) -> Bytes {
+    let scrape = Scrape { totals, exemplars, granularity, now, shown };
     Bytes::from(match format {
         Format::Text004 => text::render(&scrape, Dialect::Text004),
         Format::OpenMetrics => text::render(&scrape, Dialect::OpenMetrics),
@@ -82,6 +112,11 @@ const OVERFLOWED: Family = Family {
     help: "Series past the cap, counted together under plugin and tool __other__",
 };
 
+const OVERFLOWED_BY: Family = Family {
+    name: "mcpg_metrics_series_overflowed_by_plugin",
+    help: "Whose the series past the cap were; those of all but the first 32 plugins under __other__",
+};
+
 /// The quantiles of the latency gauge, and their label.
 const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.95, "0.95"), (0.99, "0.99")];
 
@@ -93,14 +128,27 @@ fn bucket_bounds() -> [f64; BUCKET_EXPONENTS.len()] {
     BUCKET_EXPONENTS.map(|exponent| f64::exp2(exponent.into()))
 }
 
+/// The classic bucket that so many seconds fall into: its place among the bounds, or their number for the one without a bound.
+fn bucket_of(seconds: f64) -> usize {
+    let bounds = bucket_bounds();
+    bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len())
+}
+
 /// What one scrape shows.
 struct Scrape<'a> {
     totals: &'a RunningTotals,
+    exemplars: Option<&'a Exemplars>,
     granularity: Granularity,
     now: i64,
+    shown: Shown,
 }
 
 impl<'a> Scrape<'a> {
+    /// The slow and the failed call of a series, as far as there are any.
+    fn exemplars_of(&self, series: &Series) -> (Option<&'a Exemplar>, Option<&'a Exemplar>) {
+        self.exemplars.map_or((None, None), |all| all.of(self.totals.name_of(series), self.now))
+    }
+
     /// Calls `f` with each tool that had calls in the windows shown, and with its quantiles in milliseconds.
     fn for_each_latency(&self, mut f: impl FnMut(&'a Tool, [f64; QUANTILES.len()])) {
         let mut merged = Histogram::new();

@@ -11,7 +11,10 @@ use std::thread::available_parallelism;
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::{BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Family, LATENCY, OVERFLOWED, QUANTILES, Scrape};
+use super::{
+    BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Exemplar, Family, LATENCY, OVERFLOWED, OVERFLOWED_BY,
+    QUANTILES, Scrape,
+};
 use crate::rollup::histogram::{Histogram, SCALE, ZERO_THRESHOLD_SECONDS};
 use crate::rollup::labels::{Labels, put_delimited, put_label};
 use crate::rollup::totals::Series;
@@ -31,6 +34,16 @@ mod metric {
     pub(super) const COUNTER: u32 = 3;
     pub(super) const HISTOGRAM: u32 = 7;
     pub(super) const VALUE: u32 = 1;
+    pub(super) const COUNTER_EXEMPLAR: u32 = 2;
+    pub(super) const COUNTER_CREATED: u32 = 3;
+}
+
+/// Field numbers of `Exemplar` and of `google.protobuf.Timestamp`.
+mod exemplar {
+    pub(super) const VALUE: u32 = 2;
+    pub(super) const TIMESTAMP: u32 = 3;
+    pub(super) const SECONDS: u32 = 1;
+    pub(super) const NANOS: u32 = 2;
 }
 
 /// Field numbers of `Histogram`, `Bucket` and `BucketSpan`.
@@ -43,8 +56,11 @@ mod histogram {
     pub(super) const ZERO_COUNT: u32 = 7;
     pub(super) const POSITIVE_SPAN: u32 = 12;
     pub(super) const POSITIVE_DELTA: u32 = 13;
+    pub(super) const CREATED: u32 = 15;
+    pub(super) const EXEMPLARS: u32 = 16;
     pub(super) const BUCKET_CUMULATIVE_COUNT: u32 = 1;
     pub(super) const BUCKET_UPPER_BOUND: u32 = 2;
+    pub(super) const BUCKET_EXEMPLAR: u32 = 3;
     pub(super) const SPAN_OFFSET: u32 = 1;
     pub(super) const SPAN_LENGTH: u32 = 2;
 }
@@ -69,11 +85,13 @@ const MAX_THREADS: usize = 4;
 /// The whole answer.
 pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
     let mut page = Page { out: Vec::with_capacity(capacity(scrape)), ..Page::default() };
-    page.counter(scrape, CALLS, |series| series.latency.count());
-    page.counter(scrape, ERRORS, |series| series.errors);
+    page.counter(scrape, CALLS, |series| series.calls, |_| None);
+    page.counter(scrape, ERRORS, |series| series.errors, |series| scrape.exemplars_of(series).1);
     page.latency(scrape);
-    page.counter(scrape, DENIALS, |series| series.denials);
-    page.durations(scrape);
+    page.counter(scrape, DENIALS, |series| series.denials, |_| None);
+    if scrape.shown.histogram {
+        page.durations(scrape);
+    }
     page.overflowed(scrape);
     page.out
 }
@@ -81,8 +99,8 @@ pub(super) fn render(scrape: &Scrape<'_>) -> Vec<u8> {
 /// About how long the answer will be, and rather more: memory that is not written to costs nothing.
 fn capacity(scrape: &Scrape<'_>) -> usize {
     // Three counters and three gauges, the classic buckets, and a byte or two for each native bucket that has counted.
-    const NUMBERS: usize = 6 * 32 + BUCKET_EXPONENTS.len() * 24;
-    let series = scrape.totals.series().iter();
+    const NUMBERS: usize = 6 * 32 + 4 * 16 + BUCKET_EXPONENTS.len() * 24;
+    let series = scrape.totals.shown();
     let length = series.map(|s| 7 * s.labels.protobuf.len() + NUMBERS + s.latency.heap_bytes());
     4096 + length.sum::<usize>()
 }
@@ -127,10 +145,24 @@ impl Page {
         self.metric.clear();
     }
 
-    fn counter(&mut self, scrape: &Scrape<'_>, family: Family, value: impl Fn(&Series) -> u64) {
+    fn counter<'a>(
+        &mut self,
+        scrape: &Scrape<'a>,
+        family: Family,
+        value: impl Fn(&Series) -> u64,
+        exemplar: impl Fn(&Series) -> Option<&'a Exemplar>,
+    ) {
         self.begin(family, "_total", Kind::Counter);
-        for series in scrape.totals.series() {
-            self.simple(&series.labels, metric::COUNTER, value(series) as f64);
+        for series in scrape.totals.shown() {
+            self.metric.extend_from_slice(&series.labels.protobuf);
+            self.value.clear();
+            put_double(&mut self.value, metric::VALUE, value(series) as f64);
+            if let Some(exemplar) = exemplar(series) {
+                put_exemplar(&mut self.value, metric::COUNTER_EXEMPLAR, exemplar, 1.0);
+            }
+            put_created(&mut self.value, metric::COUNTER_CREATED, series);
+            self.end_metric(metric::COUNTER);
+            self.metric.clear();
         }
         self.end();
     }
@@ -148,18 +180,18 @@ impl Page {
 
     fn durations(&mut self, scrape: &Scrape<'_>) {
         self.begin(DURATION, "", Kind::Histogram);
-        let all = scrape.totals.series();
+        let all: Vec<&Series> = scrape.totals.shown().collect();
         let threads = if all.len() < SHARED_SERIES { 1 } else { available_parallelism().map_or(1, usize::from) };
         let mut shares = all.chunks(all.len().div_ceil(threads.min(MAX_THREADS)).max(1));
         let first = shares.next().unwrap_or_default();
-        std::thread::scope(|scope| {
-            let share = |series: &'_ [Series]| {
+        std::thread::scope(|threads| {
+            let share = move |series: &'_ [&Series]| {
                 let mut page = Page::default();
-                page.histograms(series);
+                page.histograms(scrape, series);
                 page.out
             };
-            let others: Vec<_> = shares.map(|series| scope.spawn(move || share(series))).collect();
-            self.histograms(first);
+            let others: Vec<_> = shares.map(|series| threads.spawn(move || share(series))).collect();
+            self.histograms(scrape, first);
             for other in others {
                 match other.join() {
                     Ok(metrics) => self.out.extend_from_slice(&metrics),
@@ -170,27 +202,38 @@ impl Page {
         self.end();
     }
 
-    fn histograms(&mut self, series: &[Series]) {
+    fn histograms(&mut self, scrape: &Scrape<'_>, series: &[&Series]) {
         let bounds = super::bucket_bounds();
         for series in series {
             self.metric.extend_from_slice(&series.labels.protobuf);
             self.value.clear();
-            self.put_classic(&series.latency, bounds);
+            let exemplar = scrape.exemplars_of(series).0;
+            self.put_classic(&series.latency, bounds, exemplar);
             self.put_native(&series.latency);
+            put_created(&mut self.value, histogram::CREATED, series);
+            // Past the last bound no bucket can have it. Else a bucket has it: of native exemplars Prometheus 3.5 takes those of a family's first
+            // histogram alone.
+            if let Some(exemplar) = exemplar.filter(|exemplar| super::bucket_of(exemplar.seconds) == bounds.len()) {
+                put_exemplar(&mut self.value, histogram::EXEMPLARS, exemplar, exemplar.seconds);
+            }
             self.end_metric(metric::HISTOGRAM);
             self.metric.clear();
         }
     }
 
-    fn put_classic(&mut self, latency: &Histogram, bounds: [f64; BUCKET_EXPONENTS.len()]) {
+    fn put_classic(&mut self, latency: &Histogram, bounds: [f64; BUCKET_EXPONENTS.len()], exemplar: Option<&Exemplar>) {
+        let exemplar = exemplar.map(|exemplar| (super::bucket_of(exemplar.seconds), exemplar));
         let value = &mut self.value;
         put_varint_field(value, histogram::SAMPLE_COUNT, latency.count());
         put_double(value, histogram::SAMPLE_SUM, latency.sum_ms() / 1000.0);
         let mut bucket = Vec::with_capacity(24);
-        for (bound, calls) in bounds.into_iter().zip(latency.cumulative(BUCKET_EXPONENTS)) {
+        for (place, (bound, calls)) in bounds.into_iter().zip(latency.cumulative(BUCKET_EXPONENTS)).enumerate() {
             bucket.clear();
             put_varint_field(&mut bucket, histogram::BUCKET_CUMULATIVE_COUNT, calls);
             put_double(&mut bucket, histogram::BUCKET_UPPER_BOUND, bound);
+            if let Some((_, exemplar)) = exemplar.filter(|(at, _)| *at == place) {
+                put_exemplar(&mut bucket, histogram::BUCKET_EXEMPLAR, exemplar, exemplar.seconds);
+            }
             put_delimited(value, histogram::BUCKET, &bucket);
         }
     }
@@ -215,6 +258,16 @@ impl Page {
         self.begin(OVERFLOWED, "", Kind::Gauge);
         let labels = Labels::new([("org", scrape.totals.org().as_str())]);
         self.simple(&labels, metric::GAUGE, scrape.totals.overflowed_series() as f64);
+        self.end();
+        if scrape.totals.overflowed_by().next().is_none() {
+            return;
+        }
+        self.begin(OVERFLOWED_BY, "", Kind::Gauge);
+        for (workspace, plugin, count) in scrape.totals.overflowed_by() {
+            let org = scrape.totals.org().as_str();
+            let labels = Labels::new([("org", org), ("workspace", workspace), ("plugin", plugin)]);
+            self.simple(&labels, metric::GAUGE, count as f64);
+        }
         self.end();
     }
 }
@@ -260,6 +313,30 @@ impl Native {
             self.spans.push((offset, length));
         }
     }
+}
+
+/// Appends when a series began, where that is known.
+fn put_created(out: &mut Vec<u8>, field: u32, series: &Series) {
+    if series.created > 0 {
+        put_time(out, field, series.created);
+    }
+}
+
+/// Appends an `Exemplar` of this value.
+fn put_exemplar(out: &mut Vec<u8>, field: u32, exemplar: &Exemplar, value: f64) {
+    let mut message = Vec::with_capacity(80);
+    put_label(&mut message, "trace_id", &exemplar.trace_id);
+    put_double(&mut message, exemplar::VALUE, value);
+    put_time(&mut message, exemplar::TIMESTAMP, exemplar.at);
+    put_delimited(out, field, &message);
+}
+
+/// Appends a `google.protobuf.Timestamp` of a time in microseconds since the Unix epoch.
+fn put_time(out: &mut Vec<u8>, field: u32, micros: i64) {
+    let mut time = Vec::with_capacity(16);
+    put_varint_field(&mut time, exemplar::SECONDS, micros.div_euclid(1_000_000) as u64);
+    put_varint_field(&mut time, exemplar::NANOS, micros.rem_euclid(1_000_000) as u64 * 1_000);
+    put_delimited(out, field, &time);
 }
 
 /// Appends a field of a number.

@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::*;
-use crate::rollup::Digest;
 use crate::rollup::testing::{Sample, batch};
+use crate::rollup::{Candidates, Digest};
 
 const HOUR: i64 = Granularity::Hour.width();
 
@@ -98,6 +98,10 @@ fn the_gauge_is_of_the_open_window_and_the_one_before_over_all_workspaces() {
     };
     let totals = two_tools();
     assert_eq!(gauges(text(&totals, Format::Text004)), ["312.5", "70000"]);
+    let shown = Shown { histogram: false, created: true };
+    let without = render_shown(&totals, None, Granularity::Hour, 2 * HOUR, Format::Text004, shown);
+    let without = String::from_utf8(without.to_vec()).unwrap();
+    assert!(!without.contains("mcpg_tool_duration_seconds") && without.contains("mcpg_tool_calls_total{"));
     let next_hour = render(&totals, Granularity::Hour, 2 * HOUR, Format::Text004);
     assert_eq!(gauges(String::from_utf8(next_hour.to_vec()).unwrap()), ["84", "70000"]);
     let later = render(&totals, Granularity::Hour, 9 * HOUR, Format::Text004);
@@ -150,9 +154,82 @@ fn openmetrics_names_families_without_their_suffix_and_says_where_it_ends() {
 fn the_two_texts_hold_the_same_samples() {
     let samples = |format| -> Vec<String> {
         let page = text(&two_tools(), format);
-        page.lines().filter(|line| !line.starts_with('#')).map(|line| line.replace(".0\"}", "\"}")).collect()
+        let lines = page.lines().filter(|line| !line.starts_with('#') && !line.contains("_created{"));
+        lines.map(|line| line.replace(".0\"}", "\"}")).collect()
     };
     assert_eq!(samples(Format::Text004), samples(Format::OpenMetrics));
+}
+
+/// Exemplars of the tool of [`Sample::default`]: a call of two seconds, and one that failed after 80 ms.
+fn exemplars() -> Exemplars {
+    let at = |trace_id, outcome, duration_ms: f64| Sample {
+        trace_id: Some(trace_id),
+        outcome,
+        duration_ms,
+        started_at: HOUR - (duration_ms * 1e3) as i64 - 1,
+        ..Sample::default()
+    };
+    let mut exemplars = Exemplars::default();
+    let batch = batch(&[at("aa", "ok", 2_000.0), at("bb", "timeout", 80.0)]);
+    exemplars.take(Candidates::of(&batch, HOUR), HOUR, 10);
+    exemplars
+}
+
+fn open_metrics(exemplars: Option<&Exemplars>, shown: Shown) -> String {
+    let page = render_shown(&two_tools(), exemplars, Granularity::Hour, HOUR, Format::OpenMetrics, shown);
+    String::from_utf8(page.to_vec()).unwrap()
+}
+
+#[test]
+fn openmetrics_says_when_each_series_began_and_may_leave_it_out() {
+    let page = open_metrics(None, Shown::ALL);
+    let labels = r#"org="default",workspace="prod",plugin="github",tool="list_repos""#;
+    for family in ["mcpg_tool_calls", "mcpg_tool_errors", "mcpg_tool_denials", "mcpg_tool_duration_seconds"] {
+        let line = format!("\n{family}_created{{{labels}}} 3600.000000\n");
+        assert!(page.contains(&line), "{line} is not in {page}");
+    }
+    // Beside the sample that it belongs to.
+    assert!(
+        page.contains(&format!("mcpg_tool_calls_total{{{labels}}} 2\nmcpg_tool_calls_created{{{labels}}} ")),
+        "{page}"
+    );
+    assert!(!open_metrics(None, Shown { histogram: true, created: false }).contains("_created"));
+    assert!(!text(&two_tools(), Format::Text004).contains("_created"));
+}
+
+#[test]
+fn openmetrics_has_an_exemplar_in_its_bucket_and_one_of_an_error() {
+    let page = open_metrics(Some(&exemplars()), Shown::ALL);
+    let with: Vec<_> = page.lines().filter(|line| line.contains(" # {")).collect();
+    let labels = r#"org="default",workspace="prod",plugin="github",tool="list_repos""#;
+    assert_eq!(
+        with,
+        [
+            format!("mcpg_tool_errors_total{{{labels}}} 1 # {{trace_id=\"bb\"}} 1.0 3599.999999"),
+            format!("mcpg_tool_duration_seconds_bucket{{{labels},le=\"4.0\"}} 2 # {{trace_id=\"aa\"}} 2.0 3599.999999"),
+        ]
+    );
+    let old = render_shown(&two_tools(), Some(&exemplars()), Granularity::Hour, HOUR, Format::Text004, Shown::ALL);
+    assert!(!String::from_utf8(old.to_vec()).unwrap().contains(" # {"), "text 0.0.4 has none");
+}
+
+#[test]
+fn the_messages_have_the_same_exemplars_and_beginnings() {
+    let bytes = render_shown(&two_tools(), Some(&exemplars()), Granularity::Hour, HOUR, Format::Protobuf, Shown::ALL);
+    let families = decoded(bytes);
+    let of = |name: &str| families.iter().find(|family| family.name == name).unwrap().metric[0].clone();
+    let (errors, durations) = (of("mcpg_tool_errors_total").counter.unwrap(), of("mcpg_tool_duration_seconds"));
+    let at = |seconds, nanos| Some(client::Timestamp { seconds, nanos });
+    assert_eq!(errors.created, at(3_600, 0));
+    let error = errors.exemplar.unwrap();
+    assert_eq!((error.label[0].value.as_str(), error.value, error.timestamp), ("bb", 1.0, at(3_599, 999_999_000)));
+    let histogram = durations.histogram.unwrap();
+    assert_eq!(histogram.created, at(3_600, 0));
+    let within: Vec<_> =
+        histogram.bucket.iter().filter_map(|bucket| Some((bucket.upper_bound, bucket.exemplar.clone()?))).collect();
+    assert_eq!(within.len(), 1);
+    assert_eq!((within[0].0, within[0].1.value), (4.0, 2.0));
+    assert!(histogram.exemplars.is_empty(), "it has its place in a bucket");
 }
 
 mod client {
@@ -177,7 +254,7 @@ mod client {
         #[prost(message, optional, tag = "2")]
         pub(super) gauge: Option<Number>,
         #[prost(message, optional, tag = "3")]
-        pub(super) counter: Option<Number>,
+        pub(super) counter: Option<Counter>,
         #[prost(message, optional, tag = "7")]
         pub(super) histogram: Option<Histogram>,
     }
@@ -194,6 +271,34 @@ mod client {
     pub(super) struct Number {
         #[prost(double, tag = "1")]
         pub(super) value: f64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Counter {
+        #[prost(double, tag = "1")]
+        pub(super) value: f64,
+        #[prost(message, optional, tag = "2")]
+        pub(super) exemplar: Option<Exemplar>,
+        #[prost(message, optional, tag = "3")]
+        pub(super) created: Option<Timestamp>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Exemplar {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) label: Vec<LabelPair>,
+        #[prost(double, tag = "2")]
+        pub(super) value: f64,
+        #[prost(message, optional, tag = "3")]
+        pub(super) timestamp: Option<Timestamp>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Timestamp {
+        #[prost(int64, tag = "1")]
+        pub(super) seconds: i64,
+        #[prost(int32, tag = "2")]
+        pub(super) nanos: i32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -214,6 +319,10 @@ mod client {
         pub(super) positive_span: Vec<BucketSpan>,
         #[prost(sint64, repeated, tag = "13")]
         pub(super) positive_delta: Vec<i64>,
+        #[prost(message, optional, tag = "15")]
+        pub(super) created: Option<Timestamp>,
+        #[prost(message, repeated, tag = "16")]
+        pub(super) exemplars: Vec<Exemplar>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -222,6 +331,8 @@ mod client {
         pub(super) cumulative_count: u64,
         #[prost(double, tag = "2")]
         pub(super) upper_bound: f64,
+        #[prost(message, optional, tag = "3")]
+        pub(super) exemplar: Option<Exemplar>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -234,7 +345,10 @@ mod client {
 }
 
 fn messages(totals: &RunningTotals) -> Vec<client::MetricFamily> {
-    let mut bytes = render(totals, Granularity::Hour, HOUR, Format::Protobuf);
+    decoded(render(totals, Granularity::Hour, HOUR, Format::Protobuf))
+}
+
+fn decoded(mut bytes: Bytes) -> Vec<client::MetricFamily> {
     let mut families = Vec::new();
     while !bytes.is_empty() {
         families.push(client::MetricFamily::decode_length_delimited(&mut bytes).unwrap());
@@ -262,8 +376,8 @@ fn assert_messages_are_the_text(totals: &RunningTotals) {
             let mut line = |suffix: &str, more: &str, value: f64| {
                 lines.push(format!("{}{suffix}{{{}{more}}} {value}", family.name, labels.join(",")));
             };
-            if let Some(number) = metric.gauge.or(metric.counter) {
-                line("", "", number.value);
+            if let Some(value) = metric.gauge.map(|gauge| gauge.value).or(metric.counter.map(|counter| counter.value)) {
+                line("", "", value);
             }
             if let Some(histogram) = metric.histogram {
                 for bucket in &histogram.bucket {

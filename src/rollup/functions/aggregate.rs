@@ -1,7 +1,7 @@
 //! `latency_hist` and `latency_merge`: one aggregate fed with durations or with histograms.
 //!
 //! Its state between the phases of an aggregation is its result, the encoded histogram: a histogram of part of the rows is
-//! all that merging needs.
+//! all that merging needs. Of no values it is NULL; of histograms of nothing it is one of nothing.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl AggregateUDFImpl for LatencyAggregate {
         if args.is_distinct {
             return not_impl_err!("{}(DISTINCT …): every call counts", self.name);
         }
-        Ok(Box::new(One { input: self.input, histogram: Histogram::new() }))
+        Ok(Box::new(One { input: self.input, histogram: Histogram::new(), any: false }))
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
@@ -91,7 +91,7 @@ impl AggregateUDFImpl for LatencyAggregate {
     }
 
     fn create_groups_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups { input: self.input, histograms: Vec::new(), heap_bytes: 0 }))
+        Ok(Box::new(Groups { input: self.input, histograms: Vec::new(), any: Vec::new(), heap_bytes: 0 }))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -120,21 +120,32 @@ fn only(values: &[ArrayRef]) -> Result<&ArrayRef> {
 struct One {
     input: Input,
     histogram: Histogram,
+    /// Whether there was a value.
+    any: bool,
+}
+
+impl One {
+    fn feed(&mut self, input: Input, values: &[ArrayRef]) -> Result<()> {
+        input.for_each(only(values)?, |_, item| {
+            self.any = true;
+            item.add_to(&mut self.histogram)
+        })
+    }
 }
 
 impl Accumulator for One {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.input.for_each(only(values)?, |_, item| item.add_to(&mut self.histogram))
+        self.feed(self.input, values)
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        Input::Histograms.for_each(only(states)?, |_, item| item.add_to(&mut self.histogram))
+        self.feed(Input::Histograms, states)
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let mut bytes = Vec::new();
         encode(&self.histogram, &mut bytes);
-        Ok(ScalarValue::Binary((!self.histogram.is_empty()).then_some(bytes)))
+        Ok(ScalarValue::Binary(self.any.then_some(bytes)))
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -150,6 +161,8 @@ impl Accumulator for One {
 struct Groups {
     input: Input,
     histograms: Vec<Histogram>,
+    /// Whether each had a value.
+    any: Vec<bool>,
     /// What the histograms hold on the heap, kept current so that asking for it costs nothing.
     heap_bytes: usize,
 }
@@ -164,10 +177,13 @@ impl Groups {
         group_count: usize,
     ) -> Result<()> {
         self.histograms.resize_with(group_count, Histogram::new);
+        self.any.resize(group_count, false);
         input.for_each(only(values)?, |row, item| {
             if passes(filter, row)
-                && let Some(histogram) = groups.get(row).and_then(|&group| self.histograms.get_mut(group))
+                && let Some(&group) = groups.get(row)
+                && let (Some(histogram), Some(any)) = (self.histograms.get_mut(group), self.any.get_mut(group))
             {
+                *any = true;
                 let before = histogram.heap_bytes();
                 item.add_to(histogram)?;
                 // A histogram may also shrink, when its counts find a narrower form.
@@ -195,9 +211,10 @@ impl GroupsAccumulator for Groups {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let emitted = emit_to.take_needed(&mut self.histograms);
+        let any = emit_to.take_needed(&mut self.any);
         self.heap_bytes = self.heap_bytes.saturating_sub(emitted.iter().map(Histogram::heap_bytes).sum());
         let mut array = Encoder::new(emitted.len());
-        emitted.iter().try_for_each(|histogram| array.push(histogram))?;
+        emitted.iter().zip(any).try_for_each(|(histogram, any)| array.push(histogram, any))?;
         Ok(array.finish())
     }
 
@@ -214,7 +231,7 @@ impl GroupsAccumulator for Groups {
                 array.push_nulls_to(row);
                 histogram.clear();
                 item.add_to(&mut histogram)?;
-                array.push(&histogram)?;
+                array.push(&histogram, true)?;
             }
             Ok(())
         })?;
@@ -223,7 +240,7 @@ impl GroupsAccumulator for Groups {
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.histograms.capacity() * size_of::<Histogram>() + self.heap_bytes
+        size_of_val(self) + self.histograms.capacity() * size_of::<Histogram>() + self.any.capacity() + self.heap_bytes
     }
 }
 
@@ -232,7 +249,7 @@ fn passes(filter: Option<&BooleanArray>, row: usize) -> bool {
     filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
 }
 
-/// Builds a column of encoded histograms, NULL for those of nothing.
+/// Builds a column of encoded histograms, NULL where there was no value.
 struct Encoder {
     array: BinaryBuilder,
     bytes: Vec<u8>,
@@ -243,8 +260,8 @@ impl Encoder {
         Self { array: BinaryBuilder::with_capacity(rows, 0), bytes: Vec::new() }
     }
 
-    fn push(&mut self, histogram: &Histogram) -> Result<()> {
-        if histogram.is_empty() {
+    fn push(&mut self, histogram: &Histogram, any: bool) -> Result<()> {
+        if !any {
             self.array.append_null();
             return Ok(());
         }

@@ -195,3 +195,51 @@ async fn what_makes_no_sense_is_refused_in_plain_words() {
         assert!(error.contains(expected), "{sql}\n{error}");
     }
 }
+
+#[tokio::test]
+async fn buckets_sum_whole_ones_and_leave_none_out() {
+    let ctx = session(SessionConfig::new());
+    for per_octave in [1, 4, 64] {
+        let sql = format!(
+            "SELECT sum(b['calls']) * 1.0, bool_and(b['lower_ms'] < b['upper_ms']) FROM
+             (SELECT unnest(latency_buckets(latency_hist(ms), {per_octave})) AS b FROM samples)"
+        );
+        assert_eq!(number(&ctx, &sql).await, Some(120.0), "{per_octave}");
+    }
+    // 1 to 40 ms once each, 10 to 400 and 100 to 4000 ms: a doubling whole holds what lies in it, its upper bound included.
+    let within = |bound: &str| {
+        format!(
+            "SELECT sum(b['calls']) * 1.0 FROM (SELECT unnest(latency_buckets(latency_hist(ms), 1)) AS b FROM samples)
+             WHERE b['upper_ms'] <= {bound}"
+        )
+    };
+    let exact = |bound: &str| format!("SELECT count(*) * 1.0 FROM samples WHERE ms <= {bound}");
+    for bound in ["31.25", "62.5", "500", "4000"] {
+        assert_eq!(number(&ctx, &within(bound)).await, number(&ctx, &exact(bound)).await, "{bound}");
+    }
+}
+
+#[tokio::test]
+async fn buckets_of_zeros_of_nothing_and_of_no_histogram() {
+    let ctx = session(SessionConfig::new());
+    let one = "SELECT latency_buckets(latency_hist(ms * 0), 4)[1]['lower_ms'] FROM samples";
+    assert_eq!(number(&ctx, one).await, Some(0.0));
+    for nothing in [
+        "SELECT latency_buckets(NULL, 4) IS NULL",
+        "SELECT latency_buckets(latency_hist(ms), 4) IS NULL FROM samples WHERE key < 0",
+        "SELECT latency_buckets(latency, NULL) IS NULL FROM samples LIMIT 1",
+    ] {
+        let column = try_column(&ctx, nothing).await.unwrap();
+        assert!(arrow::array::AsArray::as_boolean(&column).value(0), "{nothing}");
+    }
+    for (sql, says) in [
+        ("SELECT latency_buckets(latency, 3) FROM samples", "1, 2, 4, 8, 16, 32 or 64 buckets, not 3"),
+        ("SELECT latency_buckets(latency, 0) FROM samples", "not 0"),
+        ("SELECT latency_buckets(latency, 0.5) FROM samples", "a whole number, not Float64"),
+        ("SELECT latency_buckets(latency) FROM samples", "the number of buckets of a doubling"),
+        ("SELECT latency_buckets(X'0206', 4)", "latency histogram of version 2"),
+    ] {
+        let error = try_column(&ctx, sql).await.unwrap_err();
+        assert!(error.contains(says), "{sql}: {error}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use super::registrar::{Registrar, SECONDS};
 
@@ -31,6 +31,21 @@ impl Scrape {
     }
 }
 
+/// Outcomes of queries that are there from the start: the first of a kind is an increase that an alert can see.
+const WATCHED_OUTCOMES: [&str; 3] = ["ok", "storage_damaged", "storage_unavailable"];
+
+/// Problems that are there from the start, for the same reason.
+const WATCHED_PROBLEMS: [&str; 8] = [
+    "busy",
+    "internal",
+    "misconfigured",
+    "org_stopped",
+    "storage_damaged",
+    "storage_unavailable",
+    "store_damaged",
+    "unavailable",
+];
+
 /// SQL.
 #[derive(Debug)]
 pub struct Query {
@@ -56,7 +71,9 @@ impl Query {
             ),
             running: r.gauge("mcpg_cp_queries_running", "SQL queries running now"),
         };
-        families.queries.with_label_values(&["ok"]).reset();
+        for outcome in WATCHED_OUTCOMES {
+            families.queries.with_label_values(&[outcome]).reset();
+        }
         families
     }
 
@@ -71,14 +88,22 @@ impl Query {
 #[derive(Debug)]
 pub struct Http {
     requests: IntCounterVec,
+    problems: IntCounterVec,
     seconds: HistogramVec,
     /// Requests under way.
     pub running: IntGauge,
+    tokens: IntGaugeVec,
 }
 
 impl Http {
     pub(super) fn new(r: &Registrar<'_>) -> Self {
+        let problems =
+            r.counters("mcpg_cp_problems_total", "Requests answered with a problem document, by its code", &["code"]);
+        for code in WATCHED_PROBLEMS {
+            problems.with_label_values(&[code]).reset();
+        }
         Self {
+            problems,
             requests: r.counters(
                 "mcpg_cp_http_requests_total",
                 "Requests, by route, method and status",
@@ -91,7 +116,21 @@ impl Http {
                 &SECONDS,
             ),
             running: r.gauge("mcpg_cp_http_requests_running", "Requests under way"),
+            tokens: r.add(IntGaugeVec::new(
+                Opts::new("mcpg_cp_token_last_used_timestamp_seconds", "When each API token was presented last"),
+                &["token"],
+            )),
         }
+    }
+
+    /// A token was presented, at a time in seconds since the Unix epoch. Names of tokens are the configuration's.
+    pub fn token_used(&self, token: &str, at: i64) {
+        self.tokens.with_label_values(&[token]).set(at);
+    }
+
+    /// A request was answered with a problem document of this code.
+    pub fn problem(&self, code: &'static str) {
+        self.problems.with_label_values(&[code]).inc();
     }
 
     /// A request was answered with `status` after `took`. `route` is the route's pattern, not the path; both are from

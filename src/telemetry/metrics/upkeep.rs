@@ -39,6 +39,72 @@ impl Flush {
     }
 }
 
+/// Keeping the tables: merges, and what is deleted.
+#[derive(Debug)]
+pub struct Maintenance {
+    /// Seconds that one merge took.
+    pub seconds: Histogram,
+    /// Merges that were committed.
+    pub merges: IntCounter,
+    /// Merges whose files went meanwhile, so that they changed nothing.
+    pub stale: IntCounter,
+    /// Files that were merged.
+    pub files: IntCounter,
+    /// Rows that merges wrote.
+    pub rows: IntCounter,
+    /// Bytes that merges read.
+    pub bytes_read: IntCounter,
+    /// Bytes that merges wrote.
+    pub bytes_written: IntCounter,
+    /// Files deleted that no version of a table named any more.
+    pub deleted: IntCounter,
+    /// Rows removed because they were older than they are kept.
+    pub expired: IntCounter,
+    /// Times that the maintenance of an org's tables failed; it is tried again.
+    pub failures: IntCounter,
+    /// Bytes of loaded orgs' tables that merges which are due would read.
+    pub debt_bytes: IntGauge,
+    /// When all orgs that are loaded were last gone through without a failure, in seconds since the epoch.
+    pub last_success: Gauge,
+}
+
+impl Maintenance {
+    pub(super) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            seconds: r.histogram("mcpg_cp_merge_duration_seconds", "Time of one merge of files of a table", &SECONDS),
+            merges: r.counter("mcpg_cp_merges_total", "Merges of files of tables that were committed"),
+            stale: r.counter(
+                "mcpg_cp_merges_stale_total",
+                "Merges whose files were merged or removed by others meanwhile, so that they changed nothing",
+            ),
+            files: r.counter("mcpg_cp_merged_files_total", "Files of tables that were merged"),
+            rows: r.counter("mcpg_cp_merged_rows_total", "Rows that merges wrote"),
+            bytes_read: r.counter("mcpg_cp_merge_read_bytes_total", "Bytes of the files that merges read"),
+            bytes_written: r.counter("mcpg_cp_merge_written_bytes_total", "Bytes of the files that merges wrote"),
+            deleted: r.counter(
+                "mcpg_cp_table_files_deleted_total",
+                "Files deleted that no version of a table named any more",
+            ),
+            expired: r.counter(
+                "mcpg_cp_rows_expired_total",
+                "Rows removed from tables because they were older than they are kept",
+            ),
+            failures: r.counter(
+                "mcpg_cp_maintenance_failures_total",
+                "Times that the maintenance of an org's tables failed and will be tried again",
+            ),
+            debt_bytes: r.gauge(
+                "mcpg_cp_compaction_debt_bytes",
+                "Bytes of loaded orgs' tables that merges which are due would read",
+            ),
+            last_success: r.decimal(
+                "mcpg_cp_maintenance_last_success_timestamp_seconds",
+                "When all loaded orgs' tables were last gone through without a failure",
+            ),
+        }
+    }
+}
+
 /// The audit ledgers.
 #[derive(Debug)]
 pub struct Audit {
@@ -56,8 +122,12 @@ pub struct Audit {
     pub handing_failures: IntCounter,
     /// Times that a ledger was not written and is tried again.
     pub failures: IntCounter,
+    /// Times that a ledger did not stand a check of the control plane's own.
+    pub verification_failures: IntCounter,
     /// Age in seconds of the oldest entry that is in no segment yet.
     pub lag_seconds: Gauge,
+    /// Age in seconds of the oldest entry that no checkpoint covers.
+    pub unsigned_seconds: Gauge,
 }
 
 impl Audit {
@@ -74,8 +144,16 @@ impl Audit {
             ),
             failures: r
                 .counter("mcpg_cp_audit_failures_total", "Times that a ledger was not written and will be tried again"),
+            verification_failures: r.counter(
+                "mcpg_cp_audit_verification_failures_total",
+                "Times that a witness contradicted a ledger, or entries to be pruned did not verify",
+            ),
             lag_seconds: r
                 .decimal("mcpg_cp_audit_lag_seconds", "Age of the oldest ledger entry that is in no segment yet"),
+            unsigned_seconds: r.decimal(
+                "mcpg_cp_audit_unsigned_seconds",
+                "Age of the oldest ledger entry that no signed checkpoint covers",
+            ),
         }
     }
 }

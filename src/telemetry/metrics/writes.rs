@@ -1,6 +1,6 @@
 //! Families of what is taken in: from a batch that a client sends to the log, and the memory that it takes meanwhile.
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::registrar::{COUNTS, Registrar, SECONDS};
 
@@ -13,7 +13,12 @@ pub struct Ingest {
     refused: IntCounterVec,
     /// Batches that had been stored before, under the same idempotency key.
     pub duplicates: IntCounter,
+    /// Samples whose hour was over for an hour when they came.
+    pub late: IntCounter,
 }
+
+/// Codes of refusals that are there from the start: the first of a kind is an increase that an alert can see.
+const WATCHED_REFUSALS: [&str; 4] = ["invalid_event", "invalid_sample", "key_reused", "sequence_conflict"];
 
 impl Ingest {
     pub(super) fn new(r: &Registrar<'_>) -> Self {
@@ -34,7 +39,14 @@ impl Ingest {
                 "mcpg_cp_ingest_duplicates_total",
                 "Batches that had been stored before under the same idempotency key",
             ),
+            late: r.counter(
+                "mcpg_cp_ingest_late_samples_total",
+                "Samples acknowledged by this node that no gauge of the hour shows: their hour was over for an hour",
+            ),
         };
+        for code in WATCHED_REFUSALS {
+            families.refused.with_label_values(&[code]).reset();
+        }
         for format in ["arrow", "ndjson", "json"] {
             families.samples.with_label_values(&[format]).reset();
             families.batches.with_label_values(&[format]).reset();
@@ -90,6 +102,58 @@ impl Wal {
             conflicts: r.counter("mcpg_cp_wal_conflicts_total", "WAL positions that another node took first"),
             failures: r.counter("mcpg_cp_wal_failures_total", "Groups that could not be made durable"),
             position: r.gauge("mcpg_cp_wal_position", "WAL position that this node has applied"),
+        }
+    }
+}
+
+/// How the log fares: what a healthy store never shows.
+#[derive(Debug)]
+pub struct LogHealth {
+    /// Operations of the store that failed and were tried again.
+    pub hiccups: IntCounter,
+    /// Times that trimming passed this node, so that it loaded again.
+    pub left_behind: IntCounter,
+    /// Batches whose emitter was answered for one that is not here: the store was restored to an older state.
+    pub gaps: IntCounter,
+    /// Orgs that are stopped on this node.
+    pub stopped_orgs: IntGauge,
+    /// The share of its bound that the keys of the fullest org take.
+    pub keys_fill: Gauge,
+    /// Keys of loaded orgs that were forgotten before their 24 hours were over.
+    pub keys_evicted: IntGauge,
+    /// Emitter lanes of the org with the most of them.
+    pub lanes: IntGauge,
+    /// Orgs of which something is parked, as far as this node knows.
+    pub parked_orgs: IntGauge,
+    /// Objects above the floor.
+    pub untrimmed: IntGauge,
+}
+
+impl LogHealth {
+    pub(super) fn new(r: &Registrar<'_>) -> Self {
+        Self {
+            hiccups: r.counter("mcpg_cp_log_hiccups_total", "Operations on the log that failed and were tried again"),
+            left_behind: r.counter(
+                "mcpg_cp_log_left_behind_total",
+                "Times that trimming passed this node, so that it loaded again",
+            ),
+            gaps: r.counter(
+                "mcpg_cp_log_sequence_gaps_total",
+                "Batches stored after a gap in their lane: the store was restored to an older state",
+            ),
+            stopped_orgs: r.gauge("mcpg_cp_orgs_stopped", "Orgs that are stopped on this node because of damage"),
+            keys_fill: r.decimal(
+                "mcpg_cp_keys_fill_ratio",
+                "Share of its bound that the idempotency keys of the fullest org take; at 1 the oldest go early",
+            ),
+            keys_evicted: r.gauge(
+                "mcpg_cp_keys_evicted_early",
+                "Idempotency keys of loaded orgs that were forgotten before their 24 hours were over",
+            ),
+            lanes: r.gauge("mcpg_cp_lanes", "Emitter lanes remembered of the org with the most of them"),
+            parked_orgs: r
+                .gauge("mcpg_cp_orgs_parked", "Orgs of which something is parked, until they are whole again"),
+            untrimmed: r.gauge("mcpg_cp_log_objects", "Log objects above the floor"),
         }
     }
 }

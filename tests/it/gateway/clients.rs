@@ -39,14 +39,19 @@ fn assert_whole_session(mut seen: Value, prefix: &str) {
 async fn the_python_sdk_does_all_it_can_with_one_plugin() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
-    assert_whole_session(python("mcp_session.py", &[&gateway.plugin_url("fixture")]).await, "");
+    for mode in ["auto", "legacy"] {
+        assert_whole_session(python("mcp_session.py", &[&gateway.plugin_url("fixture"), mode]).await, "");
+    }
 }
 
 #[tokio::test]
 async fn the_python_sdk_does_all_it_can_with_all_plugins_at_one_endpoint() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
-    assert_whole_session(python("mcp_session.py", &[&gateway.url(), "fixture__"]).await, "fixture__");
+    for mode in ["auto", "legacy"] {
+        let seen = python("mcp_session.py", &[&gateway.url(), mode, "fixture__"]).await;
+        assert_whole_session(seen, "fixture__");
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,6 @@ fn requests() -> Vec<(&'static str, Value)> {
             "completion/complete",
             json!({ "ref": { "type": "ref/prompt", "name": "completable-prompt" }, "argument": { "name": "department", "value": "E" } }),
         ),
-        ("no/such/method", json!({})),
     ]
 }
 

@@ -1,8 +1,5 @@
 //! Who calls, at a real gateway: tokens, JSON Web Tokens of an issuer whose keys change, anonymous callers, and nobody.
 
-#[path = "../../fixtures/jwt/issuer.rs"]
-mod issuer;
-
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
@@ -12,8 +9,8 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
-use self::issuer::{Issuer, Signer};
 use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually};
+use crate::issuer::{Issuer, Signer};
 
 /// How long new keys may take to be known.
 const ROTATION: Duration = Duration::from_secs(20);

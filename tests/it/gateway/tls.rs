@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use mcpg::config::TokenHash;
 use reqwest::Url;
 use serde_json::json;
 use tempfile::TempDir;
@@ -43,14 +44,17 @@ fn trusting(config: GatewayConfig, file: &Path, fronts: &[&Front]) -> GatewayCon
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_and_its_telemetry_go_over_tls() {
-    let (everything, server) = (Upstream::everything().await, Config::new().start().await);
+    // A request without a token would have to name the control plane's own port.
+    let hash = TokenHash::of("of-the-gateway");
+    let tokens = format!("tokens: [{{ name: gateway, hash: {hash}, org: default, roles: [ingest, read] }}]");
+    let (everything, server) = (Upstream::everything().await, Config::new().with(&tokens).start().await);
     let (plugin, plane) = (Front::before(&everything.url()).await, Front::before(&server.url()).await);
     let config = GatewayConfig::new().http("everything", plugin.url.as_str());
-    let config = config.with(json!({ "control_plane": { "url": plane.url.as_str() } }));
+    let config = config.with(json!({ "control_plane": { "url": plane.url.as_str(), "token": "of-the-gateway" } }));
     let file = config.path("authorities.pem");
     let gateway = trusting(config, &file, &[&plugin, &plane]).start().await;
     gateway.client().await.call("everything__echo", json!({ "message": "hi" })).await.result();
-    let client = server.client();
+    let client = server.client().with_token("of-the-gateway");
     for query in
         ["SELECT count(*) FROM tool_invocations", "SELECT count(*) FROM audit_log WHERE action = 'tool.permit'"]
     {

@@ -31,7 +31,7 @@ impl Traced {
 async fn gateway(collector: &Collector, sample_rate: f64) -> (Gateway, Traced) {
     let traced = Traced::start(&collector.authority()).await;
     let headers = json!({ "authorization": "Bearer ${OTEL_TOKEN}" });
-    let otlp = json!({ "endpoint": collector.endpoint(), "headers": headers, "sample_rate": sample_rate });
+    let otlp = json!({ "endpoint": collector.endpoint(), "headers": headers, "sample_rate": sample_rate, "trust_callers": "all" });
     let config = GatewayConfig::new().http("traced", &traced.url).env("OTEL_TOKEN", "canary-token");
     (config.with(json!({ "observability": { "otlp": otlp } })).start().await, traced)
 }

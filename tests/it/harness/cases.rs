@@ -15,12 +15,19 @@ pub(crate) fn cases(folder: &str) -> Vec<(String, Value)> {
     for file in files {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();
-        let mut events = Parser::new_from_str(&text).map(|event| event.unwrap_or_else(|e| panic!("{name}: {e}")).0);
-        while let Some(event) = events.next() {
-            if let Event::DocumentStart(_) = event {
-                let root = events.next().unwrap();
-                found.push((name.clone(), node(root, &mut events)));
-            }
+        found.extend(yaml(&name, &text).into_iter().map(|document| (name.clone(), document)));
+    }
+    found
+}
+
+/// The documents of a YAML text; `name` is what failures call it.
+pub(crate) fn yaml(name: &str, text: &str) -> Vec<Value> {
+    let mut events = Parser::new_from_str(text).map(|event| event.unwrap_or_else(|e| panic!("{name}: {e}")).0);
+    let mut found = Vec::new();
+    while let Some(event) = events.next() {
+        if let Event::DocumentStart(_) = event {
+            let root = events.next().unwrap();
+            found.push(node(root, &mut events));
         }
     }
     found

@@ -64,6 +64,11 @@ impl Client {
         Self { http, base: base.to_owned(), org: "default".to_owned(), token: None }
     }
 
+    /// The base URL that it asks at.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }

@@ -1,4 +1,5 @@
-//! A file system of its own for a store, whose power can be cut and which can be made to hang: an ext4 image, loop-mounted.
+//! A file system of its own for a store, whose power can be cut and which can be made to hang: an ext4 image,
+//! loop-mounted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,14 +25,19 @@ pub(crate) struct Frozen {
 
 impl Disk {
     /// Makes and mounts one of 600 MB.
-    ///
-    /// It takes root and loop devices. Without them the test fails, unless `MCPG_TEST_NO_ROOT=1` asks to go on without: then
-    /// this is `None`, and says so.
     pub(crate) fn new() -> Option<Self> {
+        Self::of(600)
+    }
+
+    /// Makes and mounts one of so many MB.
+    ///
+    /// It takes root and loop devices. Without them the test fails, unless `MCPG_TEST_NO_ROOT=1` asks to go on without:
+    /// then this is `None`, and says so.
+    pub(crate) fn of(megabytes: u64) -> Option<Self> {
         let folder = TempDir::with_prefix("mcpg-disk-").unwrap();
         let (image, mount) = (folder.path().join("image"), folder.path().join("mount"));
         std::fs::create_dir(&mount).unwrap();
-        std::fs::File::create(&image).unwrap().set_len(600 << 20).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
         call(Command::new(tool("mkfs.ext4")).arg("-q").arg(&image)).unwrap();
         let disk = Self { image, mount, _folder: folder };
         match disk.mount() {
@@ -65,9 +71,9 @@ impl Disk {
 
     /// Stops the file system at once, as a power cut does: what was not made durable is gone.
     ///
-    /// An fsync that is under way meanwhile may come back without an error although its journal has ended (jbd2 finds the
-    /// transaction neither running nor committing). With the power gone nobody would have been told of it, so what is
-    /// acknowledged from the moment before this on must not be taken for a promise.
+    /// An fsync that is under way meanwhile may come back without an error although its journal has ended (jbd2 finds
+    /// the transaction neither running nor committing). With the power gone nobody would have been told of it, so what
+    /// is acknowledged from the moment before this on must not be taken for a promise.
     pub(crate) fn cut_power(&self) {
         call(Command::new(tool("xfs_io")).args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();
     }
@@ -76,6 +82,20 @@ impl Disk {
     pub(crate) fn power_up(&self) {
         call(Command::new(tool("umount")).arg(&self.mount)).unwrap();
         self.mount().unwrap();
+    }
+
+    /// Makes it read-only, or writable again. It cannot be made read-only while a file is open to be written.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        let mode = if read_only { "remount,ro" } else { "remount,rw" };
+        let remount = || call(Command::new(tool("mount")).args(["-o", mode]).arg(&self.mount));
+        let mut outcome = remount();
+        for _ in 0..2_000 {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = remount();
+        }
+        outcome.unwrap();
     }
 
     /// Makes every write hang.

@@ -98,6 +98,13 @@ impl GatewayConfig {
         gateway
     }
 
+    /// Starts it, and does not wait.
+    pub(crate) fn spawn(self) -> Gateway {
+        let mut gateway = Gateway { program: Program::new("the gateway"), config: self };
+        gateway.program.spawn(&mut gateway.config.command());
+        gateway
+    }
+
     /// The command that starts it.
     fn command(&self) -> Command {
         let file = self.path("gateway.yaml");
@@ -183,6 +190,11 @@ impl Gateway {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = self.url();
         self.program.ready(START, async || client.post(&url).send().await.is_ok()).await;
+    }
+
+    /// Writes the settings as they are now, for a gateway that reads some of them while it runs.
+    pub(crate) fn rewrite(&self) {
+        drop(self.config.command());
     }
 
     /// Changes the settings that the next start reads.

@@ -67,6 +67,16 @@ impl Program {
         self.signal("-INT");
     }
 
+    /// Sends SIGSTOP.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Sends SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.pid().to_string()]).status().unwrap();
         assert!(status.success());
@@ -74,8 +84,13 @@ impl Program {
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.ended_within(DRAIN).await
+    }
+
+    /// Waits until it has ended by itself; fails after `patience`.
+    pub(crate) async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         let what = format!("{} to end", self.name);
-        let status = eventually(&what, DRAIN, async || self.child.as_mut().unwrap().try_wait().unwrap()).await;
+        let status = eventually(&what, patience, async || self.child.as_mut().unwrap().try_wait().unwrap()).await;
         self.child = None;
         status
     }

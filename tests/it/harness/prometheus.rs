@@ -1,13 +1,31 @@
 //! A real Prometheus, scraping what a test tells it to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Logs, eventually, free_port, tool};
+use super::{Logs, eventually, free_port, run, tool};
+
+/// A program of the newest Prometheus that `tests/setup.sh` installs: `prometheus` or `promtool`.
+pub(crate) fn newest(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/share/prometheus").join(name);
+    assert!(path.is_file(), "there is no {}: run `make test` or tests/setup.sh", path.display());
+    path
+}
+
+/// A config of the newest Prometheus that has it scrape native histograms: by a setting where it knows that, from 3.8 on. Before, the
+/// flag `--enable-feature=native-histograms` does it, which does nothing any more from 3.9 on.
+pub(crate) fn with_native_histograms(config: &str) -> String {
+    let folder = TempDir::with_prefix("mcpg-promtool-").unwrap();
+    let file = folder.path().join("prometheus.yml");
+    let told = format!("global: {{ scrape_native_histograms: true }}\n{config}");
+    std::fs::write(&file, &told).unwrap();
+    let output = run(Command::new(newest("promtool")).args(["check", "config"]).arg(&file));
+    if output.status.success() { told } else { config.to_owned() }
+}
 
 /// A Prometheus server with a database of its own; ended when dropped.
 #[derive(Debug)]
@@ -22,12 +40,21 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it with a config; `files` are put beside the config, which may name them.
     pub(crate) async fn start(config: &str, files: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::start_with(tool("prometheus"), config, files, flags).await
+    }
+
+    /// The same with the newest Prometheus that `tests/setup.sh` installs, in place of Debian 12's.
+    pub(crate) async fn start_newest(config: &str, files: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::start_with(newest("prometheus"), config, files, flags).await
+    }
+
+    async fn start_with(program: PathBuf, config: &str, files: &[(&str, &str)], flags: &[&str]) -> Self {
         let folder = TempDir::with_prefix("mcpg-prometheus-").unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("prometheus.yml", config);
         files.iter().for_each(|(name, text)| write(name, text));
         let address = format!("127.0.0.1:{}", free_port());
-        let mut child = Command::new(tool("prometheus"))
+        let mut child = Command::new(program)
             .arg(format!("--config.file={}", Path::new("prometheus.yml").display()))
             .arg("--storage.tsdb.path=data")
             .arg(format!("--web.listen-address={address}"))

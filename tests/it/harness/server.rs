@@ -1,24 +1,31 @@
 //! The control plane as a child process.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Client, Program, free_port, mcpg};
+use super::{Client, Program, Shim, free_port, mcpg};
 
 /// How long a start may take before it is a failure: it holds the replay of what the test wrote.
 const START: Duration = Duration::from_secs(90);
+
+/// How long a drain of many orgs may take on a busy machine.
+const LONG_DRAIN: Duration = Duration::from_secs(240);
 
 /// What a control plane is started with. Its port stays the same over restarts.
 #[derive(Debug)]
 pub(crate) struct Config {
     port: u16,
     storage: PathBuf,
+    /// The setting `storage`, where that is not the folder.
+    bucket: Option<String>,
     extra: String,
     token: Option<String>,
+    environment: Vec<(&'static str, OsString)>,
     folder: TempDir,
 }
 
@@ -27,12 +34,23 @@ impl Config {
     pub(crate) fn new() -> Self {
         let folder = TempDir::with_prefix("mcpg-it-").unwrap();
         let storage = folder.path().join("store");
-        Self { port: free_port(), storage, extra: String::new(), token: None, folder }
+        let environment = Vec::new();
+        Self { port: free_port(), storage, bucket: None, extra: String::new(), token: None, environment, folder }
+    }
+
+    /// Where it will be reached.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// The same, on a store that is there already or is shared.
     pub(crate) fn on(storage: &Path) -> Self {
         Self { storage: storage.to_owned(), ..Self::new() }
+    }
+
+    /// The same on a bucket, which the setting `storage` names; see [`super::s3::Bucket::yaml`].
+    pub(crate) fn on_bucket(self, storage: &str) -> Self {
+        Self { bucket: Some(storage.to_owned()), ..self }
     }
 
     /// Adds lines of YAML to the config file.
@@ -47,12 +65,39 @@ impl Config {
         self
     }
 
+    /// Has its file-system calls go through a shim.
+    pub(crate) fn shim(self, shim: &Shim) -> Self {
+        self.environment(shim.environment())
+    }
+
+    /// Adds variables to its environment.
+    pub(crate) fn environment(mut self, variables: Vec<(&'static str, OsString)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Server {
-        let mut server = Server { program: Program::new("the control plane"), config: self };
+        let mut server = self.server();
         server.start().await;
         server
     }
+
+    /// One that has not been started.
+    pub(crate) fn server(self) -> Server {
+        Server { program: Program::new("the control plane"), config: self }
+    }
+}
+
+/// How a start went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Started {
+    /// It serves.
+    Ready,
+    /// It refused to start.
+    Ended(ExitStatus),
+    /// It runs, and is not ready.
+    Waits,
 }
 
 /// A control plane that runs, or that was stopped and may be started again on the same folder and port.
@@ -104,20 +149,62 @@ impl Server {
         self.program.ready(START, async || client.ready().await.is_some()).await;
     }
 
+    /// Starts the process and waits until it is ready, has ended by itself, or neither after `patience`.
+    pub(crate) async fn try_start(&mut self, patience: Duration) -> Started {
+        self.spawn();
+        let began = Instant::now();
+        let client = self.client();
+        loop {
+            if client.ready().await.is_some() {
+                return Started::Ready;
+            }
+            if !self.alive() {
+                return Started::Ended(self.ended().await);
+            }
+            if began.elapsed() > patience {
+                return Started::Waits;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Puts these variables in the environment of the next start, in place of those before.
+    pub(crate) fn set_environment(&mut self, variables: Vec<(&'static str, OsString)>) {
+        self.config.environment = variables;
+    }
+
     /// Starts the process, and does not wait.
     pub(crate) fn spawn(&mut self) {
-        let file = self.config.folder.path().join("control-plane.yaml");
-        let (port, storage, extra) = (self.config.port, self.config.storage.display(), &self.config.extra);
-        std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {{ url: \"file://{storage}\" }}\n{extra}"))
-            .unwrap();
+        let file = self.rewrite();
         let mut command = mcpg();
         command.args(["control-plane", "--config"]).arg(&file).current_dir(self.config.folder.path());
+        command.envs(self.config.environment.iter().map(|(name, value)| (name, value)));
         self.program.spawn(command.env("RUST_BACKTRACE", "1"));
+    }
+
+    /// Writes the config file as it is to be, under a process that may run.
+    pub(crate) fn rewrite(&self) -> PathBuf {
+        let file = self.config.folder.path().join("control-plane.yaml");
+        let (port, extra) = (self.config.port, &self.config.extra);
+        let folder = || format!("{{ url: \"file://{}\" }}", self.config.storage.display());
+        let storage = self.config.bucket.clone().unwrap_or_else(folder);
+        std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {storage}\n{extra}")).unwrap();
+        file
     }
 
     /// Ends it at once, as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         self.program.kill();
+    }
+
+    /// Stops the process where it is, as SIGSTOP does.
+    pub(crate) fn pause(&self) {
+        self.program.pause();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.program.resume();
     }
 
     /// Sends SIGTERM.
@@ -134,6 +221,12 @@ impl Server {
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.program.ended().await
+    }
+
+    /// Asks it to stop by SIGTERM and waits until it has ended, with everything flushed or not.
+    pub(crate) async fn stop_however_long(&mut self) -> ExitStatus {
+        self.terminate();
+        self.program.ended_within(LONG_DRAIN).await
     }
 
     /// Whether the process is alive.

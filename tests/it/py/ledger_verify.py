@@ -17,6 +17,7 @@ import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ledger_claims import false_claim
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -31,6 +32,8 @@ NUMBERS = ["seq", "emitter_seq"]
 COLUMNS = {*STRINGS, *TIMES, *LISTS, *NUMBERS, "entry_hash"}
 SEGMENT = re.compile(r"segments/(\d{20})-(\d{20})\.parquet")
 HEAD = re.compile(r"checkpoints/(\d{20})")
+# Columns that only emitters fill.
+EMITTERS = "workspace instance request_id trace_id span_id invocation_id emitter_seq".split()
 EPOCH = datetime.datetime(1970, 1, 1)
 ZEROS = "0" * 64
 TILE = 256
@@ -145,24 +148,27 @@ def newest_head(source, org: str, keys: list[Key], witnesses: list[Key]) -> tupl
         older.append(Head(path, source.read(path)))
         if older[-1].size != int(HEAD.fullmatch(path)[1]):
             raise NotSound("forged_head", None, path, "its name is not its size")
-    if data is None:
-        if older or source.list("segments"):
-            raise NotSound("missing", None, "checkpoint", "there is no newest head")
+    heads = ([Head("checkpoint", data)] if data is not None else []) + older
+    if not heads:
+        if source.list("segments"):
+            raise NotSound("missing", None, "checkpoint", "there is no head")
         raise FileNotFoundError("there is no ledger")
-    head = Head("checkpoint", data)
+    # The greater of `checkpoint`, which is overwritten, and of those that are kept; of two of one size, `checkpoint`.
+    head = max(heads, key=lambda one: one.size)
+    older = [one for one in heads if one is not head]
     if not re.fullmatch(rf"[^+\s]+/orgs/{re.escape(org)}/audit/[1-9][0-9]*", head.origin):
-        raise NotSound("wrong_org", None, "checkpoint", f"it is of {head.origin}")
+        raise NotSound("wrong_org", None, head.path, f"it is of {head.origin}")
     if not any([head.signed_by(key) for key in keys]):
-        raise NotSound("wrong_key", None, "checkpoint", "no key that was given has signed it")
-    if not all([head.signed_by(key) for key in witnesses]):
-        raise NotSound("wrong_key", None, "checkpoint", "a witness has not signed it")
+        raise NotSound("wrong_key", None, head.path, "no key that was given has signed it")
+    copies = [one for one in heads if one.body == head.body]
+    if not all([any([copy.signed_by(key) for copy in copies]) for key in witnesses]):
+        raise NotSound("not_cosigned", None, head.path, "a witness has not signed it")
     for one in older:
         if one.origin != head.origin:
             raise NotSound("wrong_org", None, one.path, f"it is of {one.origin}")
-        for key in keys:
-            one.signed_by(key)
-        if one.size > head.size:
-            raise NotSound("rolled_back", head.size, one.path, f"it is newer than the head of size {head.size}")
+        signed = any([one.signed_by(key) for key in keys])
+        if one.size == head.size and one.root != head.root:
+            raise NotSound("forked" if signed else "forged_head", None, one.path, f"{head.path} has another root")
     return head, older
 
 
@@ -318,8 +324,22 @@ class Segment:
                         columns[name] = batch.column(name).to_pylist()
                 for values in zip(*columns.values()):
                     yield dict(zip(columns, values))
+            self.check_claims(source, file)
         except (pa.ArrowException, OSError) as error:
             raise NotSound("unreadable", self.first, self.path, str(error)) from None
+
+    def check_claims(self, source, file: pq.ParquetFile) -> None:
+        """What the file says of its rows beside them must be so."""
+
+        def column(group: int, name: str) -> list:
+            found = file.read_row_group(group, columns=[name], use_threads=False).column(0).combine_chunks()
+            if name in TIMES:
+                found = found.cast(pa.timestamp("us", found.type.tz)).cast(pa.int64())
+            return found.to_pylist()
+
+        why = false_claim(source.read(self.path), file, column)
+        if why:
+            raise NotSound("false_statistics", self.first, self.path, why)
 
     def holds_elsewhere(self, source, origin: str, seq: int) -> bool:
         return any(row["seq"] == seq for row in self.rows(source, origin))
@@ -354,7 +374,10 @@ class Verifier:
         self.segments, self.inner = cover(source)
         self.first = self.segments[0].first if self.segments else self.head.size
         self.tree = Tree(source, self.head.size)
-        self.prune_allows = 0
+        self.ends: set[int] = set()  # where removals that count end
+        self.named: dict[str, str] = {}
+        self.hold: int | None = None
+        self.refused = ""
         self.rotated_at = 0
         self.emitters: dict[str, list[list[int]]] = {}
         self.entry_hashes: dict[int, str] = {}
@@ -376,9 +399,14 @@ class Verifier:
         for head in self.older:
             if not any([head.signed_by(key) for key in self.keys]) and head.size > self.rotated_at:
                 raise NotSound("wrong_key", None, head.path, "no key that was given has signed it")
-        if self.first > self.prune_allows:
-            why = f"entries up to {self.first - 1} are gone and no ledger.prune says so"
-            raise NotSound("missing", self.prune_allows, "segments", why)
+        kept = max(self.ends, default=0)
+        if self.first > kept:
+            why = f"entries up to {self.first - 1} are gone and no ledger.prune says so{self.refused}"
+            raise NotSound("missing", kept, "segments", why)
+        for segment in self.segments + self.inner:
+            wanted = self.named.get(segment.path)
+            if wanted and sha256(self.source.read(segment.path)).hex() != wanted:
+                raise NotSound("changed", segment.first, segment.path, "it is not what ledger.prune names")
         holes = {name: self.holes(ranges) for name, ranges in self.emitters.items()}
         return {
             "sound": True,
@@ -386,7 +414,7 @@ class Verifier:
             "first_kept": self.first,
             "root": self.root.hex(),
             "not_signed": end - self.head.size,
-            "heads": len(self.older),
+            "heads": len(self.source.list("checkpoints")),
             "holes": {name: {"count": len(found), "first": found[0]} for name, found in holes.items() if found},
         }
 
@@ -449,8 +477,8 @@ class Verifier:
             self.entry_hashes[row["seq"] - 1] = row["prev_hash"]
         if row["seq"] in self.wanted:
             self.entry_hashes[row["seq"]] = row["entry_hash"]
-        if row["seq"] < self.head.size and row["action"] == "ledger.prune":
-            self.prune_allows = max(self.prune_allows, int(json.loads(row["detail"])["first_kept"]))
+        if row["seq"] < self.head.size:
+            self.removal(row)
         if row["action"] == "ledger.key":
             self.rotated_at = max(self.rotated_at, row["seq"])
         if row["emitter_seq"] is not None:
@@ -459,6 +487,38 @@ class Verifier:
                 ranges[-1][1] += 1
             else:
                 ranges.append([row["emitter_seq"]] * 2)
+
+    def removal(self, row: dict) -> None:
+        """Takes what an entry says of holds and removals; a removal that does not count excuses nothing."""
+        asked = row["actor"] == "anonymous" or row["actor"].startswith("service:")
+        stamped = row["detail"] is not None and "submitted_by" in json.loads(row["detail"])
+        emitted = stamped or any(row[name] is not None for name in EMITTERS)
+        own = row["actor"].startswith("system:control-plane@") or (asked and not emitted)
+        if row["action"] == "ledger.hold" and self.hold is None:
+            self.hold = row["seq"]
+        if row["action"] == "ledger.release" and own:
+            self.hold = None
+        if row["action"] != "ledger.prune":
+            return
+        try:
+            detail = json.loads(row["detail"] or "null")
+            first_kept = plain_number(detail["first_kept"])
+            named = [(Segment(f"segments/{one['name']}"), one["sha256"]) for one in detail["segments"]]
+            start = named[0][0].first
+            follow = [start, *(segment.last + 1 for segment, _ in named)]
+            after = detail.get("after")
+            gone = after is not None and start <= int(after) < self.first
+            begins = start == 0 or start in self.ends or self.first >= start or gone
+            digests = all(re.fullmatch(r"[0-9a-f]{64}", digest) for _, digest in named)
+            fits = [segment.first for segment, _ in named] == follow[:-1] and follow[-1] == first_kept <= row["seq"]
+            counts = own and self.hold is None and begins and digests and fits
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            counts = False
+        if counts:
+            self.ends.add(first_kept)
+            self.named |= {segment.path: digest for segment, digest in named}
+        else:
+            self.refused = f"; the ledger.prune in entry {row['seq']} does not count"
 
     @staticmethod
     def holes(ranges: list[list[int]]) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """A whole session of the official Python SDK with an MCP server: everything that a client can do, as JSON.
 
-usage: mcp_session.py URL [PREFIX]     PREFIX: what the tools' and prompts' names start with, `fixture__` say
+usage: mcp_session.py URL MODE [PREFIX]     MODE: auto, or legacy for the versions with sessions
+                                            PREFIX: what the tools' and prompts' names start with, `fixture__` say
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import sys
 from mcp import types
 from mcp.client import Client
 
-url, prefix = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+url, mode, prefix = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else ""
 
 
 async def main():
@@ -41,6 +42,8 @@ async def main():
         sampling_callback=on_sampling,
         elicitation_callback=on_elicitation,
         list_roots_callback=on_roots,
+        log_level="debug",
+        mode=mode,
     )
 
     async def call(tool, arguments=None, **more):

@@ -1,343 +1,550 @@
-//! Nodes, clients and the books they keep.
+//! Nodes that come and go, clients that send and read, and the books that are kept of it.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, AsArray, Date32Array, Float64Array, StringArray, TimestampMicrosecondArray, new_null_array,
-};
-use arrow::datatypes::Int64Type;
-use arrow::record_batch::RecordBatch;
-use chrono::{DateTime, Utc};
-use ed25519_dalek::SigningKey;
-use mcpg::audit::SigningKeys;
-use mcpg::config::ControlPlane;
-use mcpg::ingest::{IdempotencyKey, RowKind};
-use mcpg::model::schema::schemas;
-use mcpg::model::{Clock, Random};
-use mcpg::plane::{Ack, Elsewhere, Parts, Plane, PlaneError};
-use mcpg::query::TableState;
-use mcpg::rollup::exposition::{Format, render};
-use mcpg::rollup::{Granularity, RunningTotals, daily_partials, hourly_partials};
-use mcpg::storage::Store;
-use mcpg::telemetry::metrics::Metrics;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use mcpg::ingest::{BatchId, Fingerprint, IdempotencyKey, Lane, RowKind};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
-use tokio::time::Instant;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::ledger::{self, events};
-use super::store::FaultyStore;
+use super::checker::Checker;
+use super::determinism::mix;
+use super::disk::Disk;
+use super::faults::Weather;
+use super::node::{NoAnswer, Node, Recipe};
+use super::rows;
+use super::sea::Sea;
+use super::store::Process;
+use super::trace::Trace;
 
-pub(super) const ORGS: [&str; 2] = ["acme", "other"];
-pub(super) const BEGAN: i64 = 1_700_000_000_000_000;
-const CONFIG: &str = "
-orgs: [{ name: acme }, { name: other }]
-flush: { interval: 300ms }
-";
+/// The longest that a client waits for its answer, and a start or a drain for its end, once the weather is fair.
+const PATIENCE: Duration = Duration::from_secs(7_200);
+/// How often what a sound store should take is tried.
+const TRIES: usize = 40;
+/// The node whose process is the last one, started when all is over.
+pub(super) const LAST: usize = 9;
 
-thread_local! {
-    /// When the play that runs on this thread began: the one time that all of its nodes' clocks go by.
-    static BEGINNING: Cell<Option<Instant>> = const { Cell::new(None) };
+/// How a client names a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// By an idempotency key.
+    Key,
+    /// By its number in a lane, and the number that was answered before.
+    Sequence { lane: usize, number: u64, after: u64 },
+    /// Not at all: it is sent once.
+    Nameless,
 }
 
-/// Runs a play in virtual time, on one thread.
-pub(super) fn run<T>(play: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        BEGINNING.set(Some(Instant::now()));
-        play.await
-    })
+/// A batch as it is sent, each time the same.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) org: String,
+    pub(super) kind: RowKind,
+    pub(super) rows: usize,
+    pub(super) naming: Naming,
 }
 
-/// Virtual time, since this instant, as wall time.
-#[derive(Debug)]
-struct VirtualClock(Instant);
-
-impl Clock for VirtualClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_micros(BEGAN + self.0.elapsed().as_micros() as i64).unwrap()
-    }
-}
-
-#[derive(Debug)]
-struct SeededRandom(Mutex<StdRng>);
-
-impl Random for SeededRandom {
-    fn uuid(&self) -> Uuid {
-        Uuid::from_u128(self.0.lock().unwrap().random())
-    }
-}
-
-/// `rows` canonical samples whose ids are made of `key`, one tool for each key modulo 5.
-pub(super) fn batch(key: u64, rows: usize) -> RecordBatch {
-    let schema = &schemas().unwrap().tool_invocations;
-    let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
-    let columns = schema.fields().iter().map(|field| -> ArrayRef {
-        match field.name().as_str() {
-            "invocation_id" => Arc::new(StringArray::from_iter_values(sample_ids(key, rows))),
-            "tool" => text(&format!("tool-{}", key % 5)),
-            "started_at" | "arrived_at" | "ingested_at" => {
-                let hours = (key % 30) as i64 * 3_600_000_000;
-                Arc::new(TimestampMicrosecondArray::from(vec![BEGAN - hours; rows]).with_timezone("UTC"))
+impl Batch {
+    fn id(&self) -> Option<BatchId> {
+        let body = Fingerprint(mix(self.number));
+        match self.naming {
+            Naming::Key => {
+                let key = IdempotencyKey::new(self.kind, format!("batch-{}", self.number).as_bytes()).unwrap();
+                Some(BatchId::Key { key, body })
             }
-            "date" => {
-                let day = (BEGAN - (key % 30) as i64 * 3_600_000_000).div_euclid(86_400_000_000);
-                Arc::new(Date32Array::from(vec![day as i32; rows]))
+            Naming::Sequence { lane, number, after } => {
+                let lane = Lane { emitter: Uuid::from_u128(0xe1 << 64), lane: lane as u16 };
+                Some(BatchId::Sequence { lane, number, after, body })
             }
-            "duration_ms" => Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (key + row as u64) as f64))),
-            "outcome" => text("ok"),
-            _ if field.is_nullable() => new_null_array(field.data_type(), rows),
-            _ => text("x"),
+            Naming::Nameless => None,
         }
-    });
-    RecordBatch::try_new(Arc::clone(schema), columns.collect()).unwrap()
+    }
 }
 
-/// What the ledgers' heads are signed with.
-pub(super) fn keys() -> SigningKeys {
-    SigningKeys::new(SigningKey::from_bytes(&[7; 32]))
-}
-
-/// A control-plane process.
+/// A lane of an emitter, which has one batch under way at a time.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) store: Arc<FaultyStore>,
-    plane: Arc<Plane>,
+struct Emitter {
+    org: String,
+    kind: RowKind,
+    number: u64,
+    after: u64,
+    /// The batch that is not answered yet, and whether it is under way.
+    open: Option<(u64, bool)>,
 }
 
-impl Node {
-    pub(super) async fn try_start(store: Arc<FaultyStore>) -> Result<Self, PlaneError> {
-        Self::try_start_with(store, CONFIG).await
-    }
-
-    /// As [`Node::try_start`], with a configuration of the test's own.
-    pub(super) async fn try_start_with(store: Arc<FaultyStore>, config: &str) -> Result<Self, PlaneError> {
-        let config = ControlPlane::parse("simulation", config, &|_| None).unwrap();
-        let seed = Arc::as_ptr(&store) as u64;
-        let parts = Parts {
-            store: Store::new(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://"),
-            clock: Arc::new(VirtualClock(BEGINNING.get().unwrap())),
-            random: Arc::new(SeededRandom(Mutex::new(StdRng::seed_from_u64(seed)))),
-            metrics: Arc::new(Metrics::new()),
-            signing: Arc::new(keys()),
-            elsewhere: Elsewhere::default(),
-        };
-        let plane = Plane::new(&config, parts).unwrap();
-        let recovered = plane.recover().await;
-        // A process may die while it starts; to its clients it is there and answers nothing good.
-        if store.is_dead() { Ok(Self { store, plane }) } else { recovered.map(|()| Self { store, plane }) }
-    }
-
-    pub(super) async fn start(store: Arc<FaultyStore>) -> Self {
-        Self::try_start(store).await.unwrap()
-    }
-
-    /// Drains the node; a dead one just ends.
-    pub(super) async fn stop(&self) {
-        let drained = self.plane.drain().await;
-        assert!(drained.is_ok() || self.store.is_dead(), "{drained:?}");
-        self.store.die();
-    }
-
-    pub(super) async fn send(&self, org: &str, key: u64, samples: RecordBatch) -> Result<Ack, PlaneError> {
-        let admission = self.plane.admit(1000).await?;
-        let key = IdempotencyKey::new(RowKind::Sample, format!("key-{key}").as_bytes()).unwrap();
-        self.plane.append(&org.parse().unwrap(), RowKind::Sample, samples, Some(key), admission).await
-    }
-
-    pub(super) async fn emit(&self, org: &str, key: u64, events: RecordBatch) -> Result<Ack, PlaneError> {
-        let admission = self.plane.admit(1000).await?;
-        let key = IdempotencyKey::new(RowKind::Event, format!("key-{key}").as_bytes()).unwrap();
-        self.plane.append(&org.parse().unwrap(), RowKind::Event, events, Some(key), admission).await
-    }
-
-    /// An org's ledger, oldest entries first.
-    pub(super) async fn entries(&self, org: &str) -> Vec<RecordBatch> {
-        let view = self.plane.view(&org.parse().unwrap()).await.unwrap();
-        let mut batches = self.files(&view.audit).await;
-        batches.extend(view.audit.live);
-        batches
-    }
-
-    /// How often samples of an org are counted, in each of the four places.
-    pub(super) async fn count(&self, org: &str) -> BTreeMap<&'static str, i64> {
-        let org = org.parse().unwrap();
-        let view = self.plane.view(&org).await.unwrap();
-        let scrape = |totals: &RunningTotals| render(totals, Granularity::Hour, BEGAN, Format::Text004);
-        let scraped = self.plane.with_totals(&org, scrape).await.unwrap();
-        let counters =
-            std::str::from_utf8(&scraped).unwrap().lines().filter(|l| l.starts_with("mcpg_tool_calls_total{"));
-        let totals: i64 = counters.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum();
-        let rows = |batches: &[RecordBatch]| batches.iter().map(|b| b.num_rows() as i64).sum::<i64>();
-        let samples = rows(&self.files(&view.samples).await) + rows(&view.samples.live);
-        let mut counts = BTreeMap::from([("samples", samples), ("totals", totals)]);
-        for (name, granularity, table) in
-            [("hourly", Granularity::Hour, &view.hourly), ("daily", Granularity::Day, &view.daily)]
-        {
-            let mut batches = self.files(table).await;
-            let hours = hourly_partials(&table.live).await.unwrap();
-            batches.push(match granularity {
-                Granularity::Hour => hours,
-                Granularity::Day => daily_partials(&hours).await.unwrap(),
-            });
-            let calls = |batch: &RecordBatch| {
-                batch.column_by_name("calls").unwrap().as_primitive::<Int64Type>().values().iter().sum::<i64>()
-            };
-            counts.insert(name, batches.iter().map(calls).sum());
-        }
-        counts
-    }
-
-    /// The ids of an org's samples; one that is there twice is a failure.
-    pub(super) async fn ids(&self, org: &str) -> BTreeSet<String> {
-        let view = self.plane.view(&org.parse().unwrap()).await.unwrap();
-        let mut batches = self.files(&view.samples).await;
-        batches.extend(view.samples.live);
-        let mut ids = BTreeSet::new();
-        for batch in batches {
-            for id in batch.column_by_name("invocation_id").unwrap().as_string::<i32>().iter().flatten() {
-                assert!(ids.insert(id.to_owned()), "{id} is stored twice");
-            }
-        }
-        ids
-    }
-
-    async fn files(&self, table: &TableState) -> Vec<RecordBatch> {
-        let mut batches = Vec::new();
-        for file in table.files.iter() {
-            let bytes = self.store.get(&file.path).await.unwrap().bytes().await.unwrap();
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
-            batches.extend(reader.map(Result::unwrap));
-        }
-        batches
-    }
+/// Where a node runs.
+#[derive(Debug, Default)]
+struct Slot {
+    process: Option<Process>,
+    node: Option<Arc<Node>>,
+    processes: u64,
 }
 
-/// What the clients know: what they sent, and what was acknowledged.
-pub(super) struct World {
-    random: StdRng,
-    next: u64,
-    samples: Books,
-    events: Books,
+/// See the module's doc.
+#[derive(Debug, Clone)]
+pub(super) struct World(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sea: Arc<Sea>,
+    orgs: Vec<String>,
+    recipe: Recipe,
+    /// How far each node's clock is off.
+    clocks: Vec<chrono::TimeDelta>,
+    slots: Mutex<Vec<Slot>>,
+    checker: Mutex<Checker>,
+    books: Mutex<Books>,
 }
 
-/// By their keys: org and number of rows, and which were acknowledged.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Books {
-    sent: BTreeMap<u64, (usize, usize)>,
-    acknowledged: BTreeSet<u64>,
-}
-
-impl Books {
-    /// Compares what is stored of an org's rows, whose ids follow from key and number.
-    fn check<I: Iterator<Item = String>>(&self, org: usize, stored: &BTreeSet<String>, ids: impl Fn(u64, usize) -> I) {
-        let of = |keys: &mut dyn Iterator<Item = u64>| -> BTreeSet<String> {
-            keys.filter(|key| self.sent[key].0 == org).flat_map(|key| ids(key, self.sent[&key].1)).collect()
-        };
-        let acknowledged = of(&mut self.acknowledged.iter().copied());
-        let lost: Vec<_> = acknowledged.difference(stored).collect();
-        assert!(lost.is_empty(), "acknowledged and lost in {}: {lost:?}", ORGS[org]);
-        assert!(stored.is_subset(&of(&mut self.sent.keys().copied())), "{} has rows that nobody sent", ORGS[org]);
-    }
-}
-
-/// The ids of the samples that are sent under a key.
-fn sample_ids(key: u64, rows: usize) -> impl Iterator<Item = String> {
-    (0..rows).map(move |row| Uuid::from_u128((u128::from(key) << 32) + row as u128).to_string())
+    /// The first batch's number.
+    from: u64,
+    batches: Vec<Batch>,
+    emitters: Vec<Emitter>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
-        let (samples, events) = (Books::default(), Books::default());
-        Self { random: StdRng::seed_from_u64(seed), next: 0, samples, events }
+    /// A world in which no node runs yet, over a disk. To be called in the life that it is for.
+    pub(super) fn new(seed: u64, trace: Trace, disk: Disk, orgs: usize, recipe: Recipe) -> Self {
+        let sea = Sea::new(seed, disk, trace);
+        let orgs: Vec<_> = (0..orgs).map(|number| format!("org-{number}")).collect();
+        let mut random = StdRng::seed_from_u64(mix(seed ^ 0xc10c));
+        let clocks = (0..=LAST).map(|_| chrono::TimeDelta::seconds(random.random_range(-240..240))).collect();
+        let mut slots = Vec::new();
+        slots.resize_with(LAST + 1, Slot::default);
+        Self(Arc::new(Inner {
+            sea,
+            orgs,
+            recipe,
+            clocks,
+            slots: Mutex::new(slots),
+            checker: Mutex::default(),
+            books: Mutex::default(),
+        }))
     }
 
-    pub(super) fn acknowledged(&self) -> usize {
-        self.samples.acknowledged.len()
+    /// A configuration of `count` orgs, each of which says `also`.
+    pub(super) fn config(count: usize, flush: Duration, also: &str) -> String {
+        let orgs: Vec<_> = (0..count).map(|number| format!("{{ name: org-{number}, {also} }}")).collect();
+        let flush = flush.as_millis();
+        // The longest query bounds how long what was pruned is kept.
+        let rest = "audit: { prune_interval: 3s }\nlimits: { sql: { timeout: 500ms } }\nmaintenance: { interval: 2s, small_files: 2 }";
+        format!("orgs: [{}]\nflush: {{ interval: {flush}ms }}\n{rest}\n", orgs.join(", "))
     }
 
-    pub(super) fn acknowledged_events(&self) -> usize {
-        self.events.acknowledged.len()
+    pub(super) fn sea(&self) -> &Arc<Sea> {
+        &self.0.sea
     }
 
-    /// Several clients send at once, to both nodes, two thirds of them samples and the others events; then some time passes,
-    /// in which flushes may begin and heads be signed.
-    pub(super) async fn round(&mut self, one: &Node, two: &Node, round: u64) {
-        let mut clients = Vec::new();
-        for client in 0..9 {
-            let key = self.next;
-            self.next += 1;
-            let (org, rows) = (self.random.random_range(0..ORGS.len()), self.random.random_range(1..5));
-            let is_event = client >= 6;
-            let books = if is_event { &mut self.events } else { &mut self.samples };
-            books.sent.insert(key, (org, rows));
-            let node = if client % 3 == 0 { two } else { one };
-            let pause = Duration::from_millis(self.random.next_u64() % 20);
-            clients.push(async move {
-                tokio::time::sleep(pause).await;
-                let outcome = match is_event {
-                    true => node.emit(ORGS[org], key, events(key, rows)).await,
-                    false => node.send(ORGS[org], key, batch(key, rows)).await,
-                };
-                (is_event, key, outcome)
-            });
+    pub(super) fn orgs(&self) -> &[String] {
+        &self.0.orgs
+    }
+
+    pub(super) fn checker(&self) -> parking_lot::MutexGuard<'_, Checker> {
+        self.0.checker.lock()
+    }
+
+    /// A node's process that serves, or did when it was last looked at.
+    pub(super) fn node(&self, number: usize) -> Option<Arc<Node>> {
+        let slots = self.0.slots.lock();
+        slots[number].node.clone().filter(|node| !node.process.is_dead())
+    }
+
+    /// The nodes that serve.
+    pub(super) fn up(&self) -> Vec<usize> {
+        (0..=LAST).filter(|number| self.node(*number).is_some()).collect()
+    }
+
+    /// The process of a node, also one that is starting.
+    pub(super) fn process(&self, number: usize) -> Option<Process> {
+        self.0.slots.lock()[number].process.clone().filter(|process| !process.is_dead())
+    }
+
+    /// Starts a process of a node once, in place of the one before, which is killed.
+    pub(super) async fn try_start(&self, number: usize) -> Result<Arc<Node>, NoAnswer> {
+        self.kill(number);
+        let process = {
+            let mut slots = self.0.slots.lock();
+            let slot = &mut slots[number];
+            let process = Process::new(&self.0.sea, number, slot.processes);
+            slot.processes += 1;
+            slot.process = Some(process.clone());
+            process
+        };
+        let recipe = Recipe { clock: self.0.clocks[number], ..self.0.recipe.clone() };
+        let started = Node::start(process.clone(), &recipe).await;
+        if started.is_err() {
+            process.die();
         }
-        for (is_event, key, outcome) in futures::future::join_all(clients).await {
-            if outcome.is_ok() {
-                let books = if is_event { &mut self.events } else { &mut self.samples };
-                books.acknowledged.insert(key);
+        let node = Arc::new(started?);
+        self.0.slots.lock()[number].node = Some(Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Starts a node once; whether that succeeds is a matter of the weather.
+    pub(super) async fn try_start_once(&self, number: usize) {
+        if let Err(e) = self.try_start(number).await {
+            self.sea().tell(format!("node {number} has not started: {e:?}"));
+            self.checker().excuse(&format!("node {number} starts"), &e);
+        }
+    }
+
+    /// Starts a node, again and again as a supervisor does.
+    pub(super) async fn start(&self, number: usize) -> Arc<Node> {
+        for _ in 0..TRIES {
+            match self.try_start(number).await {
+                Ok(node) => return node,
+                Err(e) => {
+                    self.sea().tell(format!("node {number} has not started: {e:?}"));
+                    self.checker().excuse(&format!("node {number} starts"), &e);
+                }
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        panic!("node {number} does not start in {TRIES} tries");
+    }
+
+    pub(super) fn kill(&self, number: usize) {
+        let mut slots = self.0.slots.lock();
+        slots[number].node = None;
+        if let Some(process) = slots[number].process.take() {
+            process.die();
+        }
+    }
+
+    /// Drains a node and ends it.
+    pub(super) async fn stop(&self, number: usize) {
+        let node = self.0.slots.lock()[number].node.take();
+        if let Some(node) = node {
+            match timeout(PATIENCE, node.stop()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => self.checker().excuse(&format!("node {number} drains"), &e),
+                Err(_) => node.process.die(),
             }
         }
-        tokio::time::sleep(Duration::from_millis(150 + 100 * round)).await;
     }
 
-    /// Time passes, in which segments end and heads are signed.
-    pub(super) async fn rest(&self) {
-        tokio::time::sleep(Duration::from_millis(1_300)).await;
+    /// Begins to count batches at a number, so that two worlds make none of the same.
+    pub(super) fn skip(&self, from: u64) {
+        self.0.books.lock().from = from;
     }
 
-    /// Sends again what was not acknowledged.
-    pub(super) async fn retry(&mut self, node: &Node) {
-        for (key, (org, rows)) in self.samples.sent.clone() {
-            if !self.samples.acknowledged.contains(&key) && key % 2 == 0 {
-                node.send(ORGS[org], key, batch(key, rows)).await.unwrap();
-                self.samples.acknowledged.insert(key);
+    /// Takes over the books of a world before this one: batches that were acknowledged, whose store may have been changed.
+    pub(super) fn adopt(&self, batches: &[Batch]) {
+        self.skip(10_000);
+        self.checker().adopt(batches);
+    }
+
+    /// Makes a batch that has never been sent.
+    pub(super) fn make(&self, org: &str, kind: RowKind, rows: usize, naming: Naming) -> Batch {
+        let mut books = self.0.books.lock();
+        let batch = Batch { number: books.from + books.batches.len() as u64, org: org.to_owned(), kind, rows, naming };
+        books.batches.push(batch.clone());
+        batch
+    }
+
+    /// Opens lanes, each for one org and one kind of rows.
+    pub(super) fn open_lanes(&self, count: usize, random: &mut StdRng) {
+        let mut books = self.0.books.lock();
+        for _ in 0..count {
+            let org = self.0.orgs[random.random_range(0..self.0.orgs.len())].clone();
+            let kind = if random.random_bool(0.3) { RowKind::Event } else { RowKind::Sample };
+            books.emitters.push(Emitter { org, kind, number: 0, after: 0, open: None });
+        }
+    }
+
+    /// The batch that a lane is to send next: the one that is not answered, or a new one. None while one is under way.
+    fn next_of(&self, lane: usize, rows: usize) -> Option<Batch> {
+        let mut books = self.0.books.lock();
+        let emitter = books.emitters.get_mut(lane)?;
+        match &mut emitter.open {
+            Some((_, true)) => None,
+            Some((number, under_way)) => {
+                *under_way = true;
+                let number = *number;
+                Some(books.batches[number as usize].clone())
+            }
+            None => {
+                emitter.number += 1;
+                let naming = Naming::Sequence { lane, number: emitter.number, after: emitter.after };
+                let (org, kind) = (emitter.org.clone(), emitter.kind);
+                let number = books.batches.len() as u64;
+                let batch = Batch { number, org, kind, rows, naming };
+                books.batches.push(batch.clone());
+                books.emitters[lane].open = Some((number, true));
+                Some(batch)
             }
         }
-        for (key, (org, rows)) in self.events.sent.clone() {
-            if !self.events.acknowledged.contains(&key) && key % 2 == 0 {
-                node.emit(ORGS[org], key, events(key, rows)).await.unwrap();
-                self.events.acknowledged.insert(key);
-            }
-        }
     }
 
-    /// Compares a node with the books, once it has had time to take over what another left undone.
-    pub(super) async fn check(&self, node: &Node) {
-        tokio::time::sleep(Duration::from_secs(15)).await;
-        for (number, org) in ORGS.iter().enumerate() {
-            let ids = node.ids(org).await;
-            self.samples.check(number, &ids, sample_ids);
-            let stored = ids.len() as i64;
-            let counts = node.count(org).await;
-            assert!(counts.values().all(|count| *count == stored), "{org} has {stored} samples and counts {counts:?}");
-            // A head is waited for before it is taken over from a dead node, one after the other.
-            let mut shown = ledger::check(node, org).await;
-            for _ in 0..20 {
-                if shown.signed == shown.size {
+    /// Sends a batch to a node, and holds the answer against the books. Gives whether it was acknowledged.
+    pub(super) async fn send(&self, node: &Node, batch: &Batch) -> bool {
+        let before = self.checker().send(batch.number, &batch.org, batch.kind, batch.rows);
+        let made = rows::rows(batch.kind, batch.number, batch.rows);
+        let answer = node.append(&batch.org, batch.kind, made, batch.id()).await;
+        let said = match &answer {
+            Ok(ack) if ack.duplicate => "duplicate".to_owned(),
+            Ok(_) => "acknowledged".to_owned(),
+            Err(e) => format!("{e:?}"),
+        };
+        node.process.tell(&format!("batch {} of {}: {said}", batch.number, batch.org));
+        self.checker().answered(batch.number, before, &answer);
+        if let Naming::Sequence { lane, number, .. } = batch.naming {
+            let mut books = self.0.books.lock();
+            let emitter = &mut books.emitters[lane];
+            if emitter.open.is_some_and(|(open, _)| open == batch.number) {
+                emitter.open = if answer.is_ok() { None } else { Some((batch.number, false)) };
+                emitter.after = if answer.is_ok() { number } else { emitter.after };
+            }
+        }
+        answer.is_ok()
+    }
+
+    /// Reads all that a node shows of an org, and checks it. Gives whether there was an answer.
+    pub(super) async fn look(&self, node: &Node, org: &str) -> bool {
+        let who = format!("{:?}", node.process);
+        let disk = &self.sea().disk;
+        let before = self.checker().before(org);
+        let view = match node.view(org).await {
+            Ok(view) => view,
+            Err(e) => return self.no_answer(&who, org, &e),
+        };
+        let least = self.checker().view(disk, &who, org, &before, &view);
+        let before = self.checker().before(org);
+        let counters = match node.counters(org).await {
+            Ok(counters) => counters,
+            Err(e) => return self.no_answer(&who, org, &e),
+        };
+        let again = match node.view(org).await {
+            Ok(view) => view,
+            Err(e) => return self.no_answer(&who, org, &e),
+        };
+        let mut checker = self.checker();
+        let most = checker.view(disk, &who, org, &before, &again);
+        checker.counters(&who, org, &before, &counters, (least, most));
+        checker.checkpoints(disk, org);
+        drop(checker);
+        node.process.tell(&format!("shows {least} to {most} samples of {org}"));
+        true
+    }
+
+    fn no_answer(&self, who: &str, org: &str, e: &NoAnswer) -> bool {
+        self.sea().tell(format!("{who} does not show {org}: {e:?}"));
+        self.checker().excuse(&format!("{who} shows {org}"), e);
+        false
+    }
+
+    /// Lets the weather clear, everything come to its end, and the nodes be up: then compares all of them with the books.
+    pub(super) async fn finish(&self, clients: &mut JoinSet<()>, nodes: usize) {
+        self.sea().tell("the weather is fair from here on".to_owned());
+        self.sea().set_weather(Weather::Fair);
+        for number in 0..nodes {
+            if let Some(process) = self.process(number) {
+                process.thaw();
+            }
+        }
+        join(clients).await;
+        // What is on its way to the store arrives.
+        if let Some(due) = self.sea().last_due() {
+            sleep(Duration::from_millis(due.saturating_sub(self.sea().now()))).await;
+        }
+        for number in 0..nodes {
+            if self.node(number).is_none() {
+                self.start(number).await;
+            }
+        }
+        sleep(Duration::from_secs(10)).await;
+        self.send_what_is_open(nodes).await;
+        // A node waits before it takes over what a dead one left.
+        sleep(Duration::from_secs(20)).await;
+        self.start(LAST).await;
+        for number in (0..nodes).chain([LAST]) {
+            let node = self.node(number).unwrap_or_else(|| panic!("node {number} is down in fair weather"));
+            for org in self.orgs() {
+                self.look_until_it_shows(&node, org).await;
+            }
+        }
+        self.wait_for_checkpoints().await;
+        for number in (0..nodes).chain([LAST]) {
+            self.stop(number).await;
+        }
+        self.verify().await;
+    }
+
+    /// Looks until there is an answer.
+    pub(super) async fn look_until_it_shows(&self, node: &Node, org: &str) {
+        for _ in 0..TRIES {
+            if self.look(node, org).await {
+                return;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        panic!("{:?} does not show {org} in fair weather", node.process);
+    }
+
+    /// Sends again what was not acknowledged, under the names that it had.
+    async fn send_what_is_open(&self, nodes: usize) {
+        let batches = self.0.books.lock().batches.clone();
+        for batch in batches {
+            let sent = self.checker().sent.get(&batch.number).cloned();
+            if batch.naming == Naming::Nameless || sent.is_none_or(|sent| sent.acknowledged) {
+                continue;
+            }
+            let mut tries = 0;
+            loop {
+                let number = (batch.number as usize + tries) % nodes;
+                if let Some(node) = self.node(number)
+                    && self.send(&node, &batch).await
+                {
                     break;
                 }
-                tokio::time::sleep(Duration::from_secs(6)).await;
-                shown = ledger::check(node, org).await;
+                tries += 1;
+                assert!(tries < TRIES, "batch {} is not taken in fair weather", batch.number);
+                sleep(Duration::from_millis(500)).await;
             }
-            assert_eq!((shown.first, shown.signed), (0, shown.size), "{org}: entries that no head covers");
-            self.events.check(number, &shown.ids, ledger::ids);
+        }
+    }
+
+    /// Each ledger's checkpoint comes to cover all of its entries.
+    async fn wait_for_checkpoints(&self) {
+        let mut behind = Vec::new();
+        for _ in 0..TRIES {
+            behind = Vec::new();
+            for org in self.orgs() {
+                let (seen, covered) = self.checker().checkpoints(&self.sea().disk, org);
+                if covered < seen {
+                    behind.push(format!("{org}: {seen} entries, of which {covered} are covered"));
+                }
+            }
+            if behind.is_empty() {
+                return;
+            }
+            sleep(Duration::from_secs(5)).await;
+        }
+        panic!("entries that no checkpoint covers: {behind:?}");
+    }
+
+    /// Verifies each ledger as an auditor does, from the store alone.
+    async fn verify(&self) {
+        for org in self.orgs() {
+            let covered = self.checker().checkpoints(&self.sea().disk, org).1;
+            if covered == 0 {
+                continue;
+            }
+            let found = super::tamper::verify(self.sea(), org).await;
+            let sound = found.unwrap_or_else(|e| panic!("{org}: the ledger does not verify: {e}"));
+            assert_eq!(sound.size, covered, "{org}: the newest checkpoint is not the one that is found");
+        }
+    }
+}
+
+/// Waits for all of them; a panic in one is one here.
+pub(super) async fn join(clients: &mut JoinSet<()>) {
+    let ended = timeout(PATIENCE, async {
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+    });
+    assert!(ended.await.is_ok(), "a request has no answer after {PATIENCE:?} of fair weather");
+}
+
+/// What the clients of a life do, by chance.
+#[derive(Debug)]
+pub(super) struct Clients {
+    pub(super) random: StdRng,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) lanes: usize,
+}
+
+impl Clients {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { random: StdRng::seed_from_u64(mix(seed)), tasks: JoinSet::new(), lanes: 0 }
+    }
+
+    fn any<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.random.random_range(0..of.len())].clone()) }
+    }
+
+    /// Several send at once.
+    pub(super) fn burst(&mut self, world: &World) {
+        for _ in 0..self.random.random_range(1..6) {
+            let rows = self.random.random_range(1..5);
+            let batch = match self.random.random_range(0..10) {
+                0..3 if self.lanes > 0 => {
+                    let lane = self.random.random_range(0..self.lanes);
+                    world.next_of(lane, rows)
+                }
+                roll => {
+                    let org = self.any(world.orgs()).unwrap();
+                    let kind = if self.random.random_bool(0.35) { RowKind::Event } else { RowKind::Sample };
+                    let naming = if roll == 9 { Naming::Nameless } else { Naming::Key };
+                    Some(world.make(&org, kind, rows, naming))
+                }
+            };
+            if let Some(batch) = batch {
+                self.send(world, batch);
+            }
+        }
+    }
+
+    /// Sends a batch to any node, after a moment.
+    fn send(&mut self, world: &World, batch: Batch) {
+        let up = world.up();
+        let Some(number) = self.any(&up) else {
+            // Nobody is there to take it: as if the connection had been refused.
+            if let Naming::Sequence { lane, .. } = batch.naming {
+                world.0.books.lock().emitters[lane].open = Some((batch.number, false));
+            }
+            return;
+        };
+        let (world, pause) = (world.clone(), self.random.random_range(0..30));
+        self.tasks.spawn(async move {
+            sleep(Duration::from_millis(pause)).await;
+            match world.node(number) {
+                Some(node) => drop(world.send(&node, &batch).await),
+                None => {
+                    if let Naming::Sequence { lane, .. } = batch.naming {
+                        world.0.books.lock().emitters[lane].open = Some((batch.number, false));
+                    }
+                }
+            }
+        });
+    }
+
+    /// A batch with a key is sent again, acknowledged or not; sometimes to two nodes at once.
+    pub(super) fn again(&mut self, world: &World) {
+        let with_key = |batch: &&Batch| batch.naming == Naming::Key;
+        let batches: Vec<_> = world.0.books.lock().batches.iter().filter(with_key).cloned().collect();
+        if let Some(batch) = self.any(&batches) {
+            if self.random.random_bool(0.4) {
+                self.send(world, batch.clone());
+            }
+            self.send(world, batch);
+        }
+    }
+
+    /// Somebody reads an org on some node.
+    pub(super) fn read(&mut self, world: &World) {
+        let (up, org) = (world.up(), self.any(world.orgs()).unwrap());
+        let Some(number) = self.any(&up) else { return };
+        let world = world.clone();
+        self.tasks.spawn(async move {
+            if let Some(node) = world.node(number) {
+                world.look(&node, &org).await;
+            }
+        });
+    }
+
+    /// A panic in a task that has ended is one here.
+    pub(super) fn reap(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended.unwrap();
         }
     }
 }

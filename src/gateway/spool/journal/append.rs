@@ -41,7 +41,7 @@ impl Journal {
         let size = segment::frame_bytes(payload.len());
         let mut pending = locked(&self.pending);
         let number = pending.draw_number();
-        if payload.len() > segment::MAX_PAYLOAD {
+        if payload.len() > self.name.max_payload() {
             return Err(NotRecorded::TooLarge);
         }
         if pending.bytes() + size > self.tuning.backlog {

@@ -1,14 +1,15 @@
 //! Handing batches to a sender: the oldest first, whole, and gone once the receiver has it.
 //!
-//! A batch is read from its file when it is sent, with every doubt; what is wrong with it is said beside what is sound of
-//! it. A crash between the receiver's word and the deletion sends it again, under the same key.
+//! A batch is made durable and read from its file when it is sent, with every doubt; what is wrong with it is said beside
+//! what is sound of it. A crash between the receiver's word and the deletion sends it again, under the same number.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::{Journal, locked, try_locked};
-use crate::gateway::spool::folder::quarantine_path;
-use crate::gateway::spool::segment::Contents;
+use crate::gateway::spool::folder::{quarantine_path, renewed_path};
+use crate::gateway::spool::segment::{Contents, Header, SentUnder};
 use crate::gateway::spool::shelf::Sealed;
 
 /// What a batch holds.
@@ -50,10 +51,11 @@ impl Journal {
         self.shelf.put_back();
     }
 
-    /// Reads a batch.
+    /// Reads a batch, which is to be sent.
     pub(in crate::gateway::spool) fn read(&self, sealed: &Sealed) -> io::Result<Batch> {
+        self.sync_before_sending(sealed.ordinal);
         let contents = Contents::read(std::fs::read(self.path(sealed.ordinal))?);
-        let contents = contents.filter(|contents| contents.header.key == sealed.key);
+        let contents = contents.filter(|contents| contents.header.sent_under.is(&sealed.sent_under));
         let damage = match &contents {
             None => Some("its header is not sound".to_owned()),
             Some(contents) => contents.damage().or_else(|| {
@@ -64,11 +66,66 @@ impl Journal {
         Ok(Batch { contents, damage })
     }
 
+    /// What a batch is sent under, with what the receiver has acknowledged by now.
+    pub(in crate::gateway::spool) fn sent_under(&self, sealed: &Sealed) -> SentUnder {
+        self.numbers.current(sealed.sent_under)
+    }
+
+    /// The receiver has acknowledged a batch.
+    pub(in crate::gateway::spool) fn acknowledge(&self, sealed: &Sealed) {
+        self.numbers.acknowledge(sealed.sent_under);
+    }
+
+    /// Has the batch in hand sent under a new emitter id from now on, also after a crash: the receiver has not stored it
+    /// under the old one, and cannot tell what it has.
+    ///
+    /// The segment is written anew under another name and then takes its place, so that a crash leaves the one or the other.
+    ///
+    /// # Errors
+    /// When the disk refuses; the batch then keeps its number.
+    pub(in crate::gateway::spool) fn renew(&self, sealed: &Sealed) -> io::Result<()> {
+        let SentUnder::Number { emitter, .. } = sealed.sent_under else {
+            return Err(io::Error::other("it is sent under a key"));
+        };
+        let _tending = locked(&self.tending);
+        let (path, new) = (self.path(sealed.ordinal), renewed_path(&self.folder, sealed.ordinal));
+        let old = std::fs::read(&path)?;
+        let (header, end) = Header::decode(&old).ok_or_else(|| io::Error::other("its header is not sound"))?;
+        let sent_under = SentUnder::Number { emitter: self.parts.random.uuid(), number: 1, after: 0 };
+        let mut bytes = Header { sent_under, ..header }.encode().map_err(io::Error::other)?;
+        bytes.extend_from_slice(old.get(end..).unwrap_or_default());
+        self.put_in_place(&new, &path, &bytes).inspect_err(|_| {
+            // What is left of it is deleted when the spool is opened.
+            let _ = self.disk().remove(&new);
+        })?;
+        self.bound.add(self.name, bytes.len() as u64);
+        self.bound.sub(self.name, old.len() as u64);
+        self.shelf.renew(sealed.ordinal, sent_under, bytes.len() as u64);
+        self.numbers.leave(emitter, self.parts.random.uuid());
+        // A failure is said where it happens; what follows is as durable as the disk lets it be.
+        let _ = self.timed(|| self.disk().sync_folder(&self.folder));
+        Ok(())
+    }
+
+    fn put_in_place(&self, new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = match self.disk().create(new) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk().remove(new)?;
+                self.disk().create(new)?
+            }
+            created => created?,
+        };
+        file.write_at(bytes, 0)?;
+        self.timed(|| file.sync())?;
+        self.disk().rename(new, path)
+    }
+
     /// The batch was delivered: it goes.
     pub(in crate::gateway::spool) fn done(&self, sealed: &Sealed) {
         if let Some(sealed) = self.shelf.take_off(sealed.ordinal) {
             self.delete(&sealed);
         }
+        self.sync_deletions();
     }
 
     /// The batch goes into the quarantine, for a person to look at.
@@ -80,6 +137,9 @@ impl Journal {
             tracing::error!(%error, path = %from.display(), "cannot set a segment of the spool aside");
         } else {
             tracing::error!(path = %to.display(), records = sealed.records, "a batch is in the quarantine");
+            // There first, and then not here any more: a power cut leaves it at one of the two places at least.
+            let folders = [to.parent().unwrap_or(&self.folder), &self.folder];
+            let _ = folders.iter().try_for_each(|folder| self.timed(|| self.disk().sync_folder(folder)));
         }
         self.metrics().quarantined.inc();
         self.bound.sub(self.name, sealed.bytes);
@@ -97,9 +157,10 @@ impl Journal {
     pub(super) fn delete(&self, sealed: &Sealed) {
         let path = self.path(sealed.ordinal);
         if let Err(error) = self.disk().remove(&path) {
-            // It will be sent again when the spool is opened anew, under the same key.
+            // It will be sent again when the spool is opened anew, under the same number.
             tracing::error!(%error, path = %path.display(), "cannot delete a segment of the spool");
         }
+        self.deletions.fetch_add(1, Ordering::Relaxed);
         self.bound.sub(self.name, sealed.bytes);
     }
 }

@@ -1,20 +1,23 @@
 //! Making records durable: one fsync for all that was written before it.
 //!
 //! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
-//! sealed one gets its end mark and its fsync together. An fsync that fails is said in the log, and to whoever waits; the
-//! records stay, as durable as the disk lets them be. A segment without its mark is sound all the same.
+//! sealed one gets its end mark and its fsync together, before it is sent for the first time: then the bytes that were sent
+//! under its number are the only ones that a power cut can leave of it. An fsync that fails is said in the log, and to
+//! whoever waits; the records stay, as durable as the disk lets them be. A segment without its mark is sound all the same.
 //!
 //! A power cut takes what no fsync has covered, which was promised to nobody.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Journal, locked};
-use crate::gateway::spool::NotRecorded;
 use crate::gateway::spool::disk::SegmentFile;
 use crate::gateway::spool::pending::{Told, tell};
 use crate::gateway::spool::segment::{self, End};
+use crate::gateway::spool::shelf::Sealed;
+use crate::gateway::spool::{NotRecorded, UNSYNCED_DELETIONS};
 
 impl Journal {
     pub(super) fn sync_is_due(&self) -> bool {
@@ -52,16 +55,36 @@ impl Journal {
     }
 
     /// Makes sealed segments durable that were not delivered soon enough.
+    ///
+    /// The caller holds `tending`, so that no two write the end mark of one.
     pub(super) fn sync_shelf(&self) {
-        for sealed in self.shelf.unsynced_for(self.tuning.sync_every) {
-            if let Some((file, end, _)) = &sealed.unsynced {
-                // A failure is said where it happens; the segment is then as durable as the disk lets it be.
-                let (marked, _) = self.end_durably(file.as_ref(), sealed.bytes, *end);
-                if !self.shelf.is_durable(sealed.ordinal, marked) {
-                    // It was delivered meanwhile, and went with the bytes it had before.
-                    self.bound.sub(self.name, marked);
-                }
+        self.shelf.unsynced_for(self.tuning.sync_every).iter().for_each(|sealed| self.sync_sealed(sealed));
+    }
+
+    /// Makes a sealed segment durable, if it is not yet. A failure is said where it happens; the segment is then as durable
+    /// as the disk lets it be, and sent all the same.
+    pub(super) fn sync_before_sending(&self, ordinal: u64) {
+        let _tending = locked(&self.tending);
+        if let Some(sealed) = self.shelf.unsynced(ordinal) {
+            self.sync_sealed(&sealed);
+        }
+    }
+
+    fn sync_sealed(&self, sealed: &Sealed) {
+        if let Some((file, end, _)) = &sealed.unsynced {
+            let (marked, _) = self.end_durably(file.as_ref(), sealed.bytes, *end);
+            if !self.shelf.is_durable(sealed.ordinal, marked) {
+                // It was delivered or dropped meanwhile, and went with the bytes it had before.
+                self.bound.sub(self.name, marked);
             }
+        }
+    }
+
+    /// Makes deletions durable, once there are [`UNSYNCED_DELETIONS`].
+    pub(super) fn sync_deletions(&self) {
+        let deletions = self.deletions.load(Ordering::Relaxed);
+        if deletions >= UNSYNCED_DELETIONS && self.timed(|| self.disk().sync_folder(&self.folder)).is_ok() {
+            self.deletions.fetch_sub(deletions, Ordering::Relaxed);
         }
     }
 

@@ -28,7 +28,7 @@ impl Journal {
         }
         self.keep_spare();
         drop(tending);
-        for lane in [Some(self), yields].into_iter().flatten().filter(|lane| lane.name == LaneName::Samples) {
+        for lane in [Some(self), yields].into_iter().flatten().filter(|lane| lane.name.is_dropped()) {
             while self.bound.is_over() && lane.drop_oldest() {}
         }
         self.show();
@@ -58,7 +58,7 @@ impl Journal {
     /// Deletes the oldest samples; gives whether there were any.
     fn make_room(&self, yields: Option<&Self>) -> bool {
         match (self.name, yields) {
-            (LaneName::Samples, _) => self.drop_oldest(),
+            (LaneName::Samples | LaneName::Payloads, _) => self.drop_oldest(),
             (LaneName::Audit, Some(samples)) => samples.drop_oldest(),
             (LaneName::Audit, None) => false,
         }
@@ -89,7 +89,7 @@ impl Journal {
         self.drop_oldest_sealed() || self.drop_open()
     }
 
-    /// Empties the open segment. It was never sent, so its key stays.
+    /// Empties the open segment. It was never sent, so its number stays.
     fn drop_open(&self) -> bool {
         let mut open = locked(&self.open);
         if open.records == 0 || open.file.truncate(open.begin).is_err() {

@@ -4,7 +4,7 @@
 //! with zeros to have room for its header, so that the open one can be sealed on a full disk too, and delivering it makes
 //! room. Zeros are no header: a spare that a crash leaves is passed over when the spool is opened.
 //!
-//! Sealing samples costs no fsync; they get theirs if they are not delivered soon enough. An audit segment is durable
+//! Sealing samples costs no fsync; they get theirs before they are sent, or a while later. An audit segment is durable
 //! before it is on the shelf, and so is the next one's header, which says where the numbers go on: a power cut after the
 //! delivery must not leave nothing that tells which were given.
 
@@ -104,7 +104,7 @@ impl Journal {
         let end = End { records: old.records, next: old.next };
         let mut sealed = Sealed {
             ordinal: old.ordinal,
-            key: old.key,
+            sent_under: old.sent_under,
             org: self.org.clone(),
             records: old.records,
             bytes: old.bytes,
@@ -134,7 +134,7 @@ impl Journal {
     /// Puts a new open segment in the place of the old one.
     fn swap(&self, ordinal: u64, file: &Arc<dyn SegmentFile>) -> io::Result<Open> {
         let mut open = locked(&self.open);
-        let header = self.parts.header(self.name, &self.org, open.next);
+        let header = self.parts.header(self.numbers.draw(), self.name, &self.org, open.next);
         let bytes = header.encode().map_err(io::Error::other)?;
         file.write_at(&bytes, 0)?;
         // The zeros behind it would be cut off as a torn tail as well.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod model;
+mod power;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::disk::{Disk, LocalDisk};
-use super::{Batch, Lane, LaneName, Sealed, Spool, SpoolError, SpoolParts, SpoolSettings};
+use super::segment::{Header, push_frame};
+use super::{Batch, Lane, LaneName, Sealed, SentUnder, Spool, SpoolError, SpoolParts, SpoolSettings};
 use crate::gateway::metrics::GatewayMetrics;
 use crate::model::{SystemClock, SystemRandom};
 
@@ -21,6 +23,7 @@ fn settings(folder: &Path) -> SpoolSettings {
         org: "acme".parse().unwrap(),
         samples: true,
         audit: true,
+        payloads: None,
     }
 }
 
@@ -91,7 +94,7 @@ async fn a_record_outlives_a_kill_as_soon_as_it_is_taken() {
 }
 
 #[tokio::test]
-async fn a_batch_keeps_its_key_and_its_records_until_it_is_delivered() {
+async fn a_batch_keeps_its_number_and_its_records_until_it_is_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
     let lane = spool.samples.as_ref().unwrap();
@@ -100,11 +103,11 @@ async fn a_batch_keeps_its_key_and_its_records_until_it_is_delivered() {
     lane.put_back();
     lane.append(b"two").unwrap();
     let (again, _) = oldest(lane).await;
-    assert_eq!((again.key, again.records), (sealed.key, 1), "a later record is not of a sealed batch");
+    assert_eq!((again.sent_under, again.records), (sealed.sent_under, 1), "a later record is not of a sealed batch");
     let copy = copy_of(folder.path());
     let after = open(copy.path());
     let (restarted, same) = oldest(after.samples.as_ref().unwrap()).await;
-    assert_eq!((restarted.key, texts(&same)), (sealed.key, texts(&batch)));
+    assert_eq!((restarted.sent_under, texts(&same)), (sealed.sent_under, texts(&batch)));
     assert_eq!(restarted.org.as_str(), "acme");
 }
 
@@ -123,7 +126,7 @@ async fn what_is_delivered_is_gone_and_numbers_go_on_over_restarts() {
         expected += 2;
     }
     let left = std::fs::read_dir(folder.path().join("audit")).unwrap();
-    let begun = left.filter(|file| std::fs::read(file.as_ref().unwrap().path()).unwrap().starts_with(b"MCPGSPL1"));
+    let begun = left.filter(|file| std::fs::read(file.as_ref().unwrap().path()).unwrap().starts_with(b"MCPGSPL2"));
     assert_eq!(begun.count(), 1, "the open segment, which says where the numbers go on");
 }
 
@@ -209,7 +212,145 @@ async fn a_quarantined_batch_that_is_moved_back_is_a_batch_again() {
     std::fs::rename(aside, super::folder::segment_path(&samples, sealed.ordinal)).unwrap();
     let spool = open(folder.path());
     let (again, batch) = oldest(spool.samples.as_ref().unwrap()).await;
-    assert_eq!((again.key, texts(&batch)), (sealed.key, numbered(&["refused"])));
+    assert_eq!((again.sent_under, texts(&batch)), (sealed.sent_under, numbered(&["refused"])));
+}
+
+/// What a power cut leaves that takes all segments after the one in the quarantine: their entries were not durable.
+#[tokio::test]
+async fn the_number_of_a_file_in_the_quarantine_is_not_given_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let lane = spool.samples.as_ref().unwrap();
+    lane.append(b"refused").unwrap();
+    let (sealed, _) = oldest(lane).await;
+    lane.set_aside(&sealed).await;
+    drop(spool);
+    let samples = folder.path().join("samples");
+    for entry in std::fs::read_dir(&samples).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let spool = open(folder.path());
+    let lane = spool.samples.as_ref().unwrap();
+    lane.append(b"next").unwrap();
+    let (next, _) = oldest(lane).await;
+    assert!(next.ordinal > sealed.ordinal, "{} after {}", next.ordinal, sealed.ordinal);
+}
+
+fn emitter_and_number(sent_under: SentUnder) -> (uuid::Uuid, u64, u64) {
+    match sent_under {
+        SentUnder::Number { emitter, number, after } => (emitter, number, after),
+        SentUnder::Key(key) => panic!("{key}"),
+    }
+}
+
+#[tokio::test]
+async fn each_process_numbers_from_one_under_an_id_of_its_own_and_what_was_left_keeps_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let lane = spool.audit.as_ref().unwrap();
+    let mut sent = Vec::new();
+    for text in ["one", "two", "three"] {
+        lane.append(text.as_bytes()).unwrap();
+        lane.seal_now().await;
+    }
+    for _ in 0..2 {
+        let (sealed, _) = oldest(lane).await;
+        sent.push(emitter_and_number(lane.sent_under(&sealed)));
+        lane.acknowledge(&sealed);
+        lane.done(&sealed).await;
+    }
+    let emitter = sent[0].0;
+    assert_eq!(sent, [(emitter, 1, 0), (emitter, 2, 1)]);
+    drop(spool);
+    let spool = open(folder.path());
+    let lane = spool.audit.as_ref().unwrap();
+    lane.append(b"four").unwrap();
+    lane.seal_now().await;
+    let (left, _) = oldest(lane).await;
+    let left_under = emitter_and_number(lane.sent_under(&left));
+    assert_eq!((left_under.0, left_under.1), (emitter, 3));
+    assert!(left_under.2 < 3, "what was acknowledged when it was begun");
+    lane.acknowledge(&left);
+    lane.done(&left).await;
+    let (own, _) = oldest(lane).await;
+    let own = emitter_and_number(lane.sent_under(&own));
+    assert!(own.0 != emitter && (own.1, own.2) == (1, 0), "{own:?}");
+}
+
+#[tokio::test]
+async fn a_segment_of_the_form_before_is_sent_under_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let key = uuid::Uuid::from_u128(42);
+    let header = Header {
+        sent_under: SentUnder::Key(key),
+        lane: "samples".to_owned(),
+        org: "acme".parse().unwrap(),
+        first: 7,
+        created_at: 0,
+    };
+    let mut bytes = header.encode().unwrap();
+    assert!(bytes.starts_with(b"MCPGSPL1"));
+    push_frame(&mut bytes, 7, b"from before");
+    std::fs::write(super::folder::segment_path(&folder.path().join("samples"), 9), bytes).unwrap();
+    let spool = open(folder.path());
+    let lane = spool.samples.as_ref().unwrap();
+    let (sealed, batch) = oldest(lane).await;
+    assert_eq!((lane.sent_under(&sealed), texts(&batch)), (SentUnder::Key(key), vec![(7, "from before".to_owned())]));
+    assert!(lane.renew(&sealed).await.is_err(), "a key is never a conflict");
+    lane.acknowledge(&sealed);
+    lane.done(&sealed).await;
+    lane.append(b"after").unwrap();
+    lane.seal_now().await;
+    let (next, batch) = oldest(lane).await;
+    assert!(matches!(next.sent_under, SentUnder::Number { number: 1, .. }));
+    assert_eq!(texts(&batch), [(8, "after".to_owned())], "records are numbered on");
+}
+
+#[tokio::test]
+async fn a_batch_that_gets_a_new_emitter_id_keeps_it_and_its_records_through_crashes() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let lane = spool.samples.as_ref().unwrap();
+    for text in ["one", "two"] {
+        lane.append(text.as_bytes()).unwrap();
+        lane.seal_now().await;
+    }
+    let (sealed, batch) = oldest(lane).await;
+    let before = emitter_and_number(sealed.sent_under);
+    lane.renew(&sealed).await.unwrap();
+    lane.put_back();
+    let (renewed, same) = oldest(lane).await;
+    let after = emitter_and_number(lane.sent_under(&renewed));
+    assert!(after.0 != before.0 && (after.1, after.2) == (1, 0), "{after:?}");
+    assert_eq!((same.damage.as_ref(), texts(&same)), (None, texts(&batch)));
+
+    // A crash in the midst of the next time leaves half a file beside.
+    let leftover = super::folder::renewed_path(&folder.path().join("samples"), renewed.ordinal);
+    std::fs::write(&leftover, b"MCPGSPL2 half").unwrap();
+    let copy = copy_of(folder.path());
+    let after_crash = open(copy.path());
+    assert!(!copy.path().join("samples").join(leftover.file_name().unwrap()).exists());
+    let (found, same) = oldest(after_crash.samples.as_ref().unwrap()).await;
+    assert_eq!((found.sent_under, texts(&same)), (renewed.sent_under, texts(&batch)));
+
+    lane.renew(&renewed).await.unwrap();
+    assert!(!leftover.exists());
+    lane.done(&renewed).await;
+    let (second, _) = oldest(lane).await;
+    assert_eq!(emitter_and_number(second.sent_under).0, before.0, "what was spooled keeps its id");
+    lane.done(&second).await;
+    // The segment that was open keeps its number too; those after it are counted under another id.
+    for text in ["three", "four"] {
+        lane.append(text.as_bytes()).unwrap();
+        lane.seal_now().await;
+    }
+    let (third, _) = oldest(lane).await;
+    lane.done(&third).await;
+    let (fourth, _) = oldest(lane).await;
+    let (third, fourth) = (emitter_and_number(third.sent_under), emitter_and_number(fourth.sent_under));
+    assert_eq!(third.0, before.0);
+    assert!(fourth.0 != before.0 && fourth.0 != after.0 && fourth.1 == 1, "{fourth:?}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::super::bound::Bound;
 use super::super::folder::segment_path;
 use super::super::journal::{Journal, Tuning, Turn};
-use super::super::{LaneName, recovery};
+use super::super::{LaneName, SentUnder, recovery};
 use super::{copy_of, parts};
 
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ fn open(folder: &Path, lane: LaneName) -> Arc<Journal> {
         folder,
         lane,
         &"acme".parse().unwrap(),
-        tuning,
+        (tuning, uuid::Uuid::new_v4()),
         &parts(),
         (&Arc::new(Bound::new(1 << 30)), &Turn::default()),
     )
@@ -67,8 +67,8 @@ struct World {
     held: VecDeque<String>,
     /// How many of them no crash may take.
     kept: usize,
-    /// What the receiver stored, by key.
-    stored: Vec<(uuid::Uuid, Vec<(u64, String)>)>,
+    /// What the receiver stored, by what it was sent under.
+    stored: Vec<(SentUnder, Vec<(u64, String)>)>,
     appended: usize,
     /// Bytes of the open segment that an fsync has covered.
     synced: u64,
@@ -125,9 +125,9 @@ impl World {
         assert_eq!(batch.damage, None);
         let records: Vec<_> =
             batch.records().map(|(number, payload)| (number, String::from_utf8(payload.to_vec()).unwrap())).collect();
-        match self.stored.iter().find(|(key, _)| *key == sealed.key) {
-            Some((_, before)) => assert_eq!(*before, records, "the same key always brings the same records"),
-            None => self.stored.push((sealed.key, records.clone())),
+        match self.stored.iter().find(|(sent_under, _)| sent_under.is(&sealed.sent_under)) {
+            Some((_, before)) => assert_eq!(*before, records, "the same number always brings the same records"),
+            None => self.stored.push((sealed.sent_under, records.clone())),
         }
         if acknowledged {
             self.journal.done(&sealed);

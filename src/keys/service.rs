@@ -1,0 +1,336 @@
+//! Making keys, unwrapping them, wrapping them anew, destroying them.
+//!
+//! Making is create-if-absent: of nodes that make the same key at once, all take the one that is stored, and forget their own. A key that
+//! was made is wrapped anew at once if the KEK was rotated in between, before anything is sealed to it: so a rotation that looks for what is
+//! to be wrapped anew *after* its new version is in force misses none.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::aws_kms::AwsKmsKek;
+use super::file::FileKek;
+use super::kek::{Kek, KekError, Wrapped};
+use super::place::KeyPlace;
+use super::vault::VaultKek;
+use crate::config::{PayloadKeys, Storage};
+use crate::model::OrgName;
+use crate::payload::wrapped::{WrappedKey, plain, read_plain};
+use crate::payload::{Epoch, KeyId, KeyPair, Suite};
+use crate::storage::{Created, StorageError, Store};
+
+/// How long an unwrapped key is kept.
+const KEPT: Duration = Duration::from_secs(300);
+/// How often a key is wrapped anew whose KEK is rotated again and again meanwhile.
+const REWRAPS: usize = 8;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The KEK.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// Where keys lie.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// No key lies there.
+    #[error("there is no key of {0}/{1}")]
+    Absent(OrgName, Epoch),
+    /// What lies there is another key than the ledger names, or none.
+    #[error("what lies there as the key of {0}/{1} is not the one that the ledger names")]
+    Foreign(OrgName, Epoch),
+}
+
+impl KeyError {
+    /// Whether later it may be otherwise.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Kek(KekError::Unavailable(_)) => true,
+            Self::Storage(e) => matches!(e, StorageError::Failed { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// What a rotation of the KEK did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Rotated {
+    /// What wraps now.
+    pub kek: String,
+    /// How many keys were wrapped anew.
+    pub rewrapped: usize,
+    /// What wraps nothing any more, and is destroyed.
+    pub destroyed: Vec<String>,
+}
+
+/// See the module's doc.
+#[derive(Debug)]
+pub struct KeyService {
+    kek: Arc<dyn Kek>,
+    place: KeyPlace,
+    kept: Mutex<HashMap<(OrgName, Epoch), (KeyPair, Instant)>>,
+    /// Held while keys are wrapped anew or destroyed, so that none comes back that was deleted meanwhile.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl KeyService {
+    /// Over the KEK and the place that the settings name.
+    ///
+    /// # Errors
+    /// When one of them is of no use, or the place cannot be tried now.
+    pub async fn open(settings: &PayloadKeys, main: (&Storage, &Store)) -> Result<Self, KeyError> {
+        let kek: Arc<dyn Kek> = match (&settings.key, &settings.vault, &settings.aws_kms) {
+            (Some(key), ..) => Arc::new(FileKek::of_environment(key)?),
+            (_, Some(vault), _) => Arc::new(VaultKek::new(vault)?),
+            (.., Some(key)) => Arc::new(AwsKmsKek::new(key)?),
+            _ => Arc::new(FileKek::open(&settings.file)?),
+        };
+        Ok(Self::new(kek, KeyPlace::open(settings.storage.as_ref(), main).await?))
+    }
+
+    /// Over these.
+    pub fn new(kek: Arc<dyn Kek>, place: KeyPlace) -> Self {
+        Self { kek, place, kept: Mutex::default(), changing: tokio::sync::Mutex::default() }
+    }
+
+    /// The key of an epoch, made if there is none. Nothing is sealed to it before the ledger names it.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub async fn make(&self, org: &OrgName, epoch: Epoch) -> Result<KeyPair, KeyError> {
+        if let Some(bytes) = self.place.get(org, epoch).await? {
+            return self.open_wrapped(org, epoch, &bytes).await;
+        }
+        let key = KeyPair::random(Suite::XWing).map_err(|_| KeyError::Foreign(org.clone(), epoch))?;
+        let wrapped = self.kek.wrap(org, epoch, &plain(org, epoch, &key)).await?;
+        let bytes = of(org, epoch, &wrapped);
+        let unknown = match self.place.create(org, epoch, bytes.clone()).await {
+            Created::Won => None,
+            Created::Exists => Some(None),
+            Created::Unknown(e) => Some(Some(e)),
+        };
+        let stored = match (unknown, self.place.get(org, epoch).await?) {
+            (_, Some(stored)) => stored,
+            (Some(Some(e)), None) => return Err(e.into()),
+            (_, None) => return Err(KeyError::Absent(org.clone(), epoch)),
+        };
+        if stored != bytes {
+            // Another node was first: its key counts, and this one is forgotten.
+            return self.open_wrapped(org, epoch, &stored).await;
+        }
+        self.rewrap_if_rotated(org, epoch, bytes, wrapped).await?;
+        Ok(key)
+    }
+
+    async fn rewrap_if_rotated(
+        &self,
+        org: &OrgName,
+        epoch: Epoch,
+        mut stored: Bytes,
+        mut wrapped: Wrapped,
+    ) -> Result<(), KeyError> {
+        for _ in 0..REWRAPS {
+            if self.kek.current().await? == wrapped.kek {
+                break;
+            }
+            wrapped = self.kek.rewrap(org, epoch, &wrapped).await?;
+            let bytes = of(org, epoch, &wrapped);
+            if !self.place.replace(org, epoch, &stored, bytes.clone()).await? {
+                break;
+            }
+            stored = bytes;
+        }
+        Ok(())
+    }
+
+    /// The key of an epoch, which the ledger names by its id.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub async fn unwrap(&self, org: &OrgName, epoch: Epoch, named: &KeyId) -> Result<KeyPair, KeyError> {
+        let kept = self.kept.lock().get(&(org.clone(), epoch)).filter(|(_, since)| since.elapsed() < KEPT).cloned();
+        if let Some((key, _)) = kept.filter(|(key, _)| key.public().id() == *named) {
+            return Ok(key);
+        }
+        let bytes = self.place.get(org, epoch).await?.ok_or_else(|| KeyError::Absent(org.clone(), epoch))?;
+        let key = self.open_wrapped(org, epoch, &bytes).await?;
+        if key.public().id() != *named {
+            return Err(KeyError::Foreign(org.clone(), epoch));
+        }
+        self.kept.lock().insert((org.clone(), epoch), (key.clone(), Instant::now()));
+        Ok(key)
+    }
+
+    async fn open_wrapped(&self, org: &OrgName, epoch: Epoch, bytes: &Bytes) -> Result<KeyPair, KeyError> {
+        let foreign = |_| KeyError::Foreign(org.clone(), epoch);
+        let read = WrappedKey::read(bytes, org, epoch).map_err(foreign)?;
+        let wrapped = Wrapped { kek: read.kek, bytes: read.wrapped };
+        let plain = self.kek.unwrap(org, epoch, &wrapped).await?;
+        read_plain(&plain, org, epoch).map_err(foreign)
+    }
+
+    /// Wipes keys that were kept long enough, and those that `is_gone` names.
+    pub fn forget(&self, is_gone: impl Fn(&OrgName, Epoch) -> bool) {
+        self.kept.lock().retain(|(org, epoch), (_, since)| since.elapsed() < KEPT && !is_gone(org, *epoch));
+    }
+
+    /// The epochs that keys lie there of.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn list(&self) -> Result<Vec<(OrgName, Epoch)>, KeyError> {
+        Ok(self.place.list().await?)
+    }
+
+    /// Destroys a key: every version of what lies there, and what is kept of it here. Says how many versions there were, and which KEK
+    /// wrapped the last one.
+    ///
+    /// # Errors
+    /// See [`KeyError`]; it is safe to try again.
+    pub async fn destroy(&self, org: &OrgName, epoch: Epoch) -> Result<(usize, Option<String>), KeyError> {
+        let _changing = self.changing.lock().await;
+        self.forget(|of, at| of == org && at == epoch);
+        let found = self.place.get(org, epoch).await?;
+        let kek = found.and_then(|bytes| WrappedKey::read(&bytes, org, epoch).ok()).map(|wrapped| wrapped.kek);
+        Ok((self.place.delete(org, epoch).await?, kek))
+    }
+
+    /// Rotates the KEK: a new version wraps, every living key is wrapped anew, and what wraps nothing any more is destroyed.
+    ///
+    /// # Errors
+    /// See [`KeyError`]. What was wrapped anew stays so, nothing was destroyed, and rotating again does the rest.
+    pub async fn rotate(&self) -> Result<Rotated, KeyError> {
+        let _changing = self.changing.lock().await;
+        let rotation = self.kek.rotate().await?;
+        let (mut rewrapped, mut before) = (0, BTreeSet::new());
+        // What wraps now; another rotation may begin meanwhile, and wrap by what is newer still.
+        let mut fresh = BTreeSet::from([rotation.now.clone()]);
+        // Again, for keys that were made meanwhile: until none is found that is wrapped by what was before.
+        for _ in 0..REWRAPS {
+            let mut is_done = true;
+            for (org, epoch) in self.place.list().await? {
+                let Some(bytes) = self.place.get(&org, epoch).await? else { continue };
+                let foreign = |_| KeyError::Foreign(org.clone(), epoch);
+                let read = WrappedKey::read(&bytes, &org, epoch).map_err(foreign)?;
+                if fresh.contains(&read.kek) {
+                    continue;
+                }
+                let wrapped = Wrapped { kek: read.kek, bytes: read.wrapped };
+                let anew = self.kek.rewrap(&org, epoch, &wrapped).await?;
+                before.insert(wrapped.kek);
+                is_done = false;
+                if self.place.replace(&org, epoch, &bytes, of(&org, epoch, &anew)).await? {
+                    rewrapped += 1;
+                }
+                fresh.insert(anew.kek);
+            }
+            if is_done {
+                break;
+            }
+        }
+        before.retain(|kek| !fresh.contains(kek));
+        let destroyed = if rotation.destroys {
+            self.kek.destroy_older(&rotation.now).await?
+        } else {
+            for kek in &before {
+                self.kek.destroy(kek).await?;
+            }
+            before.into_iter().collect()
+        };
+        Ok(Rotated { kek: rotation.now, rewrapped, destroyed })
+    }
+
+    /// What kind of KEK it is.
+    pub fn kind(&self) -> &'static str {
+        self.kek.kind()
+    }
+}
+
+fn of(org: &OrgName, epoch: Epoch, wrapped: &Wrapped) -> Bytes {
+    let key = WrappedKey { org: org.clone(), epoch, kek: wrapped.kek.clone(), wrapped: wrapped.bytes.clone() };
+    key.write().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::path::Path;
+
+    use super::super::file::FileKek;
+    use super::super::place::KeyPlace;
+    use super::{KeyError, KeyService};
+    use crate::storage::Store;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        store: Store,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir().unwrap(), store: Store::open("memory://").unwrap() }
+        }
+
+        fn service(&self) -> KeyService {
+            let kek = FileKek::open(&self.folder.path().join("kek")).unwrap();
+            KeyService::new(Arc::new(kek), KeyPlace::on(self.store.clone()))
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_that_make_a_key_at_once_have_the_same() {
+        let bench = Bench::new();
+        let nodes = [bench.service(), bench.service(), bench.service()];
+        let (org, epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
+        let made = futures::future::join_all(nodes.iter().map(|node| node.make(&org, epoch))).await;
+        let keys: Vec<_> = made.into_iter().map(|key| key.unwrap().public().clone()).collect();
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(nodes[2].unwrap(&org, epoch, &keys[0].id()).await.unwrap().public(), &keys[0]);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_ledger_does_not_name_is_believed_by_nobody() {
+        let bench = Bench::new();
+        let (org, epoch, other) =
+            ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap(), "2026-11-27.30d".parse().unwrap());
+        let service = bench.service();
+        let key = service.make(&org, epoch).await.unwrap();
+        let another = service.make(&org, other).await.unwrap();
+        // What lies under another name says itself whose it is.
+        let bytes = bench.store.get(&Path::from("payload-keys/acme/2026-11-27.30d")).await.unwrap().unwrap();
+        bench.store.put(&Path::from("payload-keys/acme/2026-11-26.30d"), bytes).await.unwrap();
+        let refused = bench.service().unwrap(&org, epoch, &key.public().id()).await;
+        assert!(matches!(refused, Err(KeyError::Foreign(..))), "{refused:?}");
+        let refused = bench.service().unwrap(&org, other, &key.public().id()).await;
+        assert!(matches!(refused, Err(KeyError::Foreign(..))), "{refused:?}");
+        bench.service().unwrap(&org, other, &another.public().id()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_copy_with_the_key_store_opens_nothing_after_the_next_rotation() {
+        let bench = Bench::new();
+        let (org, kept, gone) =
+            ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap(), "2026-10-26.30d".parse().unwrap());
+        let service = bench.service();
+        let (living, dead) = (service.make(&org, kept).await.unwrap(), service.make(&org, gone).await.unwrap());
+        let at = Path::from("payload-keys/acme/2026-10-26.30d");
+        let copy = bench.store.get(&at).await.unwrap().unwrap();
+        assert_eq!(service.destroy(&org, gone).await.unwrap(), (1, Some("file:1".to_owned())));
+        assert!(matches!(service.unwrap(&org, gone, &dead.public().id()).await, Err(KeyError::Absent(..))));
+        // A thief's copy still opens with the KEK of that day …
+        bench.store.put(&at, copy.clone()).await.unwrap();
+        service.unwrap(&org, gone, &dead.public().id()).await.unwrap();
+        service.destroy(&org, gone).await.unwrap();
+        let rotated = service.rotate().await.unwrap();
+        assert_eq!((rotated.rewrapped, rotated.destroyed), (1, vec!["file:1".to_owned()]));
+        // … and with no KEK after it.
+        bench.store.put(&at, copy).await.unwrap();
+        assert!(matches!(bench.service().unwrap(&org, gone, &dead.public().id()).await, Err(KeyError::Kek(_))));
+        bench.service().unwrap(&org, kept, &living.public().id()).await.unwrap();
+    }
+}

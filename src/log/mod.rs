@@ -1,0 +1,191 @@
+//! The log: one order of everything that any node acknowledged, in objects that are created if absent.
+//!
+//! ```text
+//! wal/layout           version, shards, key                                   see `layout`
+//! wal/<seq>            log objects, 1, 2, 3 … without gaps above the floor    see `object`
+//! wal/floor            up to where the log is gone                            see `floor`
+//! ```
+//!
+//! # The protocol
+//!
+//! - **L1 Creation.** A node creates `end + 1` if absent, without asking first. Clean success is a win. Any other answer is
+//!   decided by reading the object back and comparing its id: ours: won; another's: lost, once what was read is confirmed;
+//!   absent: the same bytes at the same number again. While a group's fate is open nothing joins or leaves it.
+//! - **L2 Floor.** A number that only rises and is durable before anything at or under it is deleted.
+//! - **L3 Confirmation.** What was read of the log, present or absent, counts once a floor read *after* it is lower than the
+//!   first number read. A created object counts once a floor read after it is lower than its number. No clock is trusted, and
+//!   no pause between any two steps does harm.
+//! - **L4 Chain.** Each object names the one before. What does not fit is held against a floor read after it, and only what a
+//!   second load finds too is damage.
+//!
+//! The protocol is model-checked in `tests/model/`. This module is its steps on the store; what a node does with them is in
+//! [`crate::plane`].
+
+pub mod floor;
+pub mod layout;
+pub mod mac;
+pub mod object;
+pub(crate) mod v1;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+pub use floor::Floor;
+use floor::Floors;
+pub use mac::{KeyId, LogKeys};
+pub use object::{
+    Decisions, Front, Header, Object, ObjectId, OrgLimits, Removal, Rows, RowsHeader, Section, SectionHeader,
+    SectionKind, StoredId,
+};
+
+use crate::storage::{Created, StorageError, Store};
+
+const FOLDER: &str = "wal";
+
+/// The rules of the protocol that the simulation switches off one at a time, to show that it would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// L1: a creation that was not a clean success is decided by reading back.
+    pub read_back: bool,
+    /// L2: the floor is raised before what it covers is deleted.
+    pub floor_first: bool,
+    /// L3: what was read or created counts once the floor confirms it.
+    pub confirm: bool,
+    /// L4: chains are compared.
+    pub chain: bool,
+    /// L6: an org ignores what it has applied already.
+    pub once: bool,
+    /// Objects that stay however long they have been flushed: a node that is a little behind finds them, and need not load again.
+    /// Nothing depends on it (L2).
+    pub kept: u64,
+}
+
+/// See [`Rules::kept`].
+const KEPT_OBJECTS: u64 = 16;
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { read_back: true, floor_first: true, confirm: true, chain: true, once: true, kept: KEPT_OBJECTS }
+    }
+}
+
+/// The path of number `seq`.
+pub fn name(seq: u64) -> String {
+    format!("{FOLDER}/{seq:020}")
+}
+
+/// The number that a file name of 20 digits is.
+fn number(name: &str) -> Option<u64> {
+    (name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.parse().ok()).flatten()
+}
+
+/// The numbers of log objects in a listing of the log's folder, ascending. What else lies there is passed over.
+fn numbers(listed: &[ObjectMeta]) -> Vec<u64> {
+    let numbers = listed.iter().filter_map(|meta| {
+        let name = meta.location.as_ref().strip_prefix(FOLDER)?.strip_prefix('/')?;
+        number(name)
+    });
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The log of one store.
+#[derive(Debug)]
+pub struct Log {
+    store: Store,
+    keys: Arc<LogKeys>,
+    floors: Floors,
+}
+
+impl Log {
+    /// The log in `store`, authenticated by `keys`.
+    pub fn new(store: Store, keys: Arc<LogKeys>) -> Self {
+        Self { floors: Floors::new(store.clone()), store, keys }
+    }
+
+    /// The keys that it is authenticated by.
+    pub fn keys(&self) -> &Arc<LogKeys> {
+        &self.keys
+    }
+
+    /// Creates number `seq` if it is absent, in one attempt.
+    pub async fn create(&self, seq: u64, pieces: &[Bytes]) -> Created {
+        self.store.create(&Path::from(name(seq)), pieces.iter().cloned().collect()).await
+    }
+
+    /// Makes sure that number `seq`, which was read back and is ours, will be there for good.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn settle(&self, seq: u64, pieces: &[Bytes]) -> Result<(), StorageError> {
+        self.store.settle(&Path::from(name(seq)), pieces.concat().into()).await
+    }
+
+    /// Reads number `seq`; none if it is absent.
+    ///
+    /// # Errors
+    /// What the store says, or that the object is damaged.
+    pub async fn read(&self, seq: u64) -> Result<Option<Object>, StorageError> {
+        let found = self.store.get(&Path::from(name(seq))).await?;
+        found.map(|bytes| Object::parse(&self.keys, seq, bytes)).transpose()
+    }
+
+    /// The floor as it stands now.
+    ///
+    /// # Errors
+    /// What the store says, or that the floor is damaged.
+    pub async fn floor(&self) -> Result<Floor, StorageError> {
+        self.floors.read(&self.keys).await
+    }
+
+    /// Writes floor 0, unless there is a floor: before the first object.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn begin(&self) -> Result<(), StorageError> {
+        self.floors.begin(&self.keys).await
+    }
+
+    /// Puts the floor and every log object under the current key. Bytes and ids of objects stay, but for the MAC.
+    ///
+    /// # Errors
+    /// What the store says, or that something is damaged.
+    pub async fn reseal(&self) -> Result<(), StorageError> {
+        for seq in self.list().await? {
+            let path = Path::from(name(seq));
+            let Some(bytes) = self.store.get(&path).await? else { continue };
+            if let Some(sealed) = Object::reseal(&self.keys, seq, &bytes)? {
+                self.store.put(&path, sealed).await?;
+            }
+        }
+        self.floors.reseal(&self.keys).await
+    }
+
+    /// Raises the floor, unless it is as high already.
+    ///
+    /// # Errors
+    /// What the store says, or that the floor is damaged.
+    pub async fn raise(&self, floor: &Floor) -> Result<(), StorageError> {
+        self.floors.raise(&self.keys, floor).await
+    }
+
+    /// The numbers that are there, ascending. For a load and for trimming: nothing on a request's path lists.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn list(&self) -> Result<Vec<u64>, StorageError> {
+        Ok(numbers(&self.store.list(&Path::from(FOLDER)).await?))
+    }
+
+    /// Deletes objects, which may be gone already.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn delete(&self, numbers: Vec<u64>) -> Result<(), StorageError> {
+        self.store.delete_all(numbers.into_iter().map(|seq| Path::from(name(seq))).collect()).await
+    }
+}

@@ -1,0 +1,116 @@
+//! What a node takes from the configuration.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::config::{ControlPlane, Org, Period};
+use crate::log::OrgLimits;
+use crate::model::OrgName;
+
+/// How long something of an org is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// The period.
+    pub period: Duration,
+    /// The period, and what says so.
+    pub rule: String,
+}
+
+/// How long the rows of an org's tables are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented in the configuration")]
+pub struct TableRetention {
+    pub samples: Retention,
+    pub hourly: Retention,
+    pub daily: Retention,
+    pub payloads: Retention,
+}
+
+/// See the module's doc.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented in the configuration")]
+pub struct Settings {
+    pub name: String,
+    pub orgs: Vec<OrgName>,
+    pub commit_window: Duration,
+    pub flush_interval: Duration,
+    pub flush_rows: usize,
+    pub flush_bytes: usize,
+    pub limits: OrgLimits,
+    /// The longest that a query may run.
+    pub query_time: Duration,
+    pub prune_interval: Duration,
+    pub checkpoint_period: Duration,
+    /// After how long an org that holds the log back is parked.
+    pub park_after: Duration,
+    /// How long each org's entries are kept.
+    pub retention: HashMap<OrgName, Retention>,
+    /// How long the rows of each org's tables are kept.
+    pub table_retention: HashMap<OrgName, TableRetention>,
+    /// How often the tables are looked after.
+    pub maintenance_interval: Duration,
+    /// How long after an org's removal all of it is deleted.
+    pub removal_grace: Duration,
+    /// How many files of flushes of one hour are merged before it has ended.
+    pub small_files: usize,
+    /// Whether the store is remote, so that every byte and request counts.
+    pub remote: bool,
+}
+
+impl Settings {
+    /// What `config` says.
+    pub fn of(config: &ControlPlane) -> Self {
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Self {
+            name: config.name.clone(),
+            orgs: config.orgs.iter().map(|org| org.name.clone()).collect(),
+            commit_window: config.commit_window(),
+            flush_interval: config.flush_interval(),
+            flush_rows: count(config.flush.max_rows),
+            flush_bytes: config.flush_max_bytes().as_usize(),
+            limits: OrgLimits { series: config.limits.series, keys: config.limits.idempotency_keys },
+            query_time: config.limits.sql.timeout.as_duration(),
+            prune_interval: config.audit.prune_interval.as_duration(),
+            checkpoint_period: config.ledger_period(),
+            park_after: config.log.park_after.as_duration(),
+            retention: config.orgs.iter().map(|org| (org.name.clone(), retention(org))).collect(),
+            table_retention: config.orgs.iter().map(|org| (org.name.clone(), of_tables(org))).collect(),
+            maintenance_interval: config.maintenance.interval.as_duration(),
+            removal_grace: config.maintenance.removal_grace.as_duration(),
+            small_files: count(config.maintenance.small_files),
+            remote: config.storage.url.is_remote(),
+        }
+    }
+}
+
+fn retention(org: &Org) -> Retention {
+    or_by_tier(org, org.retention.ledger, "ledger")
+}
+
+fn of_tables(org: &Org) -> TableRetention {
+    let of = |period: Period, table| Retention {
+        period: period.as_duration(),
+        rule: format!("{period} (retention.{table})"),
+    };
+    TableRetention {
+        samples: or_by_tier(org, org.retention.samples, "samples"),
+        hourly: of(org.retention.hourly, "hourly"),
+        daily: of(org.retention.daily, "daily"),
+        payloads: of(longest_of_payloads(org), "payloads"),
+    }
+}
+
+/// How long the longest kept payloads are: rows of a shorter period cannot be opened any more, and go with the others.
+fn longest_of_payloads(org: &Org) -> Period {
+    org.payloads.plugins.values().copied().fold(org.retention.payloads, Period::max)
+}
+
+fn or_by_tier(org: &Org, set: Option<Period>, what: &str) -> Retention {
+    match set {
+        Some(period) => Retention { period: period.as_duration(), rule: format!("{period} (retention.{what})") },
+        None => {
+            let period = Period::new(org.tier.retention());
+            Retention { period: period.as_duration(), rule: format!("{period} (tier {})", org.tier) }
+        }
+    }
+}

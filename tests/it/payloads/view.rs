@@ -1,0 +1,115 @@
+//! Who sees a payload, and what the ledger says of it.
+
+use mcpg::payload::Direction;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    ALICE, BOB, GATEWAY, OPERATOR, OTHER, SERVICE, body, config, entries, flushed, note, refused, send, stored, told,
+    view,
+};
+
+#[tokio::test]
+async fn a_person_with_the_role_sees_it_once_the_ledger_says_so_and_nobody_else_does() {
+    let server = config("").start().await;
+    let call = stored(&server, "{\"q\":\"what was asked\"}", "{\"r\":\"what was answered\"}").await;
+    let as_of = |token: &str| server.client().with_token(token);
+    refused(&view(&as_of(BOB), call, "curious").await, 403, "role_missing");
+    refused(&view(&as_of(SERVICE), call, "a robot").await, 403, "person_required");
+    refused(&view(&as_of(OPERATOR), call, "all orgs are mine").await, 403, "role_missing");
+    refused(&view(&as_of(OTHER), call, "another org").await, 404, "org_not_found");
+    refused(&view(&as_of("nobody"), call, "who").await, 401, "token_unknown");
+    for reason in ["", "no", "\u{7}bell", &"x".repeat(501)] {
+        refused(&view(&as_of(ALICE), call, reason).await, 400, "reason_required");
+    }
+    assert!(entries(&server, "payload.viewed").await.is_empty(), "nobody has seen anything");
+    let answer = view(&as_of(ALICE), call, "incident 4711").await.ok();
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "default-src 'none'; sandbox"),
+    ] {
+        assert_eq!(answer.header(name), value);
+    }
+    let seen = answer.json();
+    assert_eq!(seen["request"]["text"], "{\"q\":\"what was asked\"}");
+    let viewed = entries(&server, "payload.viewed").await;
+    assert_eq!(viewed.len(), 1);
+    assert_eq!((&viewed[0]["actor"], &viewed[0]["reason"]), (&json!("user:alice@acme"), &json!("incident 4711")));
+    assert_eq!((&viewed[0]["invocation_id"], &viewed[0]["seq"]), (&json!(call), &seen["ledger_seq"]));
+    let denied = told(&server, "payload.view_denied", 4).await;
+    let reasons: Vec<&Value> = denied.iter().map(|entry| &entry["reason"]).collect();
+    for why in ["role_missing", "person_required", "reason_required"] {
+        assert!(reasons.contains(&&json!(why)), "{reasons:?}");
+    }
+    refused(&view(&as_of(ALICE), Uuid::now_v7(), "no such call").await, 404, "not_captured");
+}
+
+#[tokio::test]
+async fn an_operator_and_a_shared_token_see_it_where_the_org_says_so() {
+    let server = config(", payloads: { operator_view: true, shared_tokens: true }").start().await;
+    let call = stored(&server, "1", "2").await;
+    for token in [OPERATOR, SERVICE] {
+        view(&server.client().with_token(token), call, "as the org allows").await.ok();
+    }
+    let actors: Vec<Value> =
+        entries(&server, "payload.viewed").await.into_iter().map(|entry| entry["actor"].clone()).collect();
+    assert_eq!(actors, [json!("user:root@ops"), json!("service:service")]);
+}
+
+#[tokio::test]
+async fn more_than_thirty_a_minute_are_refused() {
+    let server = config("").start().await;
+    let call = stored(&server, "1", "2").await;
+    let mut seen = 0;
+    // Two minutes may lie within the requests.
+    for _ in 0..62 {
+        let answer = view(&server.client(), call, "again and again").await;
+        if answer.status.is_success() {
+            seen += 1;
+        } else {
+            refused(&answer, 429, "too_many_views");
+            break;
+        }
+    }
+    assert!((30..=60).contains(&seen), "{seen}");
+    assert_eq!(entries(&server, "payload.viewed").await.len(), seen);
+}
+
+/// Whoever changes what lies in the store: what opens is what the ledger has the hash of, or nothing.
+#[tokio::test]
+async fn a_record_that_was_swapped_in_the_store_is_not_shown() {
+    let mut server = config("").start().await;
+    let call = stored(&server, "{\"q\":1}", "{\"r\":1}").await;
+    flushed(&server, 2).await;
+    assert!(server.stop().await.success());
+    let folder = server.storage().join("orgs/default/tool_invocation_payloads");
+    let script = "tamper_payload.py";
+    let changed = crate::harness::python(script, &[folder.to_str().unwrap()]).await;
+    assert_eq!(changed, json!({ "swapped": 1 }));
+    server.start().await;
+    let answer = view(&server.client(), call, "after a thief").await;
+    refused(&answer, 500, "record_damaged");
+    let failed = entries(&server, "payload.view_failed").await;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(!answer.text().contains("\"q\""));
+}
+
+/// Of two records of one direction the first counts; the other is told of.
+#[tokio::test]
+async fn of_two_records_the_first_counts_and_the_other_is_told_of() {
+    let server = config("").start().await;
+    let (note, call) = (note(&server).await, Uuid::now_v7());
+    let gateway = server.client().with_token(GATEWAY);
+    send(&gateway, body(&note, &[(call, Direction::Request, "the first")]), None).await.ok();
+    flushed(&server, 1).await;
+    // The first is not in memory any more.
+    crate::harness::eventually("the second to be taken", super::PATIENCE, async || {
+        let answer = send(&gateway, body(&note, &[(call, Direction::Request, "the second")]), None).await;
+        answer.status.is_success().then_some(())
+    })
+    .await;
+    let seen = view(&server.client(), call, "which of the two").await.ok().json();
+    assert_eq!(seen["request"]["text"], "the first");
+    assert_eq!(entries(&server, "payload.conflict").await.len(), 1);
+}

@@ -1,0 +1,69 @@
+/** Who am I: what the server says of the session; a server that knows no sessions or asks for no token lets everyone in. */
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { json, Problem, send } from "./http";
+
+export interface Grant {
+  org: string;
+  roles: string[];
+}
+
+export interface Session {
+  /** Whether everyone here may do everything. */
+  open: boolean;
+  /** Who this is, as the ledger names it. */
+  actor: string;
+  /** Whether that is a person, and not a service's token. */
+  person: boolean;
+  grants: Grant[];
+}
+
+interface Said {
+  actor: string;
+  person: boolean;
+  way: string;
+  orgs: Grant[];
+}
+
+const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [] };
+
+export function useSession() {
+  return useQuery({
+    queryKey: ["session"],
+    staleTime: 60_000,
+    refetchInterval: 5 * 60_000,
+    retry: (count, error) => error instanceof Problem && error.status === 0 && count < 3,
+    queryFn: async ({ signal }): Promise<Session> => {
+      try {
+        const said = await json<Said>("/v1/session", { signal, cache: "no-store" });
+        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs };
+      } catch (error) {
+        // A control plane that knows no sessions is one that everyone may ask, or that is asked with a token.
+        if (error instanceof Problem && error.status === 404) return OPEN;
+        throw error;
+      }
+    },
+  });
+}
+
+/** Whether there is a provider to log in with, as the refusal says. */
+export const hasProvider = (error: unknown): boolean => error instanceof Problem && error.members.login === true;
+
+/** Where a login with the provider begins; it comes back to `to`. */
+export const providerLogin = (to: string, again = false): string => `/v1/session/login?${new URLSearchParams({ return_to: to, ...(again ? { prompt: "login" } : {}) })}`;
+
+export function useLogin() {
+  const client = useQueryClient();
+  const forget = (): void => client.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== "session" });
+  return {
+    withToken: async (token: string): Promise<void> => {
+      await send("/v1/session", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ token }) });
+      forget();
+      await client.invalidateQueries({ queryKey: ["session"] });
+    },
+    out: async (): Promise<void> => {
+      await send("/v1/session", { method: "DELETE" });
+      client.clear();
+      await client.invalidateQueries({ queryKey: ["session"] });
+    },
+  };
+}
