@@ -2,6 +2,9 @@
 
 CARGO ?= cargo
 
+# Most tests wait for servers that they started, so more of them run at once than CI has cores.
+export RUST_TEST_THREADS ?= 4
+
 # The benches of single parts, a file each; benches/budgets measures the whole program.
 PARTS := $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))
 

@@ -32,12 +32,8 @@ async fn run(server: &Server, folder: &str) {
     let mut faults = Vec::new();
     for (file, document) in cases(folder) {
         let case = Case::of(&file, &document);
-        let answer = client.sql_as(&case.sql, Value::Array(case.params.clone()), "application/json").await;
-        let checked = if answer.status.is_success() {
-            case.check(Ok(&answer.json()))
-        } else {
-            case.check(Err((&answer.problem(), &answer.text())))
-        };
+        let outcome = client.sql_outcome(&case.sql, Value::Array(case.params.clone())).await;
+        let checked = case.check(outcome.as_ref().map_err(|(code, text)| (code.as_str(), text.as_str())));
         faults.extend(checked.err());
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));

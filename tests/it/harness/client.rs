@@ -94,6 +94,17 @@ impl Client {
         headers: &[(HeaderName, &str)],
         body: Vec<u8>,
     ) -> reqwest::Result<Answer> {
+        let (answer, broken_off) = read(self.request(method, path, headers, body).send().await?).await;
+        broken_off.map_or(Ok(answer), Err)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> reqwest::RequestBuilder {
         let url = match path.strip_prefix('/') {
             Some(path) => format!("{}/{path}", self.base),
             None => format!("{}/v1/orgs/{}/{path}", self.base, self.org),
@@ -105,9 +116,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = request.send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
+        request
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -159,6 +168,26 @@ impl Client {
         self.send(Method::POST, "sql", &headers, body).await.unwrap()
     }
 
+    /// Asks SQL as JSON: the rows and columns, or the code and text of what it was refused for, be it in the status or,
+    /// once rows were sent, in a last member of an answer that is then broken off.
+    pub(crate) async fn sql_outcome(&self, query: &str, params: Value) -> Result<Value, (String, String)> {
+        let body = json!({"query": query, "params": params}).to_string().into_bytes();
+        let headers = [(CONTENT_TYPE, "application/json"), (ACCEPT, "application/json")];
+        let response = self.request(Method::POST, "sql", &headers, body).send().await.unwrap();
+        let (answer, broken_off) = read(response).await;
+        if !answer.status.is_success() {
+            return Err((answer.problem(), answer.text()));
+        }
+        let document = answer.json();
+        match document["error"]["code"].as_str() {
+            Some(code) => Err((code.to_owned(), document["error"].to_string())),
+            None => {
+                assert!(broken_off.is_none(), "{query}: broken off without a word: {broken_off:?}");
+                Ok(document)
+            }
+        }
+    }
+
     /// The rows of an SQL query.
     pub(crate) async fn sql(&self, query: &str) -> Vec<Vec<Value>> {
         let answer = self.sql_as(query, json!([]), "application/json").await;
@@ -177,8 +206,32 @@ impl Client {
         self.number("SELECT count(*) FROM tool_invocations").await
     }
 
+    /// The same as [`Self::metrics`], of a node that may still be loading the org: it asks again when it is told to.
+    pub(crate) async fn metrics_once_loaded(&self) -> Exposition {
+        let began = std::time::Instant::now();
+        loop {
+            let answer = self.get("metrics?granularity=hour").await;
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE || began.elapsed() > Duration::from_secs(90) {
+                return Exposition::parse(&answer.ok().text());
+            }
+            tokio::time::sleep(Duration::from_secs(answer.header("retry-after").parse().unwrap())).await;
+        }
+    }
+
     /// The org's metrics, in text.
     pub(crate) async fn metrics(&self) -> Exposition {
         Exposition::parse(&self.get("metrics?granularity=hour").await.ok().text())
+    }
+}
+
+/// Reads an answer as far as it comes; also says how it was broken off, if it was.
+async fn read(mut response: reqwest::Response) -> (Answer, Option<reqwest::Error>) {
+    let mut answer = Answer { status: response.status(), headers: response.headers().clone(), body: Vec::new() };
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => answer.body.extend_from_slice(&chunk),
+            Ok(None) => return (answer, None),
+            Err(e) => return (answer, Some(e)),
+        }
     }
 }

@@ -170,7 +170,7 @@ impl Account {
     /// cheap.
     pub(crate) async fn assert_counters(&self, client: &Client) {
         for (org, sent) in &self.orgs {
-            let calls = client.with_org(org).metrics().await.total("mcpg_tool_calls_total");
+            let calls = client.with_org(org).metrics_once_loaded().await.total("mcpg_tool_calls_total");
             let least = sum(&sent.samples, |acknowledged| acknowledged);
             let most = sum(&sent.samples, |_| true);
             assert!(calls as u64 >= least, "org {org}: the counters say {calls}, acknowledged were {least} of {most}");

@@ -83,12 +83,12 @@ fn lives_in_fair_weather_end_well() {
 
 #[test]
 fn nodes_that_are_frozen_killed_drained_and_started_lose_nothing() {
-    all_end_well(Plan::Restless, 0..10);
+    all_end_well(Plan::Restless, 0..6);
 }
 
 #[test]
 fn a_fault_of_any_kind_at_any_operation_loses_nothing() {
-    all_end_well(Plan::Single, 0..16);
+    all_end_well(Plan::Single, 0..10);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_store_that_calls_its_own_writes_anothers_doubles_nothing() {
 
 #[test]
 fn a_fault_while_a_ledger_is_pruned_is_made_good() {
-    all_end_well(Plan::Pruned, 0..8);
+    all_end_well(Plan::Pruned, 0..6);
 }
 
 #[test]
@@ -108,10 +108,10 @@ fn an_org_that_cannot_be_written_is_no_other_orgs_trouble() {
 
 #[test]
 fn whatever_goes_wrong_nothing_is_lost() {
-    all_end_well(Plan::Wild, 0..10);
+    all_end_well(Plan::Wild, 0..6);
 }
 
 #[test]
 fn whatever_goes_wrong_but_with_deltas_log_nothing_is_lost() {
-    all_end_well(Plan::WildButDelta, 0..8);
+    all_end_well(Plan::WildButDelta, 0..5);
 }
