@@ -64,7 +64,8 @@ pub struct Sealed {
     pub leaves: Vec<Leaf>,
 }
 
-/// Numbers and chains `events`, of the schema `audit_event`, after `head`; gives entries of `schema`, which is `audit_log`.
+/// Numbers and chains `events`, of the schema `audit_event`, after `head`; gives entries of `schema`, which is
+/// `audit_log`.
 ///
 /// # Errors
 /// When an event is not of the form that validation makes sure of.

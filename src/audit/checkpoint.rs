@@ -18,7 +18,7 @@ use crate::model::OrgName;
 /// The generation of every ledger so far: a ledger that had to be begun anew would be of the next one.
 const GENERATION: u32 = 1;
 
-/// The origin of an org's ledger in the deployment `name`; also the name of the key that signs its heads.
+/// The origin of an org's ledger in the deployment `name`; also the name of the key that signs its checkpoints.
 pub fn origin(name: &str, org: &OrgName) -> String {
     format!("{name}/orgs/{org}/audit/{GENERATION}")
 }
@@ -31,7 +31,7 @@ pub fn is_of(origin: &str, org: &str) -> bool {
     name.is_some_and(|name| !name.is_empty())
 }
 
-/// A head.
+/// A checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Whose.

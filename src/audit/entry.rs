@@ -1,9 +1,9 @@
 //! An entry's canonical bytes: what `entry_hash` is the SHA-256 of.
 //!
-//! They are the RFC 8785 (JCS) JSON of one object whose members are the columns that are not null, and `v` and `origin`. There
-//! are no JSON numbers: integers are decimal strings, times are RFC 3339 in UTC with six fraction digits. An empty list counts
-//! as null. The bytes are made of the columns of a batch, whether the entry is about to be chained or was read from a segment,
-//! so no column of a row can differ from what was hashed.
+//! They are the RFC 8785 (JCS) JSON of one object whose members are the columns that are not null, and `v` and
+//! `origin`. There are no JSON numbers: integers are decimal strings, times are RFC 3339 in UTC with six fraction
+//! digits. An empty list counts as null. The bytes are made of the columns of a batch, whether the entry is about to be
+//! chained or was read from a segment, so no column of a row can differ from what was hashed.
 
 use std::collections::BTreeMap;
 
@@ -212,8 +212,8 @@ pub enum Member {
     List(Vec<String>),
 }
 
-/// The members of an entry, out of its canonical bytes; none if these are not written as RFC 8785 says, or have a member that no
-/// entry has.
+/// The members of an entry, out of its canonical bytes; none if these are not written as RFC 8785 says, or have a
+/// member that no entry has.
 pub fn parse(canonical: &str) -> Option<BTreeMap<String, Member>> {
     let members: BTreeMap<String, Member> = serde_json::from_str(canonical).ok()?;
     let mut written = Vec::with_capacity(canonical.len());
@@ -253,8 +253,9 @@ const fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// Whether one of eight bytes is special, looked at together: a byte's highest bit is set in a result if the byte is below
-/// 0x20, or is zero once `"` or `\` is taken from it. (A borrow may set further bits, but only beside one that is rightly set.)
+/// Whether one of eight bytes is special, looked at together: a byte's highest bit is set in a result if the byte is
+/// below 0x20, or is zero once `"` or `\` is taken from it. (A borrow may set further bits, but only beside one that is
+/// rightly set.)
 const fn has_special(bytes: [u8; 8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHEST: u64 = ONES << 7;
@@ -324,8 +325,8 @@ fn write_list(
     Ok(())
 }
 
-/// RFC 3339 in UTC with exactly six fraction digits. The days are turned into a date by the proleptic Gregorian calendar's
-/// cycle of 400 years, counted from March on so that a leap day is the last of its year.
+/// RFC 3339 in UTC with exactly six fraction digits. The days are turned into a date by the proleptic Gregorian
+/// calendar's cycle of 400 years, counted from March on so that a leap day is the last of its year.
 fn write_time(column: &'static str, micros: i64, out: &mut Vec<u8>) -> Result<(), AuditError> {
     if !(FIRST_MICROS..=LAST_MICROS).contains(&micros) {
         return Err(AuditError::Entry { column, reason: format!("{micros} µs is outside of the years 0 to 9999") });

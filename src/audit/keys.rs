@@ -1,10 +1,10 @@
-//! The keys that heads are signed with. They are never in the object store.
+//! The keys that checkpoints are signed with. They are never in the object store.
 //!
-//! A key is an Ed25519 private key in PKCS#8 PEM, as `openssl genpkey -algorithm ed25519` makes it, in a file that only its
-//! owner may read (mode 0600), or in an environment variable. The file is made at the first start.
+//! A key is an Ed25519 private key in PKCS#8 PEM, as `openssl genpkey -algorithm ed25519` makes it, in a file that only
+//! its owner may read (mode 0600), or in an environment variable. The file is made at the first start.
 //!
-//! To change the key, the old one stays configured as the previous one for a while: heads are then signed with both, so that
-//! verifiers that know either can go on.
+//! To change the key, the old one stays configured as the previous one for a while: checkpoints are then signed with
+//! both, so that verifiers that know either can go on.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -49,7 +49,7 @@ impl SigningKeys {
         Self { previous: Some(previous), ..self }
     }
 
-    /// Whether heads are signed with two keys.
+    /// Whether checkpoints are signed with two keys.
     pub fn has_overlap(&self) -> bool {
         self.previous.is_some()
     }
@@ -71,14 +71,15 @@ impl SigningKeys {
         keys.map(|key| VKey::new(origin, Algorithm::Ed25519, key.verifying_key())).collect()
     }
 
-    /// Keys of another use, derived from the current signing key and, if there is one, from the one before: BLAKE3's key
-    /// derivation with `context`.
+    /// Keys of another use, derived from the current signing key and, if there is one, from the one before: BLAKE3's
+    /// key derivation with `context`.
     pub fn derive(&self, context: &str) -> ([u8; 32], Option<[u8; 32]>) {
         let derive = |key: &SigningKey| blake3::derive_key(context, key.as_bytes());
         (derive(&self.current), self.previous.as_ref().map(derive))
     }
 
-    /// The secrets of the current key and, if there is one, of the one before, for keys of another use that a specification derives from them.
+    /// The secrets of the current key and, if there is one, of the one before, for keys of another use that a
+    /// specification derives from them.
     pub fn seeds(&self) -> (Zeroizing<[u8; 32]>, Option<Zeroizing<[u8; 32]>>) {
         let seed = |key: &SigningKey| Zeroizing::new(key.to_bytes());
         (seed(&self.current), self.previous.as_ref().map(seed))
@@ -134,8 +135,8 @@ pub fn load(path: &Path) -> Result<Option<SigningKey>, AuditError> {
     parse(&pem).map(Some).map_err(|e| fault(&e))
 }
 
-/// Makes a key. It is written beside its place and linked there, so that of several processes that start at once all take the
-/// first one's key, and a crash leaves no half of one.
+/// Makes a key. It is written beside its place and linked there, so that of several processes that start at once all
+/// take the first one's key, and a crash leaves no half of one.
 fn make(path: &Path) -> Result<SigningKey, AuditError> {
     let fault = |e: &dyn fmt::Display| AuditError::Key(format!("{} cannot be made: {e}", path.display()));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));

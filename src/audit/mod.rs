@@ -1,4 +1,5 @@
-//! The audit ledger: what was decided, by whom, so that nobody can change it unnoticed. The format is `schemas/ledger.md`.
+//! The audit ledger: what was decided, by whom, so that nobody can change it unnoticed. The format is
+//! `schemas/ledger.md`.
 //!
 //! ```text
 //! event ─▶ entry: number, predecessor's hash, own hash (chain) ─▶ segment, Parquet
@@ -15,16 +16,16 @@
 //! | [`tile`] | the tree's form on the store, and its growing edge |
 //! | [`segment`] | entries on the store |
 //! | [`note`] | signed notes and their keys |
-//! | [`checkpoint`] | heads |
-//! | [`keys`] | the keys that heads are signed with |
-//! | [`signer`] | who signs heads, and refuses any that is no extension of the last |
-//! | [`proof`] | that an entry is under a head, for whoever asks |
+//! | [`checkpoint`] | checkpoints |
+//! | [`keys`] | the keys that checkpoints are signed with |
+//! | [`signer`] | who signs checkpoints, and refuses any that is no extension of the last |
+//! | [`proof`] | that an entry is under a checkpoint, for whoever asks |
 //! | [`verify`] | whether a ledger is sound, for whoever does not trust its keeper; bundles |
 //! | [`witness`] | what is said to a witness |
 //!
-//! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing. Every
-//! column of a row is in its canonical bytes; the hash of these is in its leaf and in its successor's bytes; the leaf is
-//! under the root; the root and the size are under the signature.
+//! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing.
+//! Every column of a row is in its canonical bytes; the hash of these is in its leaf and in its successor's bytes; the
+//! leaf is under the root; the root and the size are under the signature.
 
 pub mod chain;
 pub mod checkpoint;
@@ -50,7 +51,7 @@ pub use proof::{InclusionProof, NoProof, Proved};
 pub use signer::Signer;
 pub use tile::{TileId, TreeEdge};
 
-/// What is wrong with entries, heads or keys.
+/// What is wrong with entries, checkpoints or keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
     /// A batch is not of the ledger's schema.
@@ -70,7 +71,7 @@ pub enum AuditError {
     /// No signature of the key that was asked for holds.
     #[error("{0}")]
     Signature(String),
-    /// A head that is no extension of the one that was signed before.
+    /// A checkpoint that is no extension of the one that was signed before.
     #[error("refused to sign: {0}")]
     NoExtension(String),
     /// A key cannot be had.

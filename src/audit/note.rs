@@ -7,8 +7,9 @@
 //! key id    = SHA-256(key name ‖ "\n" ‖ algorithm ‖ public key), the first 4 bytes
 //! ```
 //!
-//! Two algorithms are known here: Ed25519 (0x01), by which heads are signed, and the timestamped Ed25519 cosignature (0x04), by
-//! which a witness says that it has seen a head extend the one before (<https://c2sp.org/tlog-cosignature>).
+//! Two algorithms are known here: Ed25519 (0x01), by which checkpoints are signed, and the timestamped Ed25519
+//! cosignature (0x04), by which a witness says that it has seen a checkpoint extend the one before
+//! (<https://c2sp.org/tlog-cosignature>).
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,7 +77,8 @@ impl VKey {
         Hash::of(&parts).0.first_chunk().copied().unwrap_or_default()
     }
 
-    /// Whether a signature of this key is on the note. A cosignature's time comes back, in seconds since the Unix epoch.
+    /// Whether a signature of this key is on the note. A cosignature's time comes back, in seconds since the Unix
+    /// epoch.
     ///
     /// # Errors
     /// [`AuditError::Signature`] when there is none, or one that does not hold.

@@ -1,5 +1,5 @@
-//! That an entry is under a signed checkpoint: what `GET …/audit/{seq}/proof` and `mcpg audit proof` give, as JSON; the API also as a
-//! C2SP tlog-proof (<https://c2sp.org/tlog-proof>).
+//! That an entry is under a signed checkpoint: what `GET …/audit/{seq}/proof` and `mcpg audit proof` give, as JSON; the
+//! API also as a C2SP tlog-proof (<https://c2sp.org/tlog-proof>).
 //!
 //! The JSON is all that an auditor needs beside the verifier key:
 //!
@@ -73,8 +73,8 @@ pub struct Proved {
 }
 
 impl InclusionProof {
-    /// A proof that `leaf` is under the checkpoint `checkpoint`, which is a signed note, of `size` entries and that `root`. None if
-    /// `path` does not show it: then the ledger's tiles are not those of the checkpoint.
+    /// A proof that `leaf` is under the checkpoint `checkpoint`, which is a signed note, of `size` entries and that
+    /// `root`. None if `path` does not show it: then the ledger's tiles are not those of the checkpoint.
     pub fn new(leaf: &Leaf, path: &[Hash], size: u64, root: &Hash, checkpoint: String) -> Option<Self> {
         let bytes = leaf.bytes();
         tree::verify_inclusion(leaf.seq, size, tree::leaf_hash(&bytes), path, root).then(|| Self {
@@ -109,7 +109,8 @@ impl InclusionProof {
         text
     }
 
-    /// What it proves to somebody who knows one of the ledger's verifier keys, and for whom it is to be of `org` where that is given.
+    /// What it proves to somebody who knows one of the ledger's verifier keys, and for whom it is to be of `org` where
+    /// that is given.
     ///
     /// # Errors
     /// [`NoProof`] when it proves nothing.

@@ -1,18 +1,19 @@
 //! Segments: the ledger's entries on the store, one Parquet file for a run of them.
 //!
 //! `orgs/<org>/audit/segments/<first>-<last>.parquet`, both ends `seq` in 20 digits. The columns are those of
-//! `schemas/audit_log.sql`; the file's key-value metadata holds what each entry is hashed with and no column repeats: `mcpg.v`
-//! and `mcpg.origin`. There is nothing else to believe: no column statistics, no page index, no bloom filters, no embedded Arrow
-//! schema. Whatever decides something is read from rows that were verified, or comes from authenticated objects elsewhere.
+//! `schemas/audit_log.sql`; the file's key-value metadata holds what each entry is hashed with and no column repeats:
+//! `mcpg.v` and `mcpg.origin`. There is nothing else to believe: no column statistics, no page index, no bloom filters,
+//! no embedded Arrow schema. Whatever decides something is read from rows that were verified, or comes from
+//! authenticated objects elsewhere.
 //!
-//! Segments of the first design have statistics and two more keys of metadata, `mcpg.position` and `mcpg.standing`. [`read`] gives
-//! these back, for bringing such a store over and for nothing else: no signature covers them.
+//! Segments of the first design have statistics and two more keys of metadata, `mcpg.position` and `mcpg.standing`.
+//! [`read`] gives these back, for bringing such a store over and for nothing else: no signature covers them.
 //!
 //! A segment is created if absent and never written again. The same range always has the same entries, so of two nodes
 //! that write it one is as good as the other.
 //!
-//! Segments are merged by [`merge`], which copies row groups as they are encoded where they are large enough. The trade-off is in
-//! [`SPLICE_ROWS`].
+//! Segments are merged by [`merge`], which copies row groups as they are encoded where they are large enough. The
+//! trade-off is in [`SPLICE_ROWS`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,9 +47,9 @@ const META_STANDING: &str = "mcpg.standing";
 
 /// Rows of a row group: a unit of parallel reading.
 const ROW_GROUP_ROWS: usize = 131_072;
-/// Row groups of at least so many rows are copied as they are when segments are merged; smaller ones are decoded and encoded
-/// again, together. So an entry is encoded again only while its row group is small, and a segment of a million entries has at most
-/// 64 row groups, whose metadata stays small beside the rows.
+/// Row groups of at least so many rows are copied as they are when segments are merged; smaller ones are decoded and
+/// encoded again, together. So an entry is encoded again only while its row group is small, and a segment of a million
+/// entries has at most 64 row groups, whose metadata stays small beside the rows.
 pub const SPLICE_ROWS: u64 = 16_384;
 /// Rows of a batch as it is read.
 const BATCH_ROWS: usize = 8_192;
@@ -196,7 +197,8 @@ struct Opened {
 impl Opened {
     fn new(path: &str, bytes: Bytes) -> Result<Self, StorageError> {
         let damaged = |reason: String| StorageError::damaged(path, reason);
-        // The Arrow schema that segments of the first design embed is a second word on the columns; Parquet's own counts.
+        // The Arrow schema that segments of the first design embed is a second word on the columns; Parquet's own
+        // counts.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_encoding_stats_as_mask(false);
         let reader = ArrowReaderMetadata::load(&bytes, options).map_err(|e| damaged(e.to_string()))?;
         let metadata = reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
@@ -271,9 +273,9 @@ fn numbered(
 
 /// Makes one segment of the ledger `origin` out of its parts, which lie in order and without gaps.
 ///
-/// The bytes are a function of the parts' bytes alone, so two nodes that merge the same parts make the same file. Of each part, the
-/// numbers and the chain are read and must fit; that an entry is what its hash says is not looked at. Row groups that are large, and
-/// of the form that [`SegmentWriter`] gives them, are copied; the rest is encoded again.
+/// The bytes are a function of the parts' bytes alone, so two nodes that merge the same parts make the same file. Of
+/// each part, the numbers and the chain are read and must fit; that an entry is what its hash says is not looked at.
+/// Row groups that are large, and of the form that [`SegmentWriter`] gives them, are copied; the rest is encoded again.
 ///
 /// # Errors
 /// [`StorageError::Damaged`] when a part is no segment of this ledger or does not follow the one before it.

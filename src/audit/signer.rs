@@ -1,8 +1,8 @@
-//! Who signs heads: it remembers the last one, and signs nothing that is not shown to extend it.
+//! Who signs checkpoints: it remembers the last one, and signs nothing that is not shown to extend it.
 //!
-//! What it remembers are the peaks of the last head's tree. It is given the hashes of the leaves added since, grows its own
-//! peaks by them, and signs only if that makes the root that it was asked to sign. So a fault elsewhere in the program, or a
-//! store that was rolled back under it, cannot make it sign two histories.
+//! What it remembers are the peaks of the last checkpoint's tree. It is given the hashes of the leaves added since,
+//! grows its own peaks by them, and signs only if that makes the root that it was asked to sign. So a fault elsewhere
+//! in the program, or a store that was rolled back under it, cannot make it sign two histories.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// A signer that goes on from `last`: the peaks of the tree of the newest head, or none of an empty ledger.
+    /// A signer that goes on from `last`: the peaks of the tree of the newest checkpoint, or none of an empty ledger.
     pub fn new(origin: String, keys: Arc<SigningKeys>, last: Peaks) -> Self {
         Self { origin, keys, last }
     }
 
-    /// How many entries the last head covers.
+    /// How many entries the last checkpoint covers.
     pub fn size(&self) -> u64 {
         self.last.size()
     }
@@ -35,7 +35,7 @@ impl Signer {
         &self.origin
     }
 
-    /// Signs a head that extends the last one by the leaves of these hashes. Gives the signed note.
+    /// Signs a checkpoint that extends the last one by the leaves of these hashes. Gives the signed note.
     ///
     /// # Errors
     /// [`AuditError::NoExtension`] when it does not.
@@ -46,7 +46,8 @@ impl Signer {
         Ok(note.to_string())
     }
 
-    /// Takes over a head that another node has signed, which is to be this one; by `also` too, the key that the ledger tells of.
+    /// Takes over a checkpoint that another node has signed, which is to be this one; by `also` too, the key that the
+    /// ledger tells of.
     ///
     /// # Errors
     /// [`AuditError::Signature`] when none of these keys signed it, [`AuditError::NoExtension`] when it is another
@@ -68,16 +69,16 @@ impl Signer {
         Ok(())
     }
 
-    /// Reads a head that one of this deployment's keys, or `also`, has signed.
+    /// Reads a checkpoint that one of this deployment's keys, or `also`, has signed.
     ///
     /// # Errors
-    /// [`AuditError::Signature`] when none has, [`AuditError::Malformed`] when it is no head of this ledger.
+    /// [`AuditError::Signature`] when none has, [`AuditError::Malformed`] when it is no checkpoint of this ledger.
     pub fn check(&self, note: &str, also: Option<&VKey>) -> Result<Checkpoint, AuditError> {
         check_by(self.keys.vkeys(&self.origin)?.iter().chain(also), &self.origin, note)
     }
 
     fn grow(&self, head: &Checkpoint, grown: &[Hash]) -> Result<Peaks, AuditError> {
-        // The last head once more: it was signed, and could not be stored.
+        // The last checkpoint once more: it was signed, and could not be stored.
         if head.origin == self.origin && head.size == self.last.size() && head.root == self.last.root() {
             return Ok(self.last.clone());
         }

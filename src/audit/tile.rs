@@ -1,8 +1,10 @@
-//! The tree on the store: tiles, as C2SP tlog-tiles lays them out (<https://c2sp.org/tlog-tiles>), under `orgs/<org>/audit/tile/`.
+//! The tree on the store: tiles, as C2SP tlog-tiles lays them out (<https://c2sp.org/tlog-tiles>), under
+//! `orgs/<org>/audit/tile/`.
 //!
-//! A hash tile of level `L` holds up to 256 hashes of the tree's level `8·L`, `tile/<L>/<N>`. An entry bundle holds up to 256
-//! leaves, each after its length as a big-endian u16, `tile/entries/<N>`. `<N>` is written in groups of three digits, all but
-//! the last after an `x`: `x001/x234/067`. One that is not full yet ends in `.p/<width>`; it goes when the full one is there.
+//! A hash tile of level `L` holds up to 256 hashes of the tree's level `8·L`, `tile/<L>/<N>`. An entry bundle holds up
+//! to 256 leaves, each after its length as a big-endian u16, `tile/entries/<N>`. `<N>` is written in groups of three
+//! digits, all but the last after an `x`: `x001/x234/067`. One that is not full yet ends in `.p/<width>`; it goes when
+//! the full one is there.
 //!
 //! | module | holds |
 //! |---|---|
@@ -10,8 +12,8 @@
 //! | `edge` | the tree's growing edge, which gives the tiles that are to be written |
 //! | `tiles` | tiles that were read, which give roots and proofs |
 //!
-//! A tile of one width never changes, so two nodes that write it write the same bytes, and a crash between two tiles is made
-//! good by writing all of them again.
+//! A tile of one width never changes, so two nodes that write it write the same bytes, and a crash between two tiles is
+//! made good by writing all of them again.
 
 mod edge;
 mod id;

@@ -1,8 +1,8 @@
-//! The Merkle tree of RFC 6962 over the entries' leaves: its hashes, and proofs that an entry is in it and that a later tree
-//! has an earlier one for its beginning.
+//! The Merkle tree of RFC 6962 over the entries' leaves: its hashes, and proofs that an entry is in it and that a later
+//! tree has an earlier one for its beginning.
 //!
-//! A node of level `l` and index `i` is the root of the leaves from `i·2^l` up to `(i+1)·2^l`. A range of leaves that is no
-//! such power of two has no node of its own; its hash is that of the nodes that it is made of, from the right.
+//! A node of level `l` and index `i` is the root of the leaves from `i·2^l` up to `(i+1)·2^l`. A range of leaves that
+//! is no such power of two has no node of its own; its hash is that of the nodes that it is made of, from the right.
 
 use super::Hash;
 
@@ -102,8 +102,8 @@ fn split(size: u64) -> u64 {
     1 << (size - 1).ilog2()
 }
 
-/// The ranges whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf upwards (RFC 6962, section
-/// 2.1.1). Empty if it is not.
+/// The ranges whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf upwards (RFC 6962,
+/// section 2.1.1). Empty if it is not.
 pub fn inclusion(index: u64, size: u64) -> Vec<Range> {
     let (mut ranges, mut from, mut to) = (Vec::new(), 0, size);
     if index >= size {
@@ -123,8 +123,8 @@ pub fn inclusion(index: u64, size: u64) -> Vec<Range> {
     ranges
 }
 
-/// The ranges whose hashes prove that a tree of `new` leaves begins with one of `old` (RFC 6962, section 2.1.2). Empty if
-/// there is nothing to prove.
+/// The ranges whose hashes prove that a tree of `new` leaves begins with one of `old` (RFC 6962, section 2.1.2). Empty
+/// if there is nothing to prove.
 pub fn consistency(old: u64, new: u64) -> Vec<Range> {
     let (mut ranges, mut from, mut to) = (Vec::new(), 0, new);
     if old == 0 || old >= new {
@@ -170,8 +170,8 @@ pub fn verify_inclusion(index: u64, size: u64, leaf: Hash, proof: &[Hash], root:
     last == 0 && hash == *root
 }
 
-/// Whether `proof` shows that the tree of `new` leaves and `new_root` begins with that of `old` and `old_root` (RFC 9162,
-/// section 2.1.4.2).
+/// Whether `proof` shows that the tree of `new` leaves and `new_root` begins with that of `old` and `old_root` (RFC
+/// 9162, section 2.1.4.2).
 pub fn verify_consistency(old: u64, new: u64, old_root: &Hash, new_root: &Hash, proof: &[Hash]) -> bool {
     if old == new {
         return proof.is_empty() && old_root == new_root;

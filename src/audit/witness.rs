@@ -5,11 +5,11 @@
 //! old <size that the witness saw last>
 //! <consistency proof, a hash a line, base64>
 //!
-//! <the head, a signed note>
+//! <the checkpoint, a signed note>
 //! ```
 //!
-//! 200 with signature lines: it has seen the head extend the one before, and says so with its time. 409 with the size that it
-//! saw last: the proof is to begin there. 422: what it saw before is not the beginning of this head.
+//! 200 with signature lines: it has seen the checkpoint extend the one before, and says so with its time. 409 with the
+//! size that it saw last: the proof is to begin there. 422: what it saw before is not the beginning of this checkpoint.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -41,8 +41,8 @@ pub fn conflict(body: &str) -> Result<u64, AuditError> {
 /// The note with the witness's signature added, out of the lines that it answered with.
 ///
 /// # Errors
-/// [`AuditError::Malformed`] when they are no signature lines, [`AuditError::Signature`] when none is of that key or it does not
-/// hold.
+/// [`AuditError::Malformed`] when they are no signature lines, [`AuditError::Signature`] when none is of that key or it
+/// does not hold.
 pub fn cosigned(note: &str, answer: &str, witness: &VKey) -> Result<String, AuditError> {
     let note: Note = note.parse()?;
     let answered: Note = format!("{}\n{answer}", note.text).parse()?;

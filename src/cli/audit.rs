@@ -1,8 +1,9 @@
-//! `mcpg audit`: verifies a ledger, exports it, proves one entry, prints its key. How long it is kept is in `audit_keeping`, proofs are
-//! in `audit_proof`.
+//! `mcpg audit`: verifies a ledger, exports it, proves one entry, prints its key. How long it is kept is in
+//! `audit_keeping`, proofs are in `audit_proof`.
 //!
-//! `verify`, `export` and `proof` read a store or a bundle directly, without a server and without any key but the public one. The verdict
-//! goes to standard output; with exit code 1, standard error names the first thing that is wrong as well.
+//! `verify`, `export` and `proof` read a store or a bundle directly, without a server and without any key but the
+//! public one. The verdict goes to standard output; with exit code 1, standard error names the first thing that is
+//! wrong as well.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Read};
@@ -93,7 +94,7 @@ pub(super) struct VerifyArgs {
     /// The verifier key, had from elsewhere than the ledger; more than once: any of them.
     #[arg(long = "vkey", value_name = "KEY", required = true, value_parser = vkey)]
     vkeys: Vec<VKey>,
-    /// Demand the cosignature of this witness on the newest head; more than once: of all of them.
+    /// Demand the cosignature of this witness on the newest checkpoint; more than once: of all of them.
     #[arg(long = "witness-vkey", value_name = "KEY", value_parser = vkey)]
     witnesses: Vec<VKey>,
     /// A checkpoint that you kept: the ledger must have grown from it; more than once: from all of them.

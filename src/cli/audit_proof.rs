@@ -1,7 +1,7 @@
 //! `mcpg audit proof`: makes the proof that one entry is in a ledger, and checks one offline.
 //!
-//! A proof is one JSON object: the entry's canonical bytes, its leaf, the path to the root, the signed checkpoint. Checking it takes the
-//! verifier key and nothing else; docs/auditors.md shows how to do so without this program.
+//! A proof is one JSON object: the entry's canonical bytes, its leaf, the path to the root, the signed checkpoint.
+//! Checking it takes the verifier key and nothing else; docs/auditors.md shows how to do so without this program.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! `mcpg store`: what lies on a store, whether it is sound, the repair of an org, and a copy of all.
 //!
-//! The commands work on the store itself, with the ledger's key, also while control planes run on it. The answer goes to standard
-//! output, as JSON unless that is a terminal.
+//! The commands work on the store itself, with the ledger's key, also while control planes run on it. The answer goes
+//! to standard output, as JSON unless that is a terminal.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,8 @@ pub(super) struct CopyArgs {
     /// The store to copy to. It must be empty.
     #[arg(long, value_name = "URL")]
     to: StorageUrl,
-    /// Copy the wrapped keys of sealed payloads too, which are left out otherwise: a copy with them opens what a KEK of that time unwraps.
+    /// Copy the wrapped keys of sealed payloads too, which are left out otherwise: a copy with them opens what a KEK of
+    /// that time unwraps.
     #[arg(long)]
     with_payload_keys: bool,
 }

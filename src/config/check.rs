@@ -40,6 +40,7 @@ pub(crate) fn control_plane(settings: &ControlPlane, root: &Node, faults: &mut C
         check.fault("log.shards", "this version keeps the log in one part; write 1");
     }
     check.range("log.park_after", settings.log.park_after, SECOND..=DAY);
+    check.range("log.max_rest", settings.log.max_rest, DAY..=CENTURY);
     check.audit(settings);
     check.payloads(settings);
     check.ranges(settings);

@@ -342,11 +342,16 @@ pub struct LogSettings {
     pub shards: u64,
     /// After how long an org that holds the log back is parked: what the log has of it is kept apart, and the log is trimmed.
     pub park_after: Period,
+    /// The longest that the log may have rested. A clock that says longer is taken for wrong, and nothing is written by it.
+    pub max_rest: Period,
+    /// Whether a store of version 1 is brought over. What such a store holds carries no MAC, and so is believed that once.
+    pub bring_over: bool,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { shards: 1, park_after: Period::new(Duration::from_secs(3_600)) }
+        let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+        Self { shards: 1, park_after: Period::new(hour), max_rest: Period::new(400 * day), bring_over: true }
     }
 }
 

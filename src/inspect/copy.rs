@@ -2,26 +2,27 @@
 //!
 //! # Why it loads
 //!
-//! The floor is read first: `F`. At that moment (rule L2) each org has a state that holds what its sections up to `F` brought, its tables
-//! hold those samples, and its checkpoint covers those entries. All three only move on. So whatever is copied of them later, with
-//! the log from `F` on, is enough. In this order:
+//! The floor is read first: `F`. At that moment (rule L2) each org has a state that holds what its sections up to `F`
+//! brought, its tables hold those samples, and its checkpoint covers those entries. All three only move on. So whatever
+//! is copied of them later, with the log from `F` on, is enough. In this order:
 //!
-//! 1. of each org states, runs of keys, Delta's log and then the files, segments and tiles and then checkpoints, and what else is there;
-//! 2. the log, from `F` to the last object that is listed *after* that: it reaches what was copied of every org (rule L4). What
-//!    comes later is left out;
+//! 1. of each org states, runs of keys, Delta's log and then the files, segments and tiles and then checkpoints, and
+//!    what else is there;
+//! 2. the log, from `F` to the last object that is listed *after* that: it reaches what was copied of every org (rule
+//!    L4). What comes later is left out;
 //! 3. the floor `F`.
 //!
-//! If an object of the log is gone because the floor rose past it, a new round begins at the newer floor. What vanished between being
-//! listed and being read (a state that a newer one replaced, say) may have left a gap in the copy: so the copy is checked, and where
-//! it is not sound a further round copies what has come or changed since. A round that finds the same faults as the one before ends it:
-//! they are the store's own.
+//! If an object of the log is gone because the floor rose past it, a new round begins at the newer floor. What vanished
+//! between being listed and being read (a state that a newer one replaced, say) may have left a gap in the copy: so the
+//! copy is checked, and where it is not sound a further round copies what has come or changed since. A round that finds
+//! the same faults as the one before ends it: they are the store's own.
 //!
 //! Wrapped keys of sealed payloads are left out unless they are asked for: the copy opens no payload then.
 //!
 //! # Until it is whole
 //!
-//! `wal/layout` is written first, with bytes that no control plane takes for a layout, and replaced by the store's own when the
-//! copy has been found sound. A copy that was broken off is refused by a control plane, and by `copy`.
+//! `wal/layout` is written first, with bytes that no control plane takes for a layout, and replaced by the store's own
+//! when the copy has been found sound. A copy that was broken off is refused by a control plane, and by `copy`.
 
 use std::collections::HashMap;
 
@@ -34,7 +35,7 @@ use super::{Finding, Findings, Inspector, Progress, Report};
 use crate::ledger;
 use crate::log::{self, layout};
 use crate::model::OrgName;
-use crate::state::state_folder;
+use crate::state::{parked_folders, state_folder};
 use crate::storage::{Created, StorageError, Store};
 
 /// Objects that are copied at once.
@@ -167,7 +168,9 @@ impl Copying<'_> {
         // What has come since of the parts above is left out.
         let mut done: Vec<String> = tables.iter().map(|table| format!("{table}/")).collect();
         done.extend(["state", "keys", "audit"].map(|part| format!("{folder}/{part}/")));
-        self.part(&Path::from(folder), |path| !done.iter().any(|part| path.starts_with(part))).await
+        self.part(&Path::from(folder), |path| !done.iter().any(|part| path.starts_with(part))).await?;
+        let [_, parked_beside_the_log] = parked_folders(org);
+        self.part(&parked_beside_the_log, |_| true).await
     }
 
     async fn tables(&self, folder: &str) -> Result<Vec<Path>, StorageError> {

@@ -1,7 +1,7 @@
 //! The log above the floor, as it was found: the id of each object, and where each org has sections.
 //!
-//! Each object is verified as it is read: its MAC and form, the chain, the hash and the form of each body. An object that is at fault is
-//! noted, and the chain is taken up after it.
+//! Each object is verified as it is read: its MAC and form, the chain, the hash and the form of each body. An object
+//! that is at fault is noted, and the chain is taken up after it.
 
 use std::collections::HashMap;
 
@@ -115,7 +115,8 @@ impl Index {
                 Err(e) => return Err(e),
             }
         }
-        // What was read counts once a floor read after it is lower. What is over it is there for good, whatever was deleted below.
+        // What was read counts once a floor read after it is lower. What is over it is there for good, whatever was
+        // deleted below.
         let floor = node.log.floor().await?.number;
         Ok(floor <= self.end() && !self.faults.iter().any(|(seq, ..)| (first..=floor).contains(seq)))
     }
@@ -182,7 +183,8 @@ impl Index {
         (from.max(self.floor.number + 1)..=to.min(self.end())).any(|position| self.id(position).is_none())
     }
 
-    /// The first fault that is of no one org: an object is missing, its header is at fault, or it does not name the one before.
+    /// The first fault that is of no one org: an object is missing, its header is at fault, or it does not name the one
+    /// before.
     pub(super) fn first_of_all(&self) -> Option<&Finding> {
         self.faults.iter().find(|(_, of, _)| of.is_none()).map(|(.., fault)| fault)
     }

@@ -9,13 +9,13 @@
 //! | `copy` | a consistent copy to another store |
 //! | `repair` | an org that is stopped goes on from what can be read of it |
 //!
-//! It works on the store itself, beside control planes that run: it reads as they load, takes no lock, and writes nothing but a
-//! copy or a repair. So what it reads moves. Three rules make that harmless:
+//! It works on the store itself, beside control planes that run: it reads as they load, takes no lock, and writes
+//! nothing but a copy or a repair. So what it reads moves. Three rules make that harmless:
 //!
 //! - What is stored of an org is read first and the log's end after (rule L4): the log reaches at least as far.
 //! - What was read of the log counts once a floor read after it is lower (rule L3).
-//! - What does not fit is looked at again, and is a fault when it is found twice. A read that fails is no fault (rule L9): what could not
-//!   be read is listed apart.
+//! - What does not fit is looked at again, and is a fault when it is found twice. A read that fails is no fault (rule
+//!   L9): what could not be read is listed apart.
 
 mod check;
 mod copy;
@@ -110,8 +110,8 @@ impl Findings {
     }
 }
 
-/// Looks again at what does not fit: a fault is what two looks after each other find of one object. What cannot be read is
-/// tried as often, and then said.
+/// Looks again at what does not fit: a fault is what two looks after each other find of one object. What cannot be read
+/// is tried as often, and then said.
 async fn confirmed(mut look: impl AsyncFnMut() -> Findings) -> Findings {
     let (mut before, mut pause) = (Findings::default(), PAUSE);
     for attempt in 1..=LOOKS {

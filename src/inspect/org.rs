@@ -1,5 +1,5 @@
-//! Verifying one org: its states and runs of keys, its tables, its ledger, its sections of the log; and that these are of one time,
-//! so that a control plane can load it.
+//! Verifying one org: its states and runs of keys, its tables, its ledger, its sections of the log; and that these are
+//! of one time, so that a control plane can load it.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -12,10 +12,11 @@ use super::{Findings, Report, table};
 use crate::audit::checkpoint;
 use crate::audit::verify::{Expected, Objects, Sound, VerifyError, verify};
 use crate::ledger;
-use crate::log::{self, Object};
+use crate::log;
 use crate::model::OrgName;
 use crate::node::Node;
 use crate::state::dedup::{RunRef, Stored};
+use crate::state::load::{parked, read_parked};
 use crate::state::snapshot::{self, StateHeader};
 use crate::state::{state_folder, state_path};
 use crate::storage::StorageError;
@@ -44,12 +45,11 @@ pub(super) async fn check(node: &Node, org: &OrgName, index: Option<&mut Index>,
     }
     let ledger = findings.take(ledger_of(node, org).await);
     let mut kept_apart = Vec::new();
-    match node.store.list(&Path::from(format!("orgs/{org}/parked"))).await {
+    match parked(node, org).await {
         Ok(parked) => {
-            for meta in parked {
+            for position in parked {
                 // One that was let go meanwhile is none any more.
-                let Some(Some(bytes)) = findings.take(node.store.get(&meta.location).await) else { continue };
-                let object = findings.take(Object::unpark(node.log.keys(), meta.location.as_ref(), &bytes));
+                let object = findings.take(read_parked(node, org, position).await).flatten();
                 kept_apart.extend(object.and_then(|object| Place::of(&object, org)));
             }
         }

@@ -9,11 +9,13 @@
 //! | a table, a tile, a segment, entries that a state covers and no checkpoint does | refused: restore that object |
 //! | a header of the log, a hole in it | refused: it concerns every org; restore that object |
 //!
-//! A repair is a log object with the decision `repaired` and an entry `operator.org_repaired`, which names what was given up. Every node
-//! that comes to it drops what it knows of the org and loads it again: so a stop is lifted on all of them without a restart. The
-//! object comes first, then segments and a checkpoint over all entries before it, then the tables, then the state at its position. A
-//! crash between two of them leaves the org stopped as it was; the repair is then done again.
+//! A repair is a log object with the decision `repaired` and an entry `operator.org_repaired`, which names what was
+//! given up. Every node that comes to it drops what it knows of the org and loads it again: so a stop is lifted on all
+//! of them without a restart. The object comes first, then segments and a checkpoint over all entries before it, then
+//! the tables, then the state at its position. A crash between two of them leaves the org stopped as it was; the repair
+//! is then done again.
 
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use object_store::path::Path;
 use serde_json::json;
@@ -72,7 +74,8 @@ struct Salvaged {
 }
 
 impl Inspector {
-    /// Repairs an org, or says what that would be. Where something is to be given up, nothing is done unless `accept_loss`.
+    /// Repairs an org, or says what that would be. Where something is to be given up, nothing is done unless
+    /// `accept_loss`.
     ///
     /// # Errors
     /// What the store says; [`StorageError::Damaged`] names what must be restored first.
@@ -119,7 +122,8 @@ fn finding(e: StorageError) -> Result<Finding, StorageError> {
     }
 }
 
-/// Loads an org as far as it can be read. Nothing of its sections is left out but by name: each must be there, and name the one before.
+/// Loads an org as far as it can be read. Nothing of its sections is left out but by name: each must be there, and name
+/// the one before.
 async fn salvage(node: &Node, org: &OrgName) -> Result<Salvaged, StorageError> {
     let (newest, unsound) = snapshot::newest_sound(node, org).await?;
     let greatest = unsound.iter().map(|(position, _)| *position).max().unwrap_or(0);
@@ -216,8 +220,8 @@ async fn readable(
     Ok(change)
 }
 
-/// The events of a section out of the ledger's segments, if a checkpoint covers them. That they are the right ones, the ledger's chain
-/// shows when it reaches what is signed.
+/// The events of a section out of the ledger's segments, if a checkpoint covers them. That they are the right ones, the
+/// ledger's chain shows when it reaches what is signed.
 async fn signed_events(
     node: &Node,
     org: &OrgName,
@@ -234,35 +238,41 @@ async fn signed_events(
         let Some(name) = name.filter(|name| name.first <= last && name.last >= first) else { continue };
         let Some(bytes) = node.store.get(&meta.location).await? else { continue };
         let path = meta.location.to_string();
-        let mut at = name.first;
-        segment::read(&path, name, bytes, |batch| {
-            let end = at + batch.num_rows() as u64;
-            let (from, to) = (first.max(at), (last + 1).min(end));
-            if from < to {
-                let columns: Vec<usize> =
-                    schema.fields().iter().filter_map(|field| batch.schema().index_of(field.name()).ok()).collect();
-                let events = batch.project(&columns).map_err(|e| StorageError::damaged(&path, e))?;
-                let slice = events.slice(usize_of(from - at), usize_of(to - from));
-                found.push((from, slice));
-            }
-            at = end;
+        let (mut at, mut entries) = (name.first, Vec::new());
+        let read = segment::read(&path, name, bytes, |batch| {
+            let columns: Vec<usize> =
+                schema.fields().iter().filter_map(|field| batch.schema().index_of(field.name()).ok()).collect();
+            let events = batch.project(&columns).and_then(|events| events.with_schema(schema.clone()));
+            entries.push((at, events.map_err(|e| StorageError::damaged(&path, e))?));
+            at += batch.num_rows() as u64;
             Ok(())
-        })?;
+        });
+        match read {
+            Ok(_) => found.append(&mut entries),
+            // Another file may have the same entries.
+            Err(e) if e.is_damage() => tracing::warn!(path, error = %e, "a segment was passed over"),
+            Err(e) => return Err(e),
+        }
     }
-    found.sort_by_key(|(from, _)| *from);
-    // Merged segments may lie beside their parts.
-    found.dedup_by_key(|(from, _)| *from);
-    let batches: Vec<_> = found
-        .into_iter()
-        .map(|(_, batch)| batch.with_schema(schema.clone()))
-        .collect::<Result<_, _>>()
-        .map_err(|e| StorageError::damaged(ledger::segments_folder(org), e))?;
-    let joined = arrow::compute::concat_batches(schema, &batches);
+    let Some(events) = stretch(found, first, rows.count) else { return Ok(None) };
+    let joined = arrow::compute::concat_batches(schema, &events);
     let joined = joined.map_err(|e| StorageError::damaged(ledger::segments_folder(org), e))?;
-    if joined.num_rows() as u64 != rows.count {
-        return Ok(None);
-    }
     Ok(Some(change::Rows::Events(joined, rows.batches.iter().map(|id| id.0).collect())))
+}
+
+/// The `count` entries from `first` on, each once, out of batches that begin with these entries: a merged segment may
+/// lie beside all of its parts, or those of them that were not deleted yet. None if some entry is in no batch.
+fn stretch(mut found: Vec<(u64, RecordBatch)>, first: u64, count: u64) -> Option<Vec<RecordBatch>> {
+    found.sort_by_key(|(from, _)| *from);
+    let (mut next, end, mut parts) = (first, first.checked_add(count)?, Vec::new());
+    for (from, batch) in found {
+        let to = from.saturating_add(batch.num_rows() as u64).min(end);
+        if from <= next && next < to {
+            parts.push(batch.slice(usize_of(next - from), usize_of(to - next)));
+            next = to;
+        }
+    }
+    (next == end).then_some(parts)
 }
 
 fn usize_of(number: u64) -> usize {
@@ -337,4 +347,46 @@ async fn settle(node: &Node, org: &Org) -> Result<(), StorageError> {
         }
     }
     flush(node, org).await.map(drop).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use arrow::record_batch::RecordBatch;
+
+    use super::stretch;
+
+    /// The entries that are taken of batches which hold these: from the one to before the other.
+    fn taken(batches: &[(i64, i64)], first: u64, count: u64) -> Option<Vec<i64>> {
+        let batch = |(from, to): &(i64, i64)| {
+            let entries = Arc::new(Int64Array::from_iter_values(*from..*to)) as ArrayRef;
+            (*from as u64, RecordBatch::try_from_iter([("seq", entries)]).unwrap())
+        };
+        let parts = stretch(batches.iter().map(batch).collect(), first, count)?;
+        Some(parts.iter().flat_map(|part| part.column(0).as_primitive::<Int64Type>().values().to_vec()).collect())
+    }
+
+    #[test]
+    fn each_entry_is_taken_once_whatever_a_merge_has_left_beside_it() {
+        let expected = Some((5..16).collect::<Vec<_>>());
+        let (whole, parts) = ((0, 20), [(0, 10), (10, 20)]);
+        assert_eq!(taken(&parts, 5, 11), expected);
+        assert_eq!(taken(&[whole], 5, 11), expected);
+        for left in [vec![(0, 10)], vec![(10, 20)], parts.to_vec(), vec![(3, 7), (10, 12)]] {
+            let mut all = left;
+            all.push(whole);
+            assert_eq!(taken(&all, 5, 11), expected, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn entries_that_no_batch_has_are_not_made_up() {
+        assert_eq!(taken(&[(0, 10), (12, 20)], 5, 11), None);
+        assert_eq!(taken(&[(6, 20)], 5, 11), None);
+        assert_eq!(taken(&[(0, 15)], 5, 11), None);
+        assert_eq!(taken(&[], 5, 0), Some(Vec::new()));
+    }
 }

@@ -1,7 +1,6 @@
 //! `mcpg store status`: what lies on a store, by org.
 
 use chrono::{DateTime, SecondsFormat};
-use object_store::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::index::Index;
@@ -11,7 +10,7 @@ use crate::ledger;
 use crate::maintenance;
 use crate::model::OrgName;
 use crate::node::Node;
-use crate::state::snapshot;
+use crate::state::{load, snapshot};
 use crate::storage::StorageError;
 
 impl Inspector {
@@ -65,7 +64,7 @@ async fn of(node: &Node, org: &OrgName, index: &mut Index) -> Result<Value, Stor
         tables.insert(name.to_owned(), of);
     }
     let checkpoint = newest_checkpoint(node, org).await?;
-    let parked = node.store.list(&Path::from(format!("orgs/{org}/parked"))).await?.len();
+    let parked = load::parked(node, org).await?.len();
     index.extend(node).await?;
     let position = newest.as_ref().map_or(0, |header| header.position);
     let stored = newest.as_ref().map_or(0, |header| header.ledger.size);

@@ -1,6 +1,7 @@
 //! Verifying one Delta table of an org: each commit of its log, and that each live file is there with its size.
 //!
-//! Delta's log has no MAC: a change that leaves a commit well formed and names files that are there with their sizes is not found.
+//! Delta's log has no MAC: a change that leaves a commit well formed and names files that are there with their sizes is
+//! not found.
 
 use std::sync::Arc;
 

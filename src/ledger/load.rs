@@ -2,11 +2,11 @@
 //!
 //! Nothing that merely lies in a folder is believed (rule L8):
 //!
-//! - the entries up to the state's position, their number and last hash, and which segments they lie in, are the state's, which
-//!   carries a MAC;
+//! - the entries up to the state's position, their number and last hash, and which segments they lie in, are the
+//!   state's, which carries a MAC;
 //! - entries past the last checkpoint come from authenticated log objects, never from a segment;
-//! - the newest checkpoint is signed, and the ledger's own chain must agree with it: the hash of the last entry that it covers is
-//!   in its tree, and each entry's hash covers the one before;
+//! - the newest checkpoint is signed, and the ledger's own chain must agree with it: the hash of the last entry that it
+//!   covers is in its tree, and each entry's hash covers the one before;
 //! - what a segment's metadata or footer says is not looked at.
 //!
 //! `checkpoint` is a hint: the newest is the greater of it and of `checkpoints/`.
@@ -115,9 +115,9 @@ pub(crate) async fn assemble(
     Ok(Ledger::new(org.clone(), state, publisher, health))
 }
 
-/// The newest checkpoint, if there is one: the greater of the hint and of those that are kept by their size. The hint is mended
-/// by the publisher. What no key of this deployment has signed is passed over, whoever put it there: that the ledger had a newer
-/// checkpoint shows in its state, which names entries that nothing else has then.
+/// The newest checkpoint, if there is one: the greater of the hint and of those that are kept by their size. The hint
+/// is mended by the publisher. What no key of this deployment has signed is passed over, whoever put it there: that the
+/// ledger had a newer checkpoint shows in its state, which names entries that nothing else has then.
 async fn newest(
     node: &Node,
     org: &OrgName,
@@ -166,8 +166,8 @@ async fn newest(
     Ok((newest, foreign))
 }
 
-/// A checkpoint of this ledger; none if it is not one that a key of this deployment has signed. That this node has the deployment's
-/// keys, the layout and the log have shown: so one that no key of its own fits is not the deployment's.
+/// A checkpoint of this ledger; none if it is not one that a key of this deployment has signed. That this node has the
+/// deployment's keys, the layout and the log have shown: so one that no key of its own fits is not the deployment's.
 fn read(node: &Node, origin: &str, path: &Path, bytes: &[u8]) -> Result<Option<SignedCheckpoint>, StorageError> {
     if is_no_note(bytes) {
         tracing::error!(%path, "passed over: it is no signed note");

@@ -1,8 +1,8 @@
 //! Small segments of the ledger become larger ones, as the log decides.
 //!
-//! A decision in the log says which neighbours become one. The file that covers them is made like a segment is; its parts go when
-//! it is there, and no query can still be reading them. A crash in between leaves both: the next load finds the wider one and
-//! deletes what it covers (`load`).
+//! A decision in the log says which neighbours become one. The file that covers them is made like a segment is; its
+//! parts go when it is there, and no query can still be reading them. A crash in between leaves both: the next load
+//! finds the wider one and deletes what it covers (`load`).
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ const FAN_IN: usize = 32;
 const MERGED_ENTRIES: u64 = 1 << 20;
 
 /// Which neighbours are to become one: wherever [`FAN_IN`] or more in a row are of at most the same size class, the
-/// classes being powers of [`FAN_IN`]. So an entry is written again about four times on its way to a segment of a million.
+/// classes being powers of [`FAN_IN`]. So an entry is written again about four times on its way to a segment of a
+/// million.
 pub(crate) fn merges(runs: &[Vec<SegmentName>]) -> Vec<SegmentName> {
     let class = |name: &SegmentName| name.entries().ilog(FAN_IN as u64);
     let mut found = Vec::new();
@@ -85,8 +86,8 @@ pub(crate) async fn merge(node: &Node, ledger: &Ledger, publisher: &mut Publishe
     }
 }
 
-/// Deletes the parts of merged segments, once no query that began before can still be reading them, on any node. What a stop or a
-/// crash leaves of them goes after the next load.
+/// Deletes the parts of merged segments, once no query that began before can still be reading them, on any node. What a
+/// stop or a crash leaves of them goes after the next load.
 pub(crate) async fn remove_merged(node: &Node, ledger: &Ledger, publisher: &mut Publisher) -> Result<(), PlaneError> {
     let patience = node.settings.query_time;
     while let Some((_, part)) = publisher.merged.front().filter(|(since, _)| since.elapsed() >= patience) {

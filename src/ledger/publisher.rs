@@ -8,17 +8,17 @@
 //! 4. the checkpoint is signed and created if absent as `checkpoints/<size>`;
 //! 5. `checkpoint` is put, a hint.
 //!
-//! So a checkpoint never speaks of what is not there. Every step writes what is a function of the log and the key: a crash between
-//! two of them is made good by taking all of them again, and two nodes that take the same one write the same bytes. The node
-//! whose object carries the decision takes the steps; the others watch. Where nothing comes they take over, which begins with
-//! loading the org again (rule L7).
+//! So a checkpoint never speaks of what is not there. Every step writes what is a function of the log and the key: a
+//! crash between two of them is made good by taking all of them again, and two nodes that take the same one write the
+//! same bytes. The node whose object carries the decision takes the steps; the others watch. Where nothing comes they
+//! take over, which begins with loading the org again (rule L7).
 //!
-//! `checkpoints/<size>` decides: of two nodes with two histories one finds the other's checkpoint of the same size, and stops,
-//! naming both. The signer remembers the last checkpoint and signs nothing that is not proved to extend it, and before it signs
-//! it looks whether the store has one that it does not know.
+//! `checkpoints/<size>` decides: of two nodes with two histories one finds the other's checkpoint of the same size, and
+//! stops, naming both. The signer remembers the last checkpoint and signs nothing that is not proved to extend it, and
+//! before it signs it looks whether the store has one that it does not know.
 //!
-//! `checkpoint` is overwritten, so a write of it that the store or a stalled process carries out late puts an older one over a
-//! newer one. Readers take the greater of it and of `checkpoints/`, and it is put right some time after.
+//! `checkpoint` is overwritten, so a write of it that the store or a stalled process carries out late puts an older one
+//! over a newer one. Readers take the greater of it and of `checkpoints/`, and it is put right some time after.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,7 +40,8 @@ use crate::storage::{Ensured, StorageError};
 
 /// How long another node is waited for before its work is taken over.
 pub(crate) const TAKEOVER_AFTER: Duration = Duration::from_secs(5);
-/// How long after a checkpoint the hint is looked at again: no write of it should be under way for longer than the last.
+/// How long after a checkpoint the hint is looked at again: no write of it should be under way for longer than the
+/// last.
 const HINT_CHECKS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(90)];
 /// How often kept checkpoints are thinned.
 const THINNED_EVERY: Duration = Duration::from_secs(3_600);
@@ -54,8 +55,8 @@ const HOURLY_DAYS: i64 = 30;
 pub(crate) enum Outcome {
     /// All that could be done is done.
     Done,
-    /// The store holds what this node's ledger does not continue, or another node's work is to be taken over: the org is to
-    /// be loaded again first.
+    /// The store holds what this node's ledger does not continue, or another node's work is to be taken over: the org
+    /// is to be loaded again first.
     Reload,
 }
 
@@ -203,8 +204,8 @@ async fn keep_hint(node: &Node, ledger: &Ledger, publisher: &mut Publisher) -> R
     Ok(())
 }
 
-/// Deletes what a `ledger.prune` has pruned, once a checkpoint covers that entry and no query that began before it can still be
-/// reading. Every node does so, and each finds less to do than the one before.
+/// Deletes what a `ledger.prune` has pruned, once a checkpoint covers that entry and no query that began before it can
+/// still be reading. Every node does so, and each finds less to do than the one before.
 async fn remove_pruned(node: &Node, ledger: &Ledger, publisher: &Publisher) -> Result<(), PlaneError> {
     let Some(removal) = ledger.read().removal() else { return Ok(()) };
     if publisher.signed() <= removal.entry || removal.since.elapsed() < node.settings.query_time {
@@ -240,7 +241,8 @@ async fn thin(node: &Node, ledger: &Ledger, publisher: &mut Publisher) -> Result
     Ok(())
 }
 
-/// Of checkpoints with their ages in seconds, oldest first, those that may go: of each hour, or each day, the last one stays.
+/// Of checkpoints with their ages in seconds, oldest first, those that may go: of each hour, or each day, the last one
+/// stays.
 fn superfluous(now: i64, ages: Vec<(i64, Path)>) -> Vec<Path> {
     let slot = |age: i64| match age {
         age if age < DAY => None,
@@ -258,8 +260,8 @@ fn superfluous(now: i64, ages: Vec<(i64, Path)>) -> Vec<Path> {
     gone
 }
 
-/// Puts a segment's entries into the tree. Its checkpoint is waited for since the decision was come upon, not since now: so all
-/// that a dead node left is taken over in one go.
+/// Puts a segment's entries into the tree. Its checkpoint is waited for since the decision was come upon, not since
+/// now: so all that a dead node left is taken over in one go.
 fn grow(publisher: &mut Publisher, entries: &[Entries], duty: Duty) {
     for leaf in entries.iter().flat_map(|entries| &entries.leaves) {
         publisher.edge.push(leaf);
@@ -270,9 +272,9 @@ fn grow(publisher: &mut Publisher, entries: &[Entries], duty: Duty) {
 
 /// Creates a segment whose last entry has the hash `last`, or finds that it is there. Gives its size.
 ///
-/// What lies there already is another node's, one's own whose answer was lost, or planted: it is believed if it has the same
-/// bytes, or if its entries end in the same hash, which is chained to all of them. Anything else no checkpoint covers, and is
-/// replaced.
+/// What lies there already is another node's, one's own whose answer was lost, or planted: it is believed if it has the
+/// same bytes, or if its entries end in the same hash, which is chained to all of them. Anything else no checkpoint
+/// covers, and is replaced.
 pub(crate) async fn create(
     node: &Node,
     ledger: &Ledger,
@@ -333,7 +335,8 @@ async fn sign(node: &Node, ledger: &Ledger, publisher: &mut Publisher) -> Result
         let takes_over = due.since.elapsed() >= TAKEOVER_AFTER;
         return Ok(if takes_over { Outcome::Reload } else { Outcome::Done });
     } else {
-        // The store's newest must be the one that this signer goes on from, or an older one that a late write put there.
+        // The store's newest must be the one that this signer goes on from, or an older one that a late write put
+        // there.
         if let Some(found) = node.store.get(&newest_path(&ledger.org)).await?
             && let Some(found) = publisher.check(ledger, &found)
         {
@@ -392,8 +395,8 @@ pub(crate) fn is_no_note(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok()).is_none()
 }
 
-/// The key that the ledger says its checkpoints are signed with from some entry on, if it does. This node may lack it, when the
-/// key was changed on others: it can still follow them.
+/// The key that the ledger says its checkpoints are signed with from some entry on, if it does. This node may lack it,
+/// when the key was changed on others: it can still follow them.
 fn announced_key(ledger: &Ledger) -> Option<VKey> {
     ledger.read().status().key.as_deref().and_then(|key| key.parse().ok())
 }

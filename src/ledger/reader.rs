@@ -17,9 +17,9 @@ const AT_ONCE: usize = 8;
 /// A file of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerFile {
-    /// The newest signed head.
+    /// The newest signed checkpoint.
     Checkpoint,
-    /// The signed head of so many entries.
+    /// The signed checkpoint of so many entries.
     Kept(u64),
     /// A hash tile or a bundle of entries.
     Tile(TileId),

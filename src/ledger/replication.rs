@@ -1,15 +1,17 @@
-//! Heads elsewhere: each new head is handed to a witness, which cosigns it, and copied to a second store, the mirror; so that
-//! whoever takes the first store cannot roll a ledger back unseen.
+//! Checkpoints elsewhere: each new checkpoint is handed to a witness, which cosigns it, and copied to a second store,
+//! the mirror; so that whoever takes the first store cannot roll a ledger back unseen.
 //!
-//! This goes on beside everything else: nothing waits for it but the end of the process, and that not for long. A head that
-//! cannot be handed on is tried again; a newer one takes its place. The node that signed a head hands it on; another one takes
-//! over when nothing comes of that.
+//! This goes on beside everything else: nothing waits for it but the end of the process, and that not for long. A
+//! checkpoint that cannot be handed on is tried again; a newer one takes its place. The node that signed a checkpoint
+//! hands it on; another one takes over when nothing comes of that.
 //!
-//! The witness's signature becomes a further line of the note, on the newest head and on the copy that is kept by size: the
-//! one way in which an object of a ledger is written twice. The text under the signatures stays the same to the byte.
+//! The witness's signature becomes a further line of the note, on the newest checkpoint and on the copy that is kept by
+//! size: the one way in which an object of a ledger is written twice. The text under the signatures stays the same to
+//! the byte.
 //!
-//! At a start the mirror's head is compared first. The mirror is always behind the store or as far; where its head is ahead,
-//! or not the beginning of the store's, the store was rolled back or replaced, and the control plane does not start.
+//! At a start the mirror's checkpoint is compared first. The mirror is always behind the store or as far; where its
+//! checkpoint is ahead, or not the beginning of the store's, the store was rolled back or replaced, and the control
+//! plane does not start.
 
 use std::time::Duration;
 
@@ -31,11 +33,11 @@ const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after the first failure; it doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// How often a witness must say that it has seen more entries than there are before that is taken for what it means: another
-/// node may be ahead of this one for a moment.
+/// How often a witness must say that it has seen more entries than there are before that is taken for what it means:
+/// another node may be ahead of this one for a moment.
 const ROLLBACK_CLAIMS: u32 = 3;
 
-/// Where heads are handed on to, if anywhere.
+/// Where checkpoints are handed on to, if anywhere.
 #[derive(Debug, Default)]
 pub struct Elsewhere {
     /// Who cosigns them.
@@ -69,7 +71,7 @@ impl Witness {
     }
 }
 
-/// A head as it is stored.
+/// A checkpoint as it is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct SignedCheckpoint {
     pub(crate) checkpoint: Checkpoint,
@@ -125,7 +127,7 @@ pub(crate) async fn replicate(
     }
 }
 
-/// Hands the newest head on to whoever does not have it.
+/// Hands the newest checkpoint on to whoever does not have it.
 async fn hand_on(node: &Node, ledger: &Ledger, elsewhere: &Elsewhere, progress: &mut Progress) -> Result<(), String> {
     let Some(mut head) = ledger.publisher.lock().await.newest.clone() else { return Ok(()) };
     let is_our_turn = head.ours || head.since.elapsed() >= TAKEOVER_AFTER;
@@ -145,7 +147,7 @@ async fn hand_on(node: &Node, ledger: &Ledger, elsewhere: &Elsewhere, progress: 
         } else {
             match cosign(node, ledger, witness, &head, progress).await {
                 Ok(note) => head.note = note,
-                // The mirror gets the head all the same.
+                // The mirror gets the checkpoint all the same.
                 Err(reason) => outcome = Err(format!("the witness: {reason}")),
             }
         }
@@ -160,7 +162,7 @@ async fn hand_on(node: &Node, ledger: &Ledger, elsewhere: &Elsewhere, progress: 
     outcome
 }
 
-/// Has a head cosigned, and stores it so.
+/// Has a checkpoint cosigned, and stores it so.
 async fn cosign(
     node: &Node,
     ledger: &Ledger,
@@ -229,9 +231,9 @@ fn contradict(ledger: &Ledger, progress: &mut Progress, size: u64, reason: &str)
     progress.contradiction = Some((size, reason.to_owned()));
 }
 
-/// Stores a head with more signatures than before: by its size, and as the newest if it still is. Nobody may sign a newer one
-/// in this process meanwhile. Should another node do so between the look and the write, its head is the newest again as soon
-/// as it is cosigned in turn.
+/// Stores a checkpoint with more signatures than before: by its size, and as the newest if it still is. Nobody may sign
+/// a newer one in this process meanwhile. Should another node do so between the look and the write, its checkpoint is
+/// the newest again as soon as it is cosigned in turn.
 async fn keep(node: &Node, ledger: &Ledger, head: &SignedCheckpoint, note: &str) -> Result<String, StorageError> {
     let mut publisher = ledger.publisher.lock().await;
     let before = kept(node, &ledger.org, head.checkpoint.size).await?;
@@ -268,13 +270,13 @@ async fn consistency(node: &Node, org: &OrgName, old: u64, new: u64) -> Result<V
     Ok(tiles.proof(&ranges).ok_or_else(|| damaged(&"the tiles do not give a consistency proof"))?)
 }
 
-/// How many entries a head covers; none of what is no head.
+/// How many entries a checkpoint covers; none of what is no checkpoint.
 fn size_of(note: &str) -> Option<u64> {
     let note: Note = note.parse().ok()?;
     note.text.parse::<Checkpoint>().ok().map(|checkpoint| checkpoint.size)
 }
 
-/// Copies a head to the mirror, unless that has a newer one.
+/// Copies a checkpoint to the mirror, unless that has a newer one.
 async fn copy(mirror: &Store, org: &OrgName, head: &SignedCheckpoint) -> Result<(), StorageError> {
     let newest = newest_path(org);
     let found = mirror.get(&newest).await?.map(|found| String::from_utf8_lossy(&found).into_owned());
@@ -288,7 +290,7 @@ async fn copy(mirror: &Store, org: &OrgName, head: &SignedCheckpoint) -> Result<
     }
 }
 
-/// The mirror's head of a ledger, if there is a mirror and it has one.
+/// The mirror's checkpoint of a ledger, if there is a mirror and it has one.
 pub(crate) async fn mirrored(
     node: &Node,
     elsewhere: &Elsewhere,
@@ -303,7 +305,7 @@ pub(crate) async fn mirrored(
     head.map(Some).map_err(|e| mirror.unusable(format!("{path}, the mirror's head of the ledger of org {org}: {e}")))
 }
 
-/// Compares the mirror's head with the store's, which was read after it.
+/// Compares the mirror's checkpoint with the store's, which was read after it.
 pub(crate) async fn compare(
     node: &Node,
     org: &OrgName,

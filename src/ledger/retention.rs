@@ -1,21 +1,22 @@
 //! Retention of the ledger: old entries go, and the ledger says so itself.
 //!
-//! 1. The oldest segments whose every entry was recorded longer ago than the org keeps them are read and verified: each entry's
-//!    hash, and the chain from the first of them to the first entry that is kept. Their age is that of the rows so verified, never
-//!    what a footer says of them. What does not verify is not removed, and `ledger.verification_failed` says so: pruning must not
-//!    wash away a trace.
+//! 1. The oldest segments whose every entry was recorded longer ago than the org keeps them are read and verified: each
+//!    entry's hash, and the chain from the first of them to the first entry that is kept. Their age is that of the rows
+//!    so verified, never what a footer says of them. What does not verify is not removed, and
+//!    `ledger.verification_failed` says so: pruning must not wash away a trace.
 //! 2. `ledger.prune` is appended: the rule, `first_kept`, and the SHA-256 of each segment that is to go.
 //! 3. A checkpoint is signed that covers it.
 //! 4. The segments that end before `first_kept` are deleted, once no query can still be reading them (`publisher`).
 //!
-//! What is pruned follows from the log alone: every node drops the same segments from its view at the same entry, and deleting
-//! is harmless twice. A crash after 2 or 3, or in 4, is made good by any node that loads the org. Tiles stay, so every checkpoint
-//! and every proof that was made before still holds.
+//! What is pruned follows from the log alone: every node drops the same segments from its view at the same entry, and
+//! deleting is harmless twice. A crash after 2 or 3, or in 4, is made good by any node that loads the org. Tiles stay,
+//! so every checkpoint and every proof that was made before still holds.
 //!
-//! A **legal hold** is the entry `ledger.hold`: a prune that the log has after it is of no effect, until `ledger.release`.
+//! A **legal hold** is the entry `ledger.hold`: a prune that the log has after it is of no effect, until
+//! `ledger.release`.
 //!
-//! Segments go whole, and the newest stays whatever its age. So an entry is there for as long as the newest of its segment is
-//! kept. Nothing here touches the analytics tables, nor does their retention touch the ledger.
+//! Segments go whole, and the newest stays whatever its age. So an entry is there for as long as the newest of its
+//! segment is kept. Nothing here touches the analytics tables, nor does their retention touch the ledger.
 
 use std::collections::HashMap;
 
@@ -96,8 +97,8 @@ impl<E: Into<PlaneError>> From<E> for Unpruned {
     }
 }
 
-/// Segments that were looked at and are not old enough yet, and when the newest entry of each was recorded, as its verified
-/// rows say: so that a segment is not read again at every look.
+/// Segments that were looked at and are not old enough yet, and when the newest entry of each was recorded, as its
+/// verified rows say: so that a segment is not read again at every look.
 pub(crate) type Ages = Mutex<HashMap<OrgName, (SegmentName, i64)>>;
 
 /// What a prune would remove now.
@@ -153,8 +154,8 @@ async fn verify(node: &Node, ledger: &Ledger, name: SegmentName, chain: Option<H
     verified.map_err(|e| if e.is_damage() { Unpruned::Unsound(name, e) } else { e.into() })
 }
 
-/// Verifies that the first entry that is kept follows the last one that goes. Where it has become part of a larger segment since, the
-/// last one that goes is proved by itself.
+/// Verifies that the first entry that is kept follows the last one that goes. Where it has become part of a larger
+/// segment since, the last one that goes is proved by itself.
 async fn verify_link(node: &Node, ledger: &Ledger, first_kept: u64, chain: Hash) -> Result<(), Unpruned> {
     let Some(name) = ledger.read().stored_from(first_kept) else { return Ok(()) };
     let path = segment_path(&ledger.org, name);

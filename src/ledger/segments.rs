@@ -1,5 +1,5 @@
-//! What a ledger consists of, and how far each piece has come: entries in memory, segments that are to be written, to be merged
-//! out of others, or stored.
+//! What a ledger consists of, and how far each piece has come: entries in memory, segments that are to be written, to
+//! be merged out of others, or stored.
 
 use std::collections::HashMap;
 
@@ -86,7 +86,7 @@ pub(crate) struct Due<T> {
 /// Segments that are to be deleted: they were pruned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Removal {
-    /// The entry that says so. They go once a head covers it.
+    /// The entry that says so. They go once a checkpoint covers it.
     pub(crate) entry: u64,
     /// All that end before this entry.
     pub(crate) first_kept: u64,

@@ -1,10 +1,11 @@
-//! What a ledger's entries say of the ledger itself: whether it is on hold, what has been pruned, which configuration was
-//! loaded last, which key signs, which sessions of browsers are over.
+//! What a ledger's entries say of the ledger itself: whether it is on hold, what has been pruned, which configuration
+//! was loaded last, which key signs, which sessions of browsers are over.
 //!
-//! It is folded out of the entries as they are numbered, so it is the same on every node, and it is part of the org's state.
-//! Nothing of it is taken from a segment: a segment's metadata is anybody's who can write the store.
+//! It is folded out of the entries as they are numbered, so it is the same on every node, and it is part of the org's
+//! state. Nothing of it is taken from a segment: a segment's metadata is anybody's who can write the store.
 //!
-//! Only the control plane makes such entries: an emitter can send neither an action `ledger.…` nor the control plane's actor.
+//! Only the control plane makes such entries: an emitter can send neither an action `ledger.…` nor the control plane's
+//! actor.
 
 use std::collections::HashSet;
 
@@ -25,7 +26,7 @@ pub(crate) const PRUNE: &str = "ledger.prune";
 pub(crate) const HOLD: &str = "ledger.hold";
 /// The hold has ended.
 pub(crate) const RELEASE: &str = "ledger.release";
-/// Heads are signed by another key from here on.
+/// Checkpoints are signed by another key from here on.
 pub(crate) const KEY: &str = "ledger.key";
 /// The control plane has read its configuration.
 pub(crate) const CONFIG_LOADED: &str = "operator.config_loaded";

@@ -1,14 +1,15 @@
 //! The floor: up to where the log is gone, for every reader (rule L2).
 //!
-//! A floor is a number and the id of the object at it. It only rises. It is durable before anything at or under it is deleted,
-//! and floor 0 is there before object 1: no floor, or one lower than a node has seen, is damage.
+//! A floor is a number and the id of the object at it. It only rises. It is durable before anything at or under it is
+//! deleted, and floor 0 is there before object 1: no floor, or one lower than a node has seen, is damage.
 //!
-//! On a store with compare-and-swap it is the one object `wal/floor`. A folder has no compare-and-swap, and a rename that lands
-//! late would take the floor back: there it is names `wal/floor/<number>`, created if absent, of which the greatest counts.
-//! Lower names may go once a greater one is there, since whoever lists the folder again finds the greater one.
+//! On a store with compare-and-swap it is the one object `wal/floor`. A folder has no compare-and-swap, and a rename
+//! that lands late would take the floor back: there it is names `wal/floor/<number>`, created if absent, of which the
+//! greatest counts. Lower names may go once a greater one is there, since whoever lists the folder again finds the
+//! greater one.
 //!
-//! The content is a line of JSON and a MAC. After a crash the floor is the old one or the new one; what lies at or under it and
-//! was not deleted yet is deleted by whoever raises it next.
+//! The content is a line of JSON and a MAC. After a crash the floor is the old one or the new one; what lies at or
+//! under it and was not deleted yet is deleted by whoever raises it next.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -182,4 +183,57 @@ fn name_of(number: u64) -> String {
 fn parse(keys: &LogKeys, path: &str, bytes: &Bytes) -> Result<Floor, StorageError> {
     let body = keys.open(path, bytes)?;
     serde_json::from_slice(&body).map_err(|e| StorageError::damaged(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Floor, Floors, NAME, name_of};
+    use crate::log::LogKeys;
+    use crate::storage::Store;
+
+    fn keys() -> LogKeys {
+        LogKeys::new([3; 32], [])
+    }
+
+    fn floor(number: u64) -> Floor {
+        Floor { number, id: (number > 0).then(|| serde_json::from_str(r#""ab""#).unwrap()) }
+    }
+
+    /// A store with compare-and-swap, and a folder.
+    fn stores(folder: &tempfile::TempDir) -> [Store; 2] {
+        [Store::open("memory://").unwrap(), Store::open(folder.path().to_str().unwrap()).unwrap()]
+    }
+
+    #[tokio::test]
+    async fn it_only_rises_whoever_raises_it_and_no_floor_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in stores(&folder) {
+            let [one, other] = [Floors::new(store.clone()), Floors::new(store)];
+            assert!(one.read(&keys()).await.unwrap_err().is_damage(), "there is none");
+            one.begin(&keys()).await.unwrap();
+            one.raise(&keys(), &floor(7)).await.unwrap();
+            other.begin(&keys()).await.unwrap();
+            other.raise(&keys(), &floor(5)).await.unwrap();
+            for node in [one, other] {
+                assert_eq!(node.read(&keys()).await.unwrap(), floor(7));
+            }
+        }
+    }
+
+    /// A genuine floor of before, put back by a late write, a restore or a thief: what is above it may be gone.
+    #[tokio::test]
+    async fn one_that_is_lower_than_the_node_has_seen_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in stores(&folder) {
+            let floors = Floors::new(store.clone());
+            floors.begin(&keys()).await.unwrap();
+            let of = |number| if store.can_swap() { NAME.to_owned() } else { name_of(number) };
+            let before = store.get(&of(0).into()).await.unwrap().unwrap();
+            floors.raise(&keys(), &floor(7)).await.unwrap();
+            store.delete(&of(7).into()).await.unwrap();
+            store.put(&of(0).into(), before).await.unwrap();
+            let fell = floors.read(&keys()).await.unwrap_err();
+            assert!(fell.is_damage() && fell.to_string().contains("fell from 7 to 0"), "{fell}");
+        }
+    }
 }

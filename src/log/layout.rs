@@ -1,7 +1,8 @@
 //! `wal/layout`: what is fixed for the log of a store, and the first thing that a node reads.
 //!
-//! A line of JSON and a MAC: the version of what is stored, the number of shards, the id of the key that it is authenticated
-//! by. It is created if absent, before anything else is written. A store of version 1 has none, and is brought over first.
+//! A line of JSON and a MAC: the version of what is stored, the number of shards, the id of the key that it is
+//! authenticated by. It is created if absent, before anything else is written. A store of version 1 has none, and is
+//! brought over first.
 
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};

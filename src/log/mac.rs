@@ -1,17 +1,18 @@
 //! Authenticity: what a node takes from the store carries a MAC under a key that is not in the store.
 //!
-//! Whoever may write the store can put any bytes there. Hashes and chains show that bytes are what somebody wrote, not who did.
-//! So log objects, floors, states, runs of keys and the layout end in a trailer of 83 bytes:
+//! Whoever may write the store can put any bytes there. Hashes and chains show that bytes are what somebody wrote, not
+//! who did. So log objects, floors, states, runs of keys and the layout end in a trailer of 83 bytes:
 //!
 //! ```text
 //! "\n" ‖ key id, 16 hex ‖ " " ‖ MAC, 64 hex ‖ "\n"
 //! ```
 //!
-//! The MAC is keyed BLAKE3 over the length of the object's name (u64 little-endian), the name, and all bytes before the trailer:
-//! an object that is copied under another name, of another org for example, does not fit. The key is derived from the ledger's
-//! signing key (BLAKE3 `derive_key`); its id is the beginning of a hash of it.
+//! The MAC is keyed BLAKE3 over the length of the object's name (u64 little-endian), the name, and all bytes before the
+//! trailer: an object that is copied under another name, of another org for example, does not fit. The key is derived
+//! from the ledger's signing key (BLAKE3 `derive_key`); its id is the beginning of a hash of it.
 //!
-//! A MAC under a key that this node lacks is no damage: the node is configured otherwise than those that write, and stops.
+//! A MAC under a key that this node lacks is no damage: the node is configured otherwise than those that write, and
+//! stops.
 
 use std::fmt;
 

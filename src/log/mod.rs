@@ -8,18 +8,19 @@
 //!
 //! # The protocol
 //!
-//! - **L1 Creation.** A node creates `end + 1` if absent, without asking first. Clean success is a win. Any other answer is
-//!   decided by reading the object back and comparing its id: ours: won; another's: lost, once what was read is confirmed;
-//!   absent: the same bytes at the same number again. While a group's fate is open nothing joins or leaves it.
+//! - **L1 Creation.** A node creates `end + 1` if absent, without asking first. Clean success is a win. Any other
+//!   answer is decided by reading the object back and comparing its id: ours: won; another's: lost, once what was read
+//!   is confirmed; absent: the same bytes at the same number again. While a group's fate is open nothing joins or
+//!   leaves it.
 //! - **L2 Floor.** A number that only rises and is durable before anything at or under it is deleted.
-//! - **L3 Confirmation.** What was read of the log, present or absent, counts once a floor read *after* it is lower than the
-//!   first number read. A created object counts once a floor read after it is lower than its number. No clock is trusted, and
-//!   no pause between any two steps does harm.
-//! - **L4 Chain.** Each object names the one before. What does not fit is held against a floor read after it, and only what a
-//!   second load finds too is damage.
+//! - **L3 Confirmation.** What was read of the log, present or absent, counts once a floor read *after* it is lower
+//!   than the first number read. A created object counts once a floor read after it is lower than its number. No clock
+//!   is trusted, and no pause between any two steps does harm.
+//! - **L4 Chain.** Each object names the one before. What does not fit is held against a floor read after it, and only
+//!   what a second load finds too is damage.
 //!
-//! The protocol is model-checked in `tests/model/`. This module is its steps on the store; what a node does with them is in
-//! [`crate::plane`].
+//! The protocol is model-checked in `tests/model/`. This module is its steps on the store; what a node does with them
+//! is in [`crate::plane`].
 
 pub mod floor;
 pub mod layout;
@@ -58,8 +59,8 @@ pub struct Rules {
     pub chain: bool,
     /// L6: an org ignores what it has applied already.
     pub once: bool,
-    /// Objects that stay however long they have been flushed: a node that is a little behind finds them, and need not load again.
-    /// Nothing depends on it (L2).
+    /// Objects that stay however long they have been flushed: a node that is a little behind finds them, and need not
+    /// load again. Nothing depends on it (L2).
     pub kept: u64,
 }
 

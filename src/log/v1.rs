@@ -10,8 +10,8 @@
 //!      …      …  the sections' bodies, one after another: Arrow IPC streams
 //! ```
 //!
-//! They carry no MAC. The last of them may be shorter than its length says: version 1 took that for a write that never ended,
-//! and nothing in it was acknowledged.
+//! They carry no MAC. The last of them may be shorter than its length says: version 1 took that for a write that never
+//! ended, and nothing in it was acknowledged.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -53,7 +53,8 @@ pub enum PlaneError {
     /// The key was used before, for another body: 422 with code `key_reused`.
     #[error("this Idempotency-Key was used for another body; a key names one batch, so send another key with this one")]
     KeyReused,
-    /// The number of the batch cannot be compared with what is remembered of its lane: 409 with code `sequence_conflict`.
+    /// The number of the batch cannot be compared with what is remembered of its lane: 409 with code
+    /// `sequence_conflict`.
     #[error(
         "batch {number} of this lane cannot be told from what was stored before (its last number is {last}); \
          send it again under a new emitter id"

@@ -1,7 +1,7 @@
 //! Whether an org is sound.
 //!
-//! A stop is this node's own finding: damage that a second look found too. It says the exact object, lasts until a reload of
-//! the org succeeds, and concerns no other org (rule L10).
+//! A stop is this node's own finding: damage that a second look found too. It says the exact object, lasts until a
+//! reload of the org succeeds, and concerns no other org (rule L10).
 
 use parking_lot::RwLock;
 use tokio::time::Instant;

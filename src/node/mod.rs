@@ -1,5 +1,5 @@
-//! What the parts of a control-plane node share: its store and log, clock, randomness, metrics and settings; the error that
-//! it answers with; whether an org is sound.
+//! What the parts of a control-plane node share: its store and log, clock, randomness, metrics and settings; the error
+//! that it answers with; whether an org is sound.
 
 mod error;
 mod health;

@@ -43,6 +43,10 @@ pub struct Settings {
     pub checkpoint_period: Duration,
     /// After how long an org that holds the log back is parked.
     pub park_after: Duration,
+    /// How far a clock may be ahead of the log's last object.
+    pub max_rest: Duration,
+    /// Whether a store of version 1 is brought over.
+    pub bring_over: bool,
     /// How long each org's entries are kept.
     pub retention: HashMap<OrgName, Retention>,
     /// How long the rows of each org's tables are kept.
@@ -73,6 +77,8 @@ impl Settings {
             prune_interval: config.audit.prune_interval.as_duration(),
             checkpoint_period: config.ledger_period(),
             park_after: config.log.park_after.as_duration(),
+            max_rest: config.log.max_rest.as_duration(),
+            bring_over: config.log.bring_over,
             retention: config.orgs.iter().map(|org| (org.name.clone(), retention(org))).collect(),
             table_retention: config.orgs.iter().map(|org| (org.name.clone(), of_tables(org))).collect(),
             maintenance_interval: config.maintenance.interval.as_duration(),

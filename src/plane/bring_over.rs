@@ -1,10 +1,12 @@
-//! Bringing over a store of version 1, at the first start of this version. No node of the old version may run meanwhile.
+//! Bringing over a store of version 1, at the first start of this version. No node of the old version may run
+//! meanwhile.
 //!
-//! What version 1 stored carries no MAC, so this is the one time that it is believed as it lies there: `mcpg audit verify` before
-//! it tells whether the ledgers are sound. In this order: the old log is replayed into memory upon the old snapshots; every table
-//! is brought up to its end; every ledger's entries are put into segments under a checkpoint; each org's state is written at the
-//! log's last position; the floor is raised to it; and last `wal/layout` is written. Until then the store is one of version 1,
-//! and a crash begins all of it anew: each step finds what was done.
+//! What version 1 stored carries no MAC, so this is the one time that it is believed as it lies there: `mcpg audit
+//! verify` before it tells whether the ledgers are sound. In this order: the old log is replayed into memory upon the
+//! old snapshots; every table is brought up to its end; every ledger's entries are put into segments under a
+//! checkpoint; each org's state is written at the log's last position; the floor is raised to it; and last `wal/layout`
+//! is written. Until then the store is one of version 1, and a crash begins all of it anew: each step finds what was
+//! done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,7 +116,8 @@ async fn load(plane: &Plane, name: &OrgName) -> Result<First, PlaneError> {
         let bytes = node.store.get(&meta.location).await?.unwrap_or_default();
         match Run::decode_v1(positions, &bytes) {
             Ok(run) => runs.push((positions, run)),
-            // One that an attempt before has written in today's form: the old log gives its keys again, or they are lost to it.
+            // One that an attempt before has written in today's form: the old log gives its keys again, or they are
+            // lost to it.
             Err(e) => {
                 tracing::warn!(path = %meta.location, error = %e, "a run of keys is not of version 1 and is passed over")
             }
@@ -167,7 +170,8 @@ async fn ledger(node: &Node, name: &OrgName, origin: &str) -> Result<(LedgerStat
     for meta in node.store.list(&segments_folder(name)).await? {
         all.extend(meta.location.filename().and_then(|name| name.parse::<SegmentName>().ok()));
     }
-    // The newest that version 1 wrote says where the chain stands; those that an attempt before has written are made again.
+    // The newest that version 1 wrote says where the chain stands; those that an attempt before has written are made
+    // again.
     let mut newest = None;
     all.sort_unstable_by_key(|segment| (segment.last, std::cmp::Reverse(segment.first)));
     for segment in all.iter().rev() {

@@ -1,13 +1,16 @@
-//! Group commit: the batches of a short window become one log object, and are acknowledged when it is durable and confirmed.
+//! Group commit: the batches of a short window become one log object, and are acknowledged when it is durable and
+//! confirmed.
 //!
 //! One task commits for the process. The window is counted from the arrival of a group's first batch, so while one
-//! group is being written the next gathers, and goes out at once if its window is over by then (as Pebble's commit pipeline).
+//! group is being written the next gathers, and goes out at once if its window is over by then (as Pebble's commit
+//! pipeline).
 //!
-//! A commit is: drop the batches that the log holds already; create the object after the last one applied, without asking first;
-//! decide its fate; confirm it by the floor; apply; acknowledge. Clean success is a win. Any other answer is decided by reading
-//! back (rule L1): ours, won; another's, lost once it is confirmed, then all that again at the new end; absent, the same bytes at
-//! the same number again. While the fate is open nothing joins or leaves the group. A group whose fate stays unknown is answered
-//! 503 and not tried again: its object may yet land, and is then applied like anybody's.
+//! A commit is: drop the batches that the log holds already; create the object after the last one applied, without
+//! asking first; decide its fate; confirm it by the floor; apply; acknowledge. Clean success is a win. Any other answer
+//! is decided by reading back (rule L1): ours, won; another's, lost once it is confirmed, then all that again at the
+//! new end; absent, the same bytes at the same number again. While the fate is open nothing joins or leaves the group.
+//! A group whose fate stays unknown is answered 503 and not tried again: its object may yet land, and is then applied
+//! like anybody's.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use std::time::Duration;
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use chrono::DateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -128,8 +132,8 @@ pub(super) async fn run(plane: Arc<Plane>, mut queue: mpsc::Receiver<Message>) {
             }
         };
         loop {
-            // A task of its own: should it panic, its senders learn that their batches are not known to be stored, and the
-            // next group is committed all the same.
+            // A task of its own: should it panic, its senders learn that their batches are not known to be stored, and
+            // the next group is committed all the same.
             let plane = Arc::clone(&plane);
             match tokio::spawn(async move { commit(&plane, group).await }).await {
                 Ok(deferred) if deferred.is_empty() => break,
@@ -219,8 +223,8 @@ async fn commit(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
     let (mut group, deferred) = one_of_each(group);
     let outcome = loop {
         let written = {
-            // The state is that of the cursor's position for as long as its lock is held: what is decided and encoded here is
-            // right for the number after it, and if that is taken, all of it is done again.
+            // The state is that of the cursor's position for as long as its lock is held: what is decided and encoded
+            // here is right for the number after it, and if that is taken, all of it is done again.
             let cursor = plane.follower.cursor.lock().await;
             group = decide(plane, group);
             let written = put_together(plane, &cursor, &group);
@@ -374,7 +378,7 @@ fn put_together(plane: &Plane, cursor: &follow::Cursor, group: &[Pending]) -> Re
         return Ok(None);
     }
     let seq = cursor.next;
-    let written_at = node.now().max(cursor.time);
+    let written_at = written_at(node.now(), cursor.time, node.settings.max_rest)?;
     let (mut sections, mut changes) = (Vec::new(), Vec::with_capacity(parts.len()));
     for (name, mut part) in parts {
         let Some(org) = plane.registry.loaded(&name) else {
@@ -427,6 +431,25 @@ fn put_together(plane: &Plane, cursor: &follow::Cursor, group: &[Pending]) -> Re
     let (id, pieces) = Object::encode(node.log.keys(), front, sections)?;
     let place = Place { position: seq, id, time: written_at, ours: true };
     Ok(Some(Written { place, pieces, changes, batches: group.len() }))
+}
+
+/// When an object is written, µs since the epoch, by a clock that says `now`: never before the one before it.
+///
+/// # Errors
+/// When the clock is so far ahead of it that it is taken for wrong. All that is remembered or kept for a time would be
+/// forgotten and deleted by it, and the log's time never goes back.
+fn written_at(now: i64, before: i64, max_rest: Duration) -> Result<i64, PlaneError> {
+    let rest = i64::try_from(max_rest.as_micros()).unwrap_or(i64::MAX);
+    if before == 0 || now.saturating_sub(before) <= rest {
+        return Ok(now.max(before));
+    }
+    let day = |time: i64| DateTime::from_timestamp_micros(time).map(|time| time.format("%F").to_string());
+    Err(PlaneError::unavailable(format!(
+        "this machine's clock says {}, and the log's last object is of {}: nothing is written by a clock that is so far \
+         ahead. Set the clock; if it is right, raise log.max_rest",
+        day(now).unwrap_or_default(),
+        day(before).unwrap_or_default()
+    )))
 }
 
 /// What rows add to the totals, if they are samples.
@@ -515,7 +538,8 @@ async fn read_back(plane: &Plane, written: &Written) -> Result<Option<Taken>, St
     }
 }
 
-/// Confirms what was created and applies it, unless another object is there or a reader of this process has applied it already.
+/// Confirms what was created and applies it, unless another object is there or a reader of this process has applied it
+/// already.
 async fn apply(plane: &Plane, written: Written, taken: Taken, began: Instant) -> Fate {
     let Written { place, pieces, changes, batches } = written;
     let won = || {
@@ -592,5 +616,26 @@ async fn try_apply<'a>(
         Some(_) => Ok(Applied::Others),
         // The cursor was loaded anew since: what can be told from its retry is looked up in what was loaded.
         None => Ok(Applied::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{PlaneError, written_at};
+
+    const DAY: i64 = 86_400_000_000;
+    const REST: Duration = Duration::from_secs(400 * 86_400);
+
+    #[test]
+    fn the_time_of_objects_never_goes_back_and_never_leaps_by_years() {
+        let written = |now, before| written_at(now, before, REST).map_err(|e| e.to_string());
+        assert_eq!(written(20_000 * DAY, 0), Ok(20_000 * DAY), "the first");
+        assert_eq!(written(20_400 * DAY, 20_000 * DAY), Ok(20_400 * DAY));
+        assert_eq!(written(19_000 * DAY, 20_000 * DAY), Ok(20_000 * DAY));
+        let refused = written_at(20_401 * DAY, 20_000 * DAY, REST).unwrap_err();
+        assert!(matches!(refused, PlaneError::Unavailable { .. }), "{refused}");
+        assert!(refused.to_string().contains("2025-11-09") && refused.to_string().contains("2024-10-04"), "{refused}");
     }
 }

@@ -1,20 +1,25 @@
-//! Flushing every org that is due, side by side, and trimming the log behind them. Trimming is beside flushing: it writes and deletes
-//! what is parked of orgs whose files may hang.
+//! Flushing every org that is due, side by side, and trimming the log behind them. Trimming is beside flushing: it
+//! writes and deletes what is parked of orgs whose files may hang.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::rounds::Rounds;
 use super::{Plane, PlaneError, Readiness, follow};
 use crate::flush::{flush, is_due, trim as log_trim};
-use crate::state::Org;
+use crate::state::{Org, parked_folders};
+use crate::storage::StorageError;
 
 /// Orgs that are flushed at once.
 const AT_ONCE: usize = 4;
+/// Orgs that are parked at once.
+const PARKED_AT_ONCE: usize = 16;
+/// How long an org's folder may take to let go what was parked there.
+const UNPARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often, and after which pause, a flush that fails is tried again while draining.
 const DRAIN_ATTEMPTS: u32 = 5;
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
@@ -59,7 +64,10 @@ async fn trim(plane: Arc<Plane>) {
 /// Deletes what was parked of orgs that are well again.
 async fn unpark(plane: &Plane) {
     for org in plane.registry.all_loaded().into_iter().filter(|org| !org.health.is_stopped()) {
-        if let Err(e) = log_trim::unpark(&plane.node, &org).await {
+        let [folder, _] = parked_folders(&org.name);
+        let hangs = |_| Err(StorageError::failed("delete what is parked in", folder, "it hangs"));
+        let unparked = timeout(UNPARK_TIMEOUT, log_trim::unpark(&plane.node, &org)).await.unwrap_or_else(hangs);
+        if let Err(e) = unparked {
             tracing::warn!(org = %org.name, error = %e, "what was parked was not deleted and will be tried again");
         }
     }
@@ -102,7 +110,8 @@ fn lag(plane: &Plane) {
     plane.node.metrics.log.stopped_orgs.set(i64::try_from(stopped).unwrap_or(i64::MAX));
 }
 
-/// Flushes everything before the process stops. An org that cannot be flushed keeps no other from it. Gives the first error.
+/// Flushes everything before the process stops. An org that cannot be flushed keeps no other from it. Gives the first
+/// error.
 pub(super) async fn finish(plane: &Arc<Plane>) -> Result<(), PlaneError> {
     let flushed = futures::stream::iter(plane.registry.all_loaded()).map(|org| async move {
         let mut attempts = 0;
@@ -156,13 +165,16 @@ async fn trim_log(plane: &Arc<Plane>) -> Result<(), PlaneError> {
         }
     }
     if highest > floor {
-        for slot in &parked {
+        // Side by side: each may take a while to find that its folder hangs.
+        let parking = parked.into_iter().map(|slot| async move {
             let positions = slot.up_to(highest);
-            let Some(lowest) = positions.first() else { continue };
+            let Some(lowest) = positions.first() else { return Ok(()) };
             tracing::warn!(org = %slot.name, sections = positions.len(), "parking an org that holds the log back");
             log_trim::park(&plane.node, &slot.name, &positions).await?;
             slot.note_parked(Some(*lowest));
-        }
+            Ok::<_, PlaneError>(())
+        });
+        futures::stream::iter(parking).buffer_unordered(PARKED_AT_ONCE).try_collect::<()>().await?;
     }
     let parked = plane.registry.slots().iter().filter(|slot| slot.is_parked()).count();
     plane.node.metrics.log.parked_orgs.set(i64::try_from(parked).unwrap_or(i64::MAX));

@@ -1,8 +1,8 @@
 //! Following the log: reading the objects that other nodes wrote, and applying each object once, in order.
 //!
-//! What is read stands on nothing until a floor that is read afterwards confirms it (rule L3): objects are read up to the log's end
-//! or a bound, then the floor, and only then anything is applied. So an org's state never has what is not confirmed, and a read that
-//! fails on the way changes nothing.
+//! What is read stands on nothing until a floor that is read afterwards confirms it (rule L3): objects are read up to
+//! the log's end or a bound, then the floor, and only then anything is applied. So an org's state never has what is not
+//! confirmed, and a read that fails on the way changes nothing.
 //!
 //! The cursor knows the next number. A reader and the committer may both come upon an object (a reader may even read
 //! back what the committer of its own process has just written); whoever holds the cursor's lock applies it, and the
@@ -102,7 +102,7 @@ enum Stopped {
 
 /// Applies what the log holds from the cursor on.
 pub(super) async fn follow(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
-    let mut reloaded = false;
+    let mut findings = recover::Findings::default();
     loop {
         let first = cursor.next;
         let (objects, stopped) = read(plane, cursor).await?;
@@ -120,11 +120,9 @@ pub(super) async fn follow(plane: &Plane, cursor: &mut Cursor) -> Result<(), Pla
         match stopped {
             Stopped::End => return Ok(()),
             Stopped::Bound => {}
-            // Only what a second load finds too is damage.
-            Stopped::Unfit(e) if reloaded || !e.is_damage() => return Err(e.into()),
             Stopped::Unfit(e) => {
                 tracing::warn!(error = %e, "the log does not fit; loading it again");
-                reloaded = true;
+                findings.note(e)?;
                 recover::load(plane, cursor).await?;
             }
         }

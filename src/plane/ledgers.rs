@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::rounds::Rounds;
-use super::system_events::{EAGER_ORGS, SystemEvent};
+use super::system_events::{MOST_LOADED_AT_START, SystemEvent};
 use super::{Plane, PlaneError, Readiness};
 use crate::audit::{Hash, InclusionProof, checkpoint, signer};
 use crate::ledger::merge;
@@ -33,6 +33,9 @@ const REPLICATE_TICK: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 16;
 /// How soon after a start the first retention run is.
 const FIRST_RETENTION: Duration = Duration::from_secs(60);
+/// How long an org's retention is waited for before the next one's: one whose files hang keeps no other's entries from
+/// being pruned.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often the ledgers of orgs that are not loaded are looked at, where there are very many orgs.
 const IDLE_RETENTION: Duration = Duration::from_secs(24 * 3_600);
 /// How often it is tried to leave nothing unsigned when the process stops.
@@ -51,8 +54,8 @@ pub(super) async fn run_publisher(plane: Arc<Plane>) {
     }
 }
 
-/// Ends every segment and signs every checkpoint before the process stops, as far as the store lets it. What it cannot do, the
-/// next process does: the log holds all of it.
+/// Ends every segment and signs every checkpoint before the process stops, as far as the store lets it. What it cannot
+/// do, the next process does: the log holds all of it.
 pub(super) async fn finish(plane: &Arc<Plane>) {
     let rounds = Rounds::new(AT_ONCE);
     for _ in 0..SHUTDOWN_ATTEMPTS {
@@ -128,14 +131,16 @@ pub(super) async fn run_replication(plane: Arc<Plane>) {
     if plane.elsewhere.witness.is_none() && plane.elsewhere.mirror.is_none() {
         return;
     }
-    let progress = Progresses::default();
+    let (progress, rounds) = (Arc::new(Progresses::default()), Rounds::new(AT_ONCE));
     while plane.readiness() != Readiness::Draining {
         sleep(REPLICATE_TICK).await;
-        replicate_all(&plane, &progress, false).await;
+        let work = |org| replicate_one(Arc::clone(&plane), Arc::clone(&progress), org, false);
+        rounds.run(plane.registry.all_loaded(), work).await;
     }
     // The last checkpoints are signed while the plane drains. The sender lives as long as the plane: it cannot go away.
     let _ = plane.published.subscribe().wait_for(|published| *published).await;
-    replicate_all(&plane, &progress, true).await;
+    let last = |org| replicate_one(Arc::clone(&plane), Arc::clone(&progress), org, true);
+    futures::stream::iter(plane.registry.all_loaded()).for_each_concurrent(AT_ONCE, last).await;
     plane.replicated.send_replace(true);
 }
 
@@ -152,24 +157,19 @@ pub(super) async fn finish_replication(plane: &Plane) {
 
 type Progresses = tokio::sync::Mutex<HashMap<OrgName, Progress>>;
 
-async fn replicate_all(plane: &Arc<Plane>, all: &Progresses, draining: bool) {
-    let orgs = plane.registry.all_loaded();
-    let replicated = futures::stream::iter(orgs).for_each_concurrent(AT_ONCE, |org| async move {
-        let mut progress = all.lock().await.remove(&org.name).unwrap_or_default();
-        replicate(&plane.node, &org.ledger, &plane.elsewhere, &mut progress, draining).await;
-        if let Some((size, reason)) = progress.contradiction.take() {
-            plane.node.metrics.audit.verification_failures.inc();
-            let detail = json!({ "check": "witness", "size": size.to_string() });
-            let event =
-                SystemEvent::new(plane.actor(), "ledger.verification_failed").reason(&reason).detail(detail);
-            // Once for each checkpoint.
-            if let Err(e) = plane.record_once(&org.name, vec![event], &format!("witness/{size}")).await {
-                tracing::warn!(org = %org.name, error = %e, "that the witness contradicts the ledger could not be recorded in it");
-            }
+async fn replicate_one(plane: Arc<Plane>, all: Arc<Progresses>, org: Arc<Org>, draining: bool) {
+    let mut progress = all.lock().await.remove(&org.name).unwrap_or_default();
+    replicate(&plane.node, &org.ledger, &plane.elsewhere, &mut progress, draining).await;
+    if let Some((size, reason)) = progress.contradiction.take() {
+        plane.node.metrics.audit.verification_failures.inc();
+        let detail = json!({ "check": "witness", "size": size.to_string() });
+        let event = SystemEvent::new(plane.actor(), "ledger.verification_failed").reason(&reason).detail(detail);
+        // Once for each checkpoint.
+        if let Err(e) = plane.record_once(&org.name, vec![event], &format!("witness/{size}")).await {
+            tracing::warn!(org = %org.name, error = %e, "that the witness contradicts the ledger could not be recorded in it");
         }
-        all.lock().await.insert(org.name.clone(), progress);
-    });
-    replicated.await;
+    }
+    all.lock().await.insert(org.name.clone(), progress);
 }
 
 /// Prunes now and then until the plane is drained.
@@ -180,7 +180,7 @@ pub(super) async fn run_retention(plane: Arc<Plane>) {
     while plane.readiness() != Readiness::Draining {
         sleep(pause).await;
         pause = every;
-        let all = plane.node.settings.orgs.len() <= EAGER_ORGS || Instant::now() >= all_at;
+        let all = plane.node.settings.orgs.len() <= MOST_LOADED_AT_START || Instant::now() >= all_at;
         if all {
             all_at = Instant::now() + IDLE_RETENTION;
         }
@@ -188,7 +188,8 @@ pub(super) async fn run_retention(plane: Arc<Plane>) {
             if !all && plane.registry.loaded(name).is_none() {
                 continue;
             }
-            match plane.prune(name).await {
+            let hangs = |_| Err(PlaneError::unavailable("it takes long, and is not waited for"));
+            match timeout(PRUNE_TIMEOUT, plane.prune(name)).await.unwrap_or_else(hangs) {
                 Ok(plan) if plan.entries > 0 => {
                     tracing::info!(org = %name, entries = plan.entries, first_kept = plan.first_kept, "pruned a ledger");
                 }
@@ -282,8 +283,8 @@ impl Plane {
             members.insert("after".to_owned(), json!(pruned.entry.to_string()));
         }
         events.push(SystemEvent::new(actor, PRUNE).target(name.as_str()).detail(detail));
-        // Nodes that find the same to be due say so once. One that came to nothing, because of a hold or because its segments
-        // had become another, is no reason not to say it again.
+        // Nodes that find the same to be due say so once. One that came to nothing, because of a hold or because its
+        // segments had become another, is no reason not to say it again.
         let names: Vec<_> = plan.segments.iter().map(|segment| segment.name.as_bytes()).collect();
         self.record_once(name, events, &format!("prune/{released:?}/{}", Hash::of(&names))).await?;
         Ok(plan)

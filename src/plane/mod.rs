@@ -16,11 +16,11 @@
 //!
 //! Invariants kept here:
 //!
-//! - **I1** A batch is acknowledged after its log object is durable, confirmed by the floor and applied. Each table and state
-//!   carries the position that it holds, so a load applies to each exactly what it lacks, and a flush that crashes between two
-//!   steps is taken up at the step it did not take.
-//! - **I2** A damaged object stops the org that it belongs to, or all of them when that cannot be told; once a second load
-//!   finds it too. A failed read is a hiccup, and tried again.
+//! - **I1** A batch is acknowledged after its log object is durable, confirmed by the floor and applied. Each table and
+//!   state carries the position that it holds, so a load applies to each exactly what it lacks, and a flush that
+//!   crashes between two steps is taken up at the step it did not take.
+//! - **I2** A damaged object stops the org that it belongs to, or all of them when that cannot be told; once a second
+//!   load finds it too. A failed read is a hiccup, and tried again.
 //! - **I3** A read first applies all that any node acknowledged before it began, so a counter read on two nodes in turn
 //!   never goes down.
 //! - **I7** Bytes are admitted before they are read; past the bound the answer is [`PlaneError::Busy`].
@@ -42,8 +42,10 @@ mod removal;
 mod rounds;
 mod sessions;
 mod system_events;
+mod turns;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -64,6 +66,7 @@ use registry::{Registry, Slot};
 pub use removal::Removed;
 pub use sessions::SessionMark;
 pub use system_events::{SystemEvent, start};
+use turns::Turns;
 
 use crate::audit::SigningKeys;
 use crate::config::ControlPlane;
@@ -89,8 +92,9 @@ const ENCODE_ALONE_ROWS: usize = 512;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches that may wait for the committer.
 const QUEUE: usize = 16_384;
-/// Orgs that are loaded at once.
+/// Orgs that are loaded at once, and of these in the background.
 const LOADS_AT_ONCE: usize = 8;
+const BACKGROUND_LOADS_AT_ONCE: usize = 4;
 
 /// What a plane is made of. Stores, clocks and randomness are handed in, so that a test can play them.
 #[derive(Debug)]
@@ -151,10 +155,12 @@ pub struct Plane {
     queue: OnceLock<mpsc::Sender<Message>>,
     /// Orgs with decisions that wait for a place in the log.
     undecided: Mutex<BTreeSet<OrgName>>,
-    /// Orgs that wait to be loaded in the background.
+    /// Orgs that wait to be loaded in the background, or are being.
     queued: Mutex<HashSet<OrgName>>,
     /// Turns of loading an org.
-    loads: tokio::sync::Semaphore,
+    loads: Turns,
+    /// Whether this process has brought a store of version 1 over, which the ledgers say.
+    brought_over: AtomicBool,
     /// Orgs whose ledgers say that this node started.
     announced: Mutex<HashSet<OrgName>>,
     ages: Ages,
@@ -209,7 +215,8 @@ impl Plane {
             queue: OnceLock::new(),
             undecided: Mutex::default(),
             queued: Mutex::default(),
-            loads: tokio::sync::Semaphore::new(LOADS_AT_ONCE),
+            loads: Turns::new(LOADS_AT_ONCE, recover::LOAD_TURN),
+            brought_over: AtomicBool::new(false),
             announced: Mutex::default(),
             ages: Ages::default(),
             visits: maintenance::Visits::default(),
@@ -268,8 +275,8 @@ impl Plane {
         Budget::admit(&self.budget, bytes).await
     }
 
-    /// Whether a batch was stored before, as far as this node has applied the log: to be asked before the batch is validated. That
-    /// it was not is decided for good when it is committed.
+    /// Whether a batch was stored before, as far as this node has applied the log: to be asked before the batch is
+    /// validated. That it was not is decided for good when it is committed.
     ///
     /// # Errors
     /// [`PlaneError::KeyReused`], [`PlaneError::SequenceConflict`], and as [`Plane::append`].
@@ -297,7 +304,8 @@ impl Plane {
     /// Makes a canonical batch durable and visible, then says so.
     ///
     /// # Errors
-    /// See [`PlaneError`]; after an error the batch is stored at most once, and a retry under the same identity is safe.
+    /// See [`PlaneError`]; after an error the batch is stored at most once, and a retry under the same identity is
+    /// safe.
     pub async fn append(
         self: &Arc<Self>,
         org: &OrgName,
@@ -419,7 +427,8 @@ impl Plane {
         Ok(())
     }
 
-    /// Waits until whatever is in the committer's queue is answered. If the committer is gone there is nobody to wait for.
+    /// Waits until whatever is in the committer's queue is answered. If the committer is gone there is nobody to wait
+    /// for.
     async fn settle(&self) {
         let (reply, settled) = oneshot::channel();
         if let Some(queue) = self.queue.get()
@@ -493,7 +502,8 @@ impl Plane {
     /// Has the committer write down what was decided, with whatever else there is.
     fn wake_committer(&self) {
         if let Some(queue) = self.queue.get() {
-            // Ignore the error: a full queue takes the decisions with its next group, and a closed one takes nothing any more.
+            // Ignore the error: a full queue takes the decisions with its next group, and a closed one takes nothing
+            // any more.
             let _ = queue.try_send(Message::Decide);
         }
     }
@@ -532,26 +542,40 @@ fn not_removed(org: &Org) -> Result<(), PlaneError> {
     if is_removed { Err(PlaneError::OrgRemoved(org.name.to_string())) } else { Ok(()) }
 }
 
-/// Loads orgs that the log has something of, side by side.
+/// Loads orgs that the log has something of, side by side: few at once, so that requests for others need not queue behind
+/// all of them.
 async fn run_loads(plane: Arc<Plane>, mut loads: mpsc::UnboundedReceiver<OrgName>) {
-    let permits = Arc::new(tokio::sync::Semaphore::new(LOADS_AT_ONCE));
+    let turns = Arc::new(Turns::new(BACKGROUND_LOADS_AT_ONCE, recover::LOAD_TURN));
     while let Some(name) = loads.recv().await {
         if plane.readiness() == Readiness::Draining {
             return;
         }
-        plane.queued.lock().remove(&name);
-        let slot: Arc<Slot> = plane.registry.slot(&name);
-        // Orgs whose files hang must not use up the turns for good: one that waits goes on without after a while.
-        let turn = Arc::clone(&permits).acquire_owned();
-        let permit = tokio::time::timeout(recover::LOAD_TURN, turn).await;
-        let plane = Arc::clone(&plane);
+        let (plane, turns) = (Arc::clone(&plane), Arc::clone(&turns));
         tokio::spawn(async move {
-            if let Err(e) = recover::org(&plane, &slot).await
-                && !matches!(e, PlaneError::OrgStopped { .. } | PlaneError::OrgRemoved(_))
-            {
-                tracing::warn!(org = %slot.name, error = %e, "an org was not loaded and will be tried again");
-            }
-            drop(permit);
+            turns.run(load_apart(&plane, &name)).await;
         });
+    }
+}
+
+async fn load_apart(plane: &Plane, name: &OrgName) {
+    // One that hangs stays in the queue, so that it is not begun again and again.
+    let _queued = Queued { plane, name };
+    let slot: Arc<Slot> = plane.registry.slot(name);
+    if let Err(e) = recover::org(plane, &slot).await
+        && !matches!(e, PlaneError::OrgStopped { .. } | PlaneError::OrgRemoved(_))
+    {
+        tracing::warn!(org = %slot.name, error = %e, "an org was not loaded and will be tried again");
+    }
+}
+
+/// Takes an org off the queue of loads when its load ends, however it does.
+struct Queued<'a> {
+    plane: &'a Plane,
+    name: &'a OrgName,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.plane.queued.lock().remove(self.name);
     }
 }

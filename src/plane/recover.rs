@@ -1,11 +1,13 @@
 //! Loading: from what is stored to a node that follows the log.
 //!
-//! The log's headers are read from the floor to the end, which says where each org has sections; orgs themselves are loaded when
-//! they are asked for, or to be flushed. The log is listed once, and a number missing between two, which a GET confirms, is damage.
-//! The floor is read once more afterwards: if it has passed the first number read, all that again.
+//! The log's headers are read from the floor to the end, which says where each org has sections; orgs themselves are
+//! loaded when they are asked for, or to be flushed. The log is listed once, and a number missing between two, which a
+//! GET confirms, is damage. The floor is read once more afterwards: if it has passed the first number read, all that
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep};
@@ -24,17 +26,18 @@ use crate::storage::StorageError;
 const READ_AHEAD: usize = 8;
 /// How often a load is tried that trimming overtakes.
 const LOAD_ATTEMPTS: usize = 8;
-/// How long an org's load waits for its turn.
+/// How long a load's turn lasts at most.
 pub(super) const LOAD_TURN: std::time::Duration = std::time::Duration::from_secs(2);
-/// How often an org's load is tried before damage counts: what a node that flushes meanwhile takes away looks like it.
-const ORG_ATTEMPTS: usize = 3;
+/// How many loads of an org must find damage before it counts: what a node that flushes meanwhile takes away looks like
+/// it. A load that was overtaken is none of them.
+const FINDINGS: usize = 3;
 /// The pause after a start's first failed read; it doubles up to the longest.
 const FIRST_START_BACKOFF: std::time::Duration = std::time::Duration::from_millis(200);
 const LONGEST_START_BACKOFF: std::time::Duration = std::time::Duration::from_secs(5);
 const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// Brings the node up to the end of the log, making or bringing over what a store of this version has. A store that cannot be read
-/// is waited for.
+/// Brings the node up to the end of the log, making or bringing over what a store of this version has. A store that
+/// cannot be read is waited for.
 pub(super) async fn recover(plane: &Plane) -> Result<(), PlaneError> {
     let mut backoff = FIRST_START_BACKOFF;
     loop {
@@ -59,7 +62,15 @@ async fn try_recover(plane: &Plane) -> Result<(), PlaneError> {
             node.log.begin().await?;
             layout::write(&node.store, node.log.keys()).await?;
         }
-        layout::Found::First => super::bring_over::bring_over(plane).await?,
+        layout::Found::First if node.settings.bring_over => {
+            super::bring_over::bring_over(plane).await?;
+            plane.brought_over.store(true, Ordering::Release);
+        }
+        layout::Found::First => {
+            let reason = "it has no wal/layout, as a store of version 1 has none, and log.bring_over is false: if it is of this \
+                          version, restore its layout; if it is of version 1, set log.bring_over for one start";
+            return Err(node.store.unusable(reason).into());
+        }
     }
     if node.log.keys().has_others() {
         reseal(plane).await?;
@@ -71,8 +82,8 @@ async fn try_recover(plane: &Plane) -> Result<(), PlaneError> {
     Ok(())
 }
 
-/// During a change of keys: puts all that carries a MAC under the current key, the layout last. What other nodes still write under
-/// the one before, a later start does.
+/// During a change of keys: puts all that carries a MAC under the current key, the layout last. What other nodes still
+/// write under the one before, a later start does.
 async fn reseal(plane: &Plane) -> Result<(), PlaneError> {
     let node = &plane.node;
     node.log.reseal().await?;
@@ -91,7 +102,7 @@ async fn reseal(plane: &Plane) -> Result<(), PlaneError> {
 
 /// Reads the log from the floor to its end.
 pub(super) async fn load(plane: &Plane, cursor: &mut Cursor) -> Result<(), PlaneError> {
-    let mut damage: Option<StorageError> = None;
+    let mut findings = Findings::default();
     for _ in 0..LOAD_ATTEMPTS {
         match scan(plane).await {
             Ok(Some((loaded, sections, seen_after))) => {
@@ -101,18 +112,35 @@ pub(super) async fn load(plane: &Plane, cursor: &mut Cursor) -> Result<(), Plane
             }
             // Overtaken by trimming.
             Ok(None) => {}
-            Err(e) if e.is_damage() && damage.is_none() => damage = Some(e),
-            Err(e) => return Err(e.into()),
+            Err(e) => findings.note(e)?,
         }
     }
-    Err(damage
-        .map_or_else(|| PlaneError::unavailable("the log is trimmed faster than it can be read"), PlaneError::from))
+    Err(PlaneError::unavailable("the log is trimmed faster than it can be read"))
+}
+
+/// What reading the log found damaged. Only what is found again after that counts (L4); a scan that trimming has
+/// overtaken says nothing of what the one before it found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    object: Option<String>,
+}
+
+impl Findings {
+    /// Takes note of what ended a scan, if the next one is to tell what it is.
+    ///
+    /// # Errors
+    /// The error, where it is no damage, or the scan that found damage before found it in the same object.
+    pub(super) fn note(&mut self, e: StorageError) -> Result<(), StorageError> {
+        let StorageError::Damaged { object, .. } = &e else { return Err(e) };
+        if self.object.replace(object.clone()).as_ref() == Some(object) { Err(e) } else { Ok(()) }
+    }
 }
 
 /// Where each org has sections.
 type Sections = HashMap<OrgName, Vec<u64>>;
 
-/// Reads the log once: where it ends, what it has, and the floor that it has it above. None if trimming has overtaken it.
+/// Reads the log once: where it ends, what it has, and the floor that it has it above. None if trimming has overtaken
+/// it.
 async fn scan(plane: &Plane) -> Result<Option<(Cursor, Sections, u64)>, StorageError> {
     let log = &plane.node.log;
     let floor = log.floor().await?;
@@ -195,9 +223,9 @@ pub(super) async fn org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneErr
     if let Some(e) = slot.recent_failure() {
         return Err(e);
     }
-    // Many at once take threads and memory, and are no sooner done. One that waits for a store that hangs holds up no other.
-    let _permit = tokio::time::timeout(LOAD_TURN, plane.loads.acquire()).await;
-    let loaded = load_org(plane, slot).await;
+    // Many at once take threads and memory, and are no sooner done. One that waits for a store that hangs holds up no
+    // other.
+    let loaded = plane.loads.run(load_org(plane, slot)).await;
     if let Err(e) = &loaded {
         slot.failed(e.clone());
         // A process that starts while an org is damaged has not parked it itself.
@@ -213,37 +241,29 @@ pub(super) async fn org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneErr
 
 /// Loads an org; damage counts once it was found again and again.
 async fn load_org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneError> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
+    let mut found = 0;
+    for _ in 0..LOAD_ATTEMPTS {
         let mut read = Read::default();
-        let loaded = match try_load_org(plane, slot, &mut read).await {
-            // What does not fit is held against what is read after it: if that has moved on, all of it again (L4).
-            Err(e @ PlaneError::Damaged(_)) => {
-                if read.is_overtaken(&plane.node, slot).await? {
-                    Ok(None)
-                } else {
-                    Err(e)
-                }
-            }
-            loaded => loaded,
-        };
-        match loaded {
+        match try_load_org(plane, slot, &mut read).await {
             Ok(Some(org)) => return Ok(org),
             // Overtaken by trimming.
             Ok(None) => {}
-            Err(PlaneError::Damaged(reason)) if attempt >= ORG_ATTEMPTS => {
-                tracing::error!(org = %slot.name, reason, "org is stopped: what is stored of it is damaged");
-                return Err(PlaneError::OrgStopped { org: slot.name.to_string(), reason });
+            Err(PlaneError::Damaged(reason)) => {
+                // What does not fit is held against what is read after it: if that has moved on, all of it again (L4).
+                if !read.is_overtaken(&plane.node, slot).await? {
+                    found += 1;
+                    if found == FINDINGS {
+                        tracing::error!(org = %slot.name, reason, "org is stopped: what is stored of it is damaged");
+                        return Err(PlaneError::OrgStopped { org: slot.name.to_string(), reason });
+                    }
+                    tracing::warn!(org = %slot.name, reason, "loading the org again");
+                }
             }
-            Err(e @ PlaneError::Damaged(_)) => tracing::warn!(org = %slot.name, error = %e, "loading the org again"),
             Err(e) => return Err(e),
-        }
-        if attempt >= LOAD_ATTEMPTS {
-            return Err(PlaneError::unavailable("the log is trimmed faster than the org can be loaded"));
         }
         sleep(RETRY_PAUSE).await;
     }
+    Err(PlaneError::unavailable("the log is trimmed faster than the org can be loaded"))
 }
 
 /// What a load has gone on from.
@@ -256,7 +276,8 @@ struct Read {
 }
 
 impl Read {
-    /// Whether the floor has passed what was read of the log, or there is a newer state: then nothing that did not fit is damage.
+    /// Whether the floor has passed what was read of the log, or there is a newer state: then nothing that did not fit
+    /// is damage.
     async fn is_overtaken(&self, node: &Node, slot: &Slot) -> Result<bool, StorageError> {
         let floor = node.log.floor().await?.number;
         if self.lowest.is_some_and(|lowest| floor >= lowest) {
@@ -346,8 +367,8 @@ async fn try_load_org(plane: &Plane, slot: &Slot, read: &mut Read) -> Result<Opt
         }
         let position = org.state.read().position;
         if slot.after(position).is_empty() {
-            // Nothing is left to be applied, or what was is trimmed by now: since the floor was read, others may have written sections
-            // of the org, flushed them and trimmed past them.
+            // Nothing is left to be applied, or what was is trimmed by now: since the floor was read, others may have
+            // written sections of the org, flushed them and trimmed past them.
             if node.rules.confirm && !slot.is_complete(position, confirmed) {
                 return Ok(None);
             }
@@ -358,12 +379,14 @@ async fn try_load_org(plane: &Plane, slot: &Slot, read: &mut Read) -> Result<Opt
     }
 }
 
-/// Whether a load went on from the org's newest state and has all that came after it, by a floor that is read now (rule L3). Where the
-/// floor has passed the state, nothing in the log shows that there was more: then the state must still be the newest, for the floor
-/// passes no section that is in no state, but what is parked. Gives that floor; none if all that is to be loaded again.
+/// Whether a load went on from the org's newest state and has all that came after it, by a floor that is read now (rule
+/// L3). Where the floor has passed the state, nothing in the log shows that there was more: then the state must still
+/// be the newest, for the floor passes no section that is in no state, but what is parked. Gives that floor; none if
+/// all that is to be loaded again.
 ///
 /// # Errors
-/// What the store says; [`StorageError::Damaged`] when something stored of the org is ahead of what state and log make of it.
+/// What the store says; [`StorageError::Damaged`] when something stored of the org is ahead of what state and log make
+/// of it.
 async fn is_newest(
     node: &Node,
     slot: &Slot,
@@ -393,4 +416,31 @@ async fn is_newest(
         return Err(StorageError::damaged(crate::state::state_path(&slot.name, reached), reason));
     }
     Ok(Some(floor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Findings;
+    use crate::storage::StorageError;
+
+    fn damaged(object: &str) -> StorageError {
+        StorageError::damaged(object, "it does not fit")
+    }
+
+    /// A scan that trimming has overtaken says neither yes nor no to what the one before it found.
+    #[test]
+    fn damage_counts_once_two_scans_found_it_in_one_object() {
+        let mut findings = Findings::default();
+        assert!(findings.note(damaged("wal/1")).is_ok());
+        assert!(findings.note(damaged("wal/2")).is_ok(), "each was found once");
+        assert!(findings.note(damaged("wal/2")).is_err_and(|e| e.is_damage()));
+    }
+
+    #[test]
+    fn a_read_that_fails_is_no_finding() {
+        let mut findings = Findings::default();
+        assert!(findings.note(damaged("wal/1")).is_ok());
+        let failed = findings.note(StorageError::failed("read", "wal/1", "timeout"));
+        assert!(failed.is_err_and(|e| !e.is_damage()));
+    }
 }

@@ -1,7 +1,7 @@
 //! The orgs that a node knows: those that are loaded, and for every org with sections above the floor, where these are.
 //!
-//! An org is loaded when it is asked for, or when the log has something of it to flush, and forgotten when it is idle. So a node
-//! starts without reading every org, and an idle org takes no more than its name (rule L10).
+//! An org is loaded when it is asked for, or when the log has something of it to flush, and forgotten when it is idle.
+//! So a node starts without reading every org, and an idle org takes no more than its name (rule L10).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -81,15 +81,17 @@ impl Slot {
         continues
     }
 
-    /// The last position of all that is known of it, where that is past `position` and the log above the floor has none past it.
+    /// The last position of all that is known of it, where that is past `position` and the log above the floor has none
+    /// past it.
     pub(super) fn lacking_after(&self, position: u64) -> Option<u64> {
         let inner = self.inner.lock();
         let is_there = inner.tail.back().is_some_and(|last| *last > position);
         inner.last.filter(|last| *last > position && !is_there)
     }
 
-    /// Whether an org that stands at `position` has every section that this node knows of, and it was confirmed by a floor of `confirmed`
-    /// that it lacks none at or under that. The positions themselves may be gone from here: others may have flushed and trimmed them.
+    /// Whether an org that stands at `position` has every section that this node knows of, and it was confirmed by a
+    /// floor of `confirmed` that it lacks none at or under that. The positions themselves may be gone from here: others
+    /// may have flushed and trimmed them.
     pub(super) fn is_complete(&self, position: u64, confirmed: u64) -> bool {
         let inner = self.inner.lock();
         inner.last.map_or(inner.seen_after <= position.max(confirmed), |last| last <= position)
@@ -239,8 +241,8 @@ impl Registry {
 
     /// Begins anew: the log above the floor `seen_after` has sections of these orgs at these positions.
     pub(super) fn reset(&self, mut sections: HashMap<OrgName, Vec<u64>>, seen_after: u64) {
-        // All orgs are known before the first is changed, and each changes in one step: who trims meanwhile must see of every org
-        // either what held the log back before or what does now.
+        // All orgs are known before the first is changed, and each changes in one step: who trims meanwhile must see of
+        // every org either what held the log back before or what does now.
         sections.keys().for_each(|name| drop(self.slot(name)));
         for slot in self.slots() {
             let tail = VecDeque::from(sections.remove(&slot.name).unwrap_or_default());

@@ -1,9 +1,9 @@
 //! Work that comes round for every org: side by side, so many at once, and nobody waits for one that hangs (rule L10).
 //!
-//! A round begins the work of the orgs that are due, each in a task of its own, and waits for them, but not for long: what takes longer
-//! goes on beside the next rounds, and its org is left out of these until it has ended. So an org whose files hang keeps its own work
-//! from being done, and no other's. A task waits for its turn among the others for a moment, and then goes on without: orgs that hang
-//! must not use up the turns for good.
+//! A round begins the work of the orgs that are due, each in a task of its own, and waits for them, but not for long:
+//! what takes longer goes on beside the next rounds, and its org is left out of these until it has ended. So an org
+//! whose files hang keeps its own work from being done, and no other's. Each has its turn
+//! ([`Turns`]), so that where all orgs are due at once not all of them take memory and threads at once.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -11,29 +11,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::turns::Turns;
 use crate::model::OrgName;
 use crate::state::Org;
 
 /// How long a round waits for those that it began.
 const ROUND: Duration = Duration::from_secs(2);
-/// How long a task waits for its turn.
+/// How long a turn lasts at most.
 const TURN: Duration = Duration::from_secs(2);
 
 /// See the module's doc.
 #[derive(Debug)]
 pub(super) struct Rounds {
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     under_way: Arc<Mutex<HashSet<OrgName>>>,
 }
 
 impl Rounds {
     /// Rounds in which so many orgs have their turn at once.
     pub(super) fn new(at_once: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(at_once)), under_way: Arc::default() }
+        Self { turns: Arc::new(Turns::new(at_once, TURN)), under_way: Arc::default() }
     }
 
     /// Does `work` for each of these orgs that it is not being done for, and waits for it for a while.
@@ -51,9 +51,7 @@ impl Rounds {
             let work = work(org);
             tasks.spawn(async move {
                 let _done = done;
-                // It is never closed.
-                let _turn = timeout(TURN, turns.acquire_owned()).await;
-                work.await;
+                turns.run(work).await;
             });
         }
         // What panicked has said so, and is begun anew with a later round.

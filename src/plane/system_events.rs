@@ -18,20 +18,22 @@
 //! | `ledger.key` | heads are signed by another key from now on | |
 //! | `ledger.verification_failed` | the ledger did not stand a check of the control plane's own | |
 //!
-//! A start is one entry where nothing changed, and it is written when the org is first used in the process: so a restart writes
-//! nothing into the ledger of an idle org. Where the configuration or the key changed it is written at once, if there are not
-//! very many orgs.
+//! A start is one entry where nothing changed, and it is written when the org is first used in the process: so a
+//! restart writes nothing into the ledger of an idle org. Where the configuration or the key changed it is written at
+//! once, if there are not very many orgs.
 //!
-//! What concerns the whole fleet stands in every org's ledger, without a word of other orgs: each org's auditor sees the whole
-//! life of what kept the ledger. A node that ends without `operator.stopped` was killed, or its machine was. Secrets are left
-//! out; settings are told of by name and digest.
+//! What concerns the whole fleet stands in every org's ledger, without a word of other orgs: each org's auditor sees
+//! the whole life of what kept the ledger. A node that ends without `operator.stopped` was killed, or its machine was.
+//! Secrets are left out; settings are told of by name and digest.
 //!
-//! The actor is `system:control-plane@<node>`, the node being the first eight digits of the id that its objects in the log
-//! carry, or `service:<token>` of who asked. Events go through the log as all others do. No emitter can send in an action
-//! `ledger.…` or such an actor.
+//! The actor is `system:control-plane@<node>`, the node being the first eight digits of the id that its objects in the
+//! log carry, or `service:<token>` of who asked. Events go through the log as all others do. No emitter can send in an
+//! action `ledger.…` or such an actor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
@@ -39,6 +41,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use super::{Plane, PlaneError, follow};
 use crate::audit::note::{Note, VKey};
@@ -56,8 +59,11 @@ use crate::state::Org;
 
 /// Orgs whose ledgers are written to at once.
 const AT_ONCE: usize = 64;
-/// Of so many orgs all are loaded at the start, and their ledgers say that the node starts; of more, those that are used.
-pub(super) const EAGER_ORGS: usize = 100;
+/// How long a start waits until an org's ledger says so.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of so many orgs all are loaded at the start, and their ledgers say that the node starts; of more, those that are
+/// used.
+pub(super) const MOST_LOADED_AT_START: usize = 100;
 
 /// An event of the control plane's own.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,19 +179,27 @@ impl Plane {
         self.append_while_running(org, RowKind::Event, batch, id, admission).await.map(drop)
     }
 
-    /// Says in the ledgers that this node starts, and with which configuration where that changed: in all of a few orgs.
+    /// Says in the ledgers that this node starts, and with which configuration where that changed: in all of a few
+    /// orgs.
     pub(super) async fn announce_start(&self) -> Result<(), PlaneError> {
-        if self.node.settings.orgs.len() > EAGER_ORGS {
+        if self.node.settings.orgs.len() > MOST_LOADED_AT_START {
             return Ok(());
         }
         follow::catch_up(self).await?;
         let orgs = futures::stream::iter(&self.node.settings.orgs);
-        let said = orgs.map(|org| async move { (org, self.announce_start_to(org, false).await) });
+        let said = orgs.map(|org| async move {
+            // One whose files hang keeps no node from serving the others: it is tried again when the org is used.
+            let hangs = |_| {
+                self.announced.lock().remove(org);
+                Err(PlaneError::unavailable("the store has not answered in time"))
+            };
+            (org, timeout(ANNOUNCE_TIMEOUT, self.announce_start_to(org, false)).await.unwrap_or_else(hangs))
+        });
         first_error(said.buffer_unordered(AT_ONCE).collect().await)
     }
 
-    /// As [`Plane::announce_start`], in one org's ledger, once in the life of the process; unless it is `used`, only where the
-    /// configuration or the key is another than before.
+    /// As [`Plane::announce_start`], in one org's ledger, once in the life of the process; unless it is `used`, only
+    /// where the configuration or the key is another than before.
     pub(super) async fn announce_start_to(&self, name: &OrgName, used: bool) -> Result<(), PlaneError> {
         if !self.announced.lock().insert(name.clone()) {
             return Ok(());
@@ -206,7 +220,12 @@ impl Plane {
         };
         let config = Arc::clone(&self.loaded.read());
         let (before, summary) = (self.last_summary(&org).await?, OrgSummary::of(&config, name));
-        let detail = json!({ "version": env!("CARGO_PKG_VERSION"), "config": summary.digest() });
+        let mut detail = json!({ "version": env!("CARGO_PKG_VERSION"), "config": summary.digest() });
+        let brought_over = self.brought_over.load(Ordering::Acquire);
+        if let Some(members) = detail.as_object_mut().filter(|_| brought_over) {
+            // What came before was believed without a MAC.
+            members.insert("brought_over_from".to_owned(), json!("1"));
+        }
         let node = self.node.name();
         let started = SystemEvent::new(self.actor(), "operator.started").target(&node).detail(detail);
         let mut events = vec![started];
@@ -224,7 +243,7 @@ impl Plane {
             ),
         );
         let is_same = before.as_ref().is_some_and(|before| before.digest() == summary.digest());
-        if is_same && events.len() == 1 && !used {
+        if is_same && events.len() == 1 && !used && !brought_over {
             self.announced.lock().remove(name);
             return Ok(());
         }
@@ -235,8 +254,8 @@ impl Plane {
         self.record_config(name, at, before.as_ref(), &summary).await
     }
 
-    /// Puts what differs from the configuration that the entry `at` tells of into an org's ledger. Nodes that start at once, or read the same
-    /// file, find the same changes; they are recorded once.
+    /// Puts what differs from the configuration that the entry `at` tells of into an org's ledger. Nodes that start at
+    /// once, or read the same file, find the same changes; they are recorded once.
     async fn record_config(
         &self,
         name: &OrgName,
@@ -250,7 +269,8 @@ impl Plane {
         self.record_once(name, changed, &format!("config/{at:?}/{}", summary.digest())).await
     }
 
-    /// Takes the tokens that the configuration's file has now: the ledgers of the orgs that they open, or opened, say so.
+    /// Takes the tokens that the configuration's file has now: the ledgers of the orgs that they open, or opened, say
+    /// so.
     ///
     /// # Errors
     /// See [`PlaneError`]; what is not in a ledger then is recorded at the next start.
@@ -326,8 +346,8 @@ impl Plane {
     }
 }
 
-/// What went wrong with any of several orgs: none of them is passed over for another's sake. That the configuration does not fit what is
-/// stored goes before anything else.
+/// What went wrong with any of several orgs: none of them is passed over for another's sake. That the configuration
+/// does not fit what is stored goes before anything else.
 fn first_error(said: Vec<(&OrgName, Result<(), PlaneError>)>) -> Result<(), PlaneError> {
     let mut first = Ok(());
     for (org, e) in said.into_iter().filter_map(|(org, said)| Some((org, said.err()?))) {

@@ -11,9 +11,14 @@ use arrow::array::ArrayRef;
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::datasource::MemTable;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext, col};
+use tokio::sync::OnceCell;
 
 use super::{Granularity, RollupError, aggregate_functions};
 use crate::model::schema::schemas;
@@ -54,16 +59,54 @@ pub async fn daily_partials(hours: &RecordBatch) -> Result<RecordBatch, RollupEr
     rolled_up(Granularity::Day, hours, &all.tool_usage_daily).await
 }
 
+/// One of the queries, planned over a table without rows. To parse and optimize it takes a multiple of what it takes to run
+/// it over the samples of a small flush, and both are the same each time.
+#[derive(Debug)]
+struct Planned {
+    state: SessionState,
+    plan: LogicalPlan,
+}
+
+static HOURLY: OnceCell<Planned> = OnceCell::const_new();
+static DAILY: OnceCell<Planned> = OnceCell::const_new();
+
+async fn planned(granularity: Granularity, name: &str, of: &SchemaRef) -> Result<&'static Planned, RollupError> {
+    let planned = match granularity {
+        Granularity::Hour => &HOURLY,
+        Granularity::Day => &DAILY,
+    };
+    let plan = async || {
+        let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        aggregate_functions().iter().for_each(|function| ctx.register_udaf(function.as_ref().clone()));
+        ctx.register_table(name, table(of, Vec::new())?)?;
+        let order = ["window_start", "plugin", "tool", "workspace"].map(|column| col(column).sort(true, false));
+        let plan = ctx.sql(partials_sql(granularity)).await?.sort(order.to_vec())?.into_optimized_plan()?;
+        Ok(Planned { state: ctx.state(), plan })
+    };
+    planned.get_or_try_init(plan).await
+}
+
+fn table(of: &SchemaRef, batches: Vec<RecordBatch>) -> Result<Arc<MemTable>, DataFusionError> {
+    MemTable::try_new(Arc::clone(of), vec![batches]).map(Arc::new)
+}
+
 async fn rolled_up(
     granularity: Granularity,
     (name, of, batches): (&str, &SchemaRef, Vec<RecordBatch>),
     schema: &SchemaRef,
 ) -> Result<RecordBatch, RollupError> {
-    let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    aggregate_functions().iter().for_each(|function| ctx.register_udaf(function.as_ref().clone()));
-    ctx.register_table(name, Arc::new(MemTable::try_new(Arc::clone(of), vec![batches])?))?;
-    let order = ["window_start", "plugin", "tool", "workspace"].map(|column| col(column).sort(true, false));
-    let rows = ctx.sql(partials_sql(granularity)).await?.sort(order.to_vec())?.collect().await?;
+    let Planned { state, plan } = planned(granularity, name, of).await?;
+    let source = provider_as_source(table(of, batches)?);
+    let with_rows = |node: LogicalPlan| match node {
+        LogicalPlan::TableScan(mut scan) => {
+            scan.source = Arc::clone(&source);
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        }
+        node => Ok(Transformed::no(node)),
+    };
+    let plan = plan.clone().transform_up(with_rows)?.data;
+    let plan = state.query_planner().create_physical_plan(&plan, state).await?;
+    let rows = collect(plan, state.task_ctx()).await?;
     let parts = rows.iter().map(|rows| conform(rows, schema)).collect::<Result<Vec<_>, _>>()?;
     Ok(concat_batches(schema, &parts).map_err(DataFusionError::from)?)
 }

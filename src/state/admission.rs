@@ -1,9 +1,9 @@
 //! The memory budget for samples: bodies being read, batches being committed, and samples not yet flushed.
 //!
-//! Invariant I7: a request is admitted before its body is read, with the bytes it may need. When they do not fit it waits
-//! for a short while, which makes a sender that is faster than the flush slow down rather than come again and again;
-//! after that it is refused. The live buffer's bytes count too, so that a store that takes no flush makes new requests be
-//! refused instead of memory grow.
+//! Invariant I7: a request is admitted before its body is read, with the bytes it may need. When they do not fit it
+//! waits for a short while, which makes a sender that is faster than the flush slow down rather than come again and
+//! again; after that it is refused. The live buffer's bytes count too, so that a store that takes no flush makes new
+//! requests be refused instead of memory grow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +15,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::node::PlaneError;
 use crate::telemetry::metrics::Metrics;
 
-/// The share of the budget that bodies alone may not take, as a divisor: it is for decoding and committing those that are
-/// there, so that bodies that wait for each other's room never fill it.
+/// The share of the budget that bodies alone may not take, as a divisor: it is for decoding and committing those that
+/// are there, so that bodies that wait for each other's room never fill it.
 const HEADROOM: usize = 4;
 
 /// How long a request waits for room. Longer than a flush of a full buffer takes when the store is well.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The memory budget; see the module's doc.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Admission {
     }
 
     async fn wait_for(&mut self, bytes: usize, limit: usize) -> Result<(), PlaneError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ADMISSION_TIMEOUT;
         let budget = Arc::clone(&self.budget);
         loop {
             // Listened to before the attempt, so that no room that comes between the two is missed.
@@ -242,7 +242,7 @@ mod tests {
         assert!(Budget::admit(&budget, 101).await.is_err());
         assert!(began.elapsed().is_zero());
         assert!(Budget::admit(&budget, 50).await.is_err());
-        assert_eq!(began.elapsed(), super::PATIENCE);
+        assert_eq!(began.elapsed(), super::ADMISSION_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]

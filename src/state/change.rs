@@ -1,8 +1,8 @@
 //! What one log object brings to one org, and applying it (rule L6).
 //!
-//! All that can fail comes first, and changes nothing: bodies are decoded and aggregated, events are numbered and chained. Then
-//! everything is applied in one go that cannot fail, under the org's locks. Objects of this node and of others take the same
-//! way. Each org remembers its position and ignores what is not newer.
+//! All that can fail comes first, and changes nothing: bodies are decoded and aggregated, events are numbered and
+//! chained. Then everything is applied in one go that cannot fail, under the org's locks. Objects of this node and of
+//! others take the same way. Each org remembers its position and ignores what is not newer.
 
 use arrow::record_batch::RecordBatch;
 
@@ -80,7 +80,8 @@ impl Change {
         Ok(change)
     }
 
-    /// Whether it was written after what is applied: after the same position, and where both say so, the same object there.
+    /// Whether it was written after what is applied: after the same position, and where both say so, the same object
+    /// there.
     pub(crate) fn follows(&self, state: &OrgState) -> bool {
         let applied = state.object.as_ref().map(ObjectId::beginning);
         let is_same = self.before.as_ref().is_none_or(|named| applied.is_none_or(|id| id == *named));

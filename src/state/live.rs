@@ -12,12 +12,12 @@ use arrow::array::{Array, ArrayRef};
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 
-/// Batches are put together up to this many rows. A query gains little by larger ones, and each doubling copies every sample
-/// once more while the org waits.
+/// Batches are put together up to this many rows. A query gains little by larger ones, and each doubling copies every
+/// sample once more while the org waits.
 const MERGE_ROWS: usize = 1_024;
 
-/// Memory that a batch's rows take, in bytes. The columns of a batch that was read from the log share one allocation, which
-/// `get_array_memory_size` would count for each of them.
+/// Memory that a batch's rows take, in bytes. The columns of a batch that was read from the log share one allocation,
+/// which `get_array_memory_size` would count for each of them.
 pub fn held_bytes(batch: &RecordBatch) -> usize {
     let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
     batch.columns().iter().map(column).sum()
@@ -53,8 +53,8 @@ pub struct LiveBuffer {
 }
 
 impl LiveBuffer {
-    /// Adds the samples of a position, not lower than any before. It cannot fail: where Arrow would not put batches together,
-    /// which batches of one schema never cause, they stay apart.
+    /// Adds the samples of a position, not lower than any before. It cannot fail: where Arrow would not put batches
+    /// together, which batches of one schema never cause, they stay apart.
     pub fn push(&mut self, position: u64, batch: RecordBatch) {
         if batch.num_rows() == 0 {
             return;

@@ -1,20 +1,21 @@
 //! An org from what is stored: its newest state, its tables, its newest checkpoint, and what the log has since.
 //!
-//! In this order (rule L4): states, tables and checkpoint are read first, the log's end after. The state names the id of the object
-//! at its position, and the first section after it names that position: what does not fit is damage, once a second load finds it
-//! too. Delta ahead of the state is a flush cut short: each table takes live rows from its own position on. Delta behind the state
-//! is a restore: the rows between are taken from the log if it has all of them.
+//! In this order (rule L4): states, tables and checkpoint are read first, the log's end after. The state names the id
+//! of the object at its position, and the first section after it names that position: what does not fit is damage, once
+//! a second load finds it too. Delta ahead of the state is a flush cut short: each table takes live rows from its own
+//! position on. Delta behind the state is a restore: the rows between are taken from the log if it has all of them.
 //!
-//! What is replayed of the log before the state's position, for entries that no checkpoint covers yet or rows that a table lacks,
-//! is found by walking the org's chain of sections back from there.
+//! What is replayed of the log before the state's position, for entries that no checkpoint covers yet or rows that a
+//! table lacks, is found by walking the org's chain of sections back from there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::change::{Change, Place, Rows};
 use super::org::{Org, OrgState, Tables};
 use super::payloads::numbered;
 use super::snapshot::{self, Saved};
-use super::{parked_folder, parked_path};
+use super::{parked_folders, parked_paths};
 use crate::audit::{ChainHead, checkpoint};
 use crate::ledger::load::{Signed, assemble, signed};
 use crate::ledger::replication::Elsewhere;
@@ -117,8 +118,8 @@ impl Loading {
         StorageError::damaged(super::state_path(&self.name, self.state.saved), reason)
     }
 
-    /// What is damaged, where entries that no checkpoint covers cannot be had from the log: what lies in a checkpoint's place and is
-    /// none, if anything does.
+    /// What is damaged, where entries that no checkpoint covers cannot be had from the log: what lies in a checkpoint's
+    /// place and is none, if anything does.
     fn unsigned(&self, otherwise: StorageError) -> StorageError {
         let Some(foreign) = self.signed.foreign() else { return otherwise };
         let size = self.signed.size();
@@ -130,8 +131,8 @@ impl Loading {
         StorageError::damaged(foreign, reason)
     }
 
-    /// Reads what is needed of the log up to the state's position: the object there, whose id the state names, and those before
-    /// it that hold entries which no checkpoint covers, or rows which a table lacks.
+    /// Reads what is needed of the log up to the state's position: the object there, whose id the state names, and
+    /// those before it that hold entries which no checkpoint covers, or rows which a table lacks.
     ///
     /// # Errors
     /// What the store says, or that the log does not have them any more.
@@ -315,15 +316,18 @@ fn firsts<'a>(object: &'a Object, org: &'a OrgName) -> impl Iterator<Item = u64>
     sections.filter_map(move |section| section.rows.as_ref().filter(events)?.first)
 }
 
-/// What was parked of an org at a position, if anything. What the log itself has at or under the floor does not exist for a reader:
-/// it may be an object that landed late.
+/// What was parked of an org at a position, if anything. What the log itself has at or under the floor does not exist
+/// for a reader: it may be an object that landed late.
 ///
 /// # Errors
 /// What the store says, or that the object is damaged.
 pub(crate) async fn read_parked(node: &Node, org: &OrgName, seq: u64) -> Result<Option<Object>, StorageError> {
-    let path = parked_path(org, seq);
-    let bytes = node.store.get(&path).await?;
-    bytes.map(|bytes| Object::unpark(node.log.keys(), path.as_ref(), &bytes)).transpose()
+    for path in parked_paths(org, seq) {
+        if let Some(bytes) = node.store.get(&path).await? {
+            return Object::unpark(node.log.keys(), path.as_ref(), &bytes).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// The positions of what is parked of an org, ascending.
@@ -331,7 +335,12 @@ pub(crate) async fn read_parked(node: &Node, org: &OrgName, seq: u64) -> Result<
 /// # Errors
 /// What the store says.
 pub(crate) async fn parked(node: &Node, org: &OrgName) -> Result<Vec<u64>, StorageError> {
-    let listed = node.store.list(&parked_folder(org)).await?;
-    let name = |meta: &object_store::ObjectMeta| meta.location.filename().filter(|name| name.len() == 20)?.parse().ok();
-    Ok(listed.iter().filter_map(name).collect())
+    let name = |meta: &object_store::ObjectMeta| -> Option<u64> {
+        meta.location.filename().filter(|name| name.len() == 20)?.parse().ok()
+    };
+    let mut positions = BTreeSet::new();
+    for folder in parked_folders(org) {
+        positions.extend(node.store.list(&folder).await?.iter().filter_map(name));
+    }
+    Ok(positions.into_iter().collect())
 }

@@ -1,4 +1,5 @@
-//! One org's state at one position of the log: running totals, what is remembered of batches, samples that no table holds yet.
+//! One org's state at one position of the log: running totals, what is remembered of batches, samples that no table
+//! holds yet.
 //!
 //! | file | holds |
 //! |---|---|
@@ -42,12 +43,13 @@ pub fn state_path(org: &OrgName, position: u64) -> Path {
     Path::from(format!("orgs/{org}/state/{position:020}"))
 }
 
-/// The folder of what is parked of an org: its sections of log objects that are trimmed (rule L10).
-pub fn parked_folder(org: &OrgName) -> Path {
-    Path::from(format!("orgs/{org}/parked"))
+/// The folders of what is parked of an org: its sections of log objects that are trimmed (rule L10). The second one,
+/// beside the log, has what the org's own folder did not take, for it may be that folder which is in trouble.
+pub fn parked_folders(org: &OrgName) -> [Path; 2] {
+    [Path::from(format!("orgs/{org}/parked")), Path::from(format!("wal/parked/{org}"))]
 }
 
-/// The path of what is parked of an org of one log object.
-pub fn parked_path(org: &OrgName, position: u64) -> Path {
-    Path::from(format!("orgs/{org}/parked/{position:020}"))
+/// The paths at which what is parked of an org of one log object may lie.
+pub fn parked_paths(org: &OrgName, position: u64) -> [Path; 2] {
+    parked_folders(org).map(|folder| Path::from(format!("{folder}/{position:020}")))
 }

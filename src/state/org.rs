@@ -35,8 +35,8 @@ pub struct Tables {
 pub struct Org {
     /// Whose.
     pub name: OrgName,
-    /// Everything in it changes in one step under one lock, so a reader never sees a sample in the totals and not in the
-    /// live buffer, or twice.
+    /// Everything in it changes in one step under one lock, so a reader never sees a sample in the totals and not in
+    /// the live buffer, or twice.
     pub state: RwLock<OrgState>,
     /// Its ledger, apart from the rest: no answer needs the two to be of one instant.
     pub ledger: Ledger,
@@ -159,7 +159,8 @@ impl OrgState {
         self.saved >= self.position && self.live.rows() == 0 && self.payloads.live.rows() == 0
     }
 
-    /// The position that a table which stands at `held` must come to hold, so that nothing up to here is only in the log.
+    /// The position that a table which stands at `held` must come to hold, so that nothing up to here is only in the
+    /// log.
     pub(crate) fn owed(&self, held: u64) -> u64 {
         self.live.last_position().filter(|last| *last > held).unwrap_or(held)
     }
@@ -183,8 +184,8 @@ impl Org {
         }
     }
 
-    /// Whether this process is yet to put the configured limits into the log: once, so that two nodes of different settings do not
-    /// take turns.
+    /// Whether this process is yet to put the configured limits into the log: once, so that two nodes of different
+    /// settings do not take turns.
     pub fn announces_limits(&self) -> bool {
         !self.announced_limits.load(Ordering::Acquire)
     }
@@ -209,9 +210,9 @@ impl Org {
         Some(self.parked_from.load(Ordering::Acquire)).filter(|position| *position < u64::MAX)
     }
 
-    /// The decision about its removal that waits for a place in the log after what is applied, if it is still right there. It was made
-    /// of an org that was removed since a time, or was not removed: of any other it says nothing, however long this node slept since.
-    /// And of an org on hold nothing goes.
+    /// The decision about its removal that waits for a place in the log after what is applied, if it is still right
+    /// there. It was made of an org that was removed since a time, or was not removed: of any other it says nothing,
+    /// however long this node slept since. And of an org on hold nothing goes.
     pub(crate) fn take_removal(&self) -> Option<Removal> {
         let (removal, since) = self.removal.lock().take()?;
         let is_same = self.state.read().removed == since;

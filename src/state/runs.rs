@@ -1,9 +1,10 @@
-//! Deleting runs of idempotency keys that no state needs any more: those that became part of a larger one, and those that are older than
-//! keys are known.
+//! Deleting runs of idempotency keys that no state needs any more: those that became part of a larger one, and those
+//! that are older than keys are known.
 //!
-//! A run goes if no state that is there names it, nor the loaded org has it, and none that is yet to be stored will: it is of objects up to the
-//! older of the two newest states, and was put into the store before `cutoff`, a day ago. Which runs there are is a function of the log, and a run
-//! that is gone from it never comes back; so a state that names it all the same is an older one, of a node that slept, and is read by nobody.
+//! A run goes if no state that is there names it, nor the loaded org has it, and none that is yet to be stored will: it
+//! is of objects up to the older of the two newest states, and was put into the store before `cutoff`, a day ago. Which
+//! runs there are is a function of the log, and a run that is gone from it never comes back; so a state that names it
+//! all the same is an older one, of a node that slept, and is read by nobody.
 
 use std::collections::HashSet;
 
@@ -22,8 +23,8 @@ fn folder(org: &OrgName) -> Path {
     Path::from(format!("orgs/{org}/keys"))
 }
 
-/// Deletes the needless runs of an org that were written before `cutoff`, in µs since the epoch by the store's clock; `held` are those
-/// of the loaded org, by name. Says how many.
+/// Deletes the needless runs of an org that were written before `cutoff`, in µs since the epoch by the store's clock;
+/// `held` are those of the loaded org, by name. Says how many.
 ///
 /// # Errors
 /// What the store says, or that a state is damaged.

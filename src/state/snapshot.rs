@@ -9,14 +9,15 @@
 //! ‖ MAC, see `log::mac`
 //! ```
 //!
-//! With many series a flush changes few of them: so a state may hold the changes alone, and name the state that they are put upon,
-//! its *base*, by position and hash. A chain of bases ends in a full one; it is at most 16 long, and a full one is
-//! written before the changes add up to half of it, or to 16 KiB.
+//! With many series a flush changes few of them: so a state may hold the changes alone, and name the state that they
+//! are put upon, its *base*, by position and hash. A chain of bases ends in a full one; it is at most 16 long, and a
+//! full one is written before the changes add up to half of it, or to 16 KiB.
 //!
-//! A base must not go while a state stands on it. Whoever stores a state of changes lists the folder afterwards: if another state
-//! came to lie between it and its base, or one that it stands on is gone, its writer had slept, and it does not count: it is stored
-//! again in full, in its place. A reader passes over a state whose base is gone, for the same reason. States are deleted by whoever
-//! stored a newer one: all but the two newest that count and what these stand on.
+//! A base must not go while a state stands on it. Whoever stores a state of changes lists the folder afterwards: if
+//! another state came to lie between it and its base, or one that it stands on is gone, its writer had slept, and it
+//! does not count: it is stored again in full, in its place. A reader passes over a state whose base is gone, for the
+//! same reason. States are deleted by whoever stored a newer one: all but the two newest that count and what these
+//! stand on.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -62,8 +63,8 @@ pub struct StateHeader {
     /// Whether it is a tombstone: the grace of the removal is over, and nothing else of the org is to be read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
-    /// Positions that samples, hourly and daily must hold, so that they have everything up to the state's. A table that stands
-    /// lower takes the rows between from the log.
+    /// Positions that samples, hourly and daily must hold, so that they have everything up to the state's. A table that
+    /// stands lower takes the rows between from the log.
     pub tables: [u64; 3],
     /// The same of sealed payloads.
     #[serde(default)]
@@ -208,8 +209,8 @@ pub fn draft(keys: &LogKeys, parts: Parts, saved: &Saved) -> Result<Draft, Stora
     Ok(Draft { header, bytes, saved })
 }
 
-/// Stores a draft, unless the position has a state already that may be relied on, and deletes those that nothing stands on any
-/// more. Gives what this node goes on from.
+/// Stores a draft, unless the position has a state already that may be relied on, and deletes those that nothing stands
+/// on any more. Gives what this node goes on from.
 ///
 /// A full draft takes the place of a state that may not be relied on.
 ///
@@ -223,7 +224,8 @@ pub async fn keep(node: &Node, draft: Draft) -> Result<(Kept, Saved), StorageErr
     let found = node.store.ensure(&path, bytes.clone()).await?;
     let listed = positions(node, org).await?;
     if let Ensured::Other(found) = found {
-        // Another node's, which stands on another state or has seen other tables. What the log makes of a position is the same.
+        // Another node's, which stands on another state or has seen other tables. What the log makes of a position is
+        // the same.
         let (other, ..) = parse(node, org, position, &found)?;
         if !other.ledger.is_same(&header.ledger) {
             let reason = format!(
@@ -262,7 +264,7 @@ pub(crate) fn hash_of(bytes: &Bytes) -> String {
 /// # Errors
 /// What the store says, or that something is damaged.
 pub async fn reseal(node: &Node, org: &OrgName) -> Result<(), StorageError> {
-    let parked = super::load::parked(node, org).await?.into_iter().map(|at| super::parked_path(org, at));
+    let parked = super::load::parked(node, org).await?.into_iter().flat_map(|at| super::parked_paths(org, at));
     let paths = positions(node, org).await?.into_iter().map(|position| state_path(org, position)).chain(parked);
     for path in paths.collect::<Vec<_>>() {
         let Some(bytes) = node.store.get(&path).await? else { continue };
@@ -343,7 +345,8 @@ pub async fn newest(node: &Node, org: &OrgName) -> Result<Option<Loaded>, Storag
     Err(StorageError::damaged(state_folder(org), "there are states, and what each of them stands on is gone"))
 }
 
-/// Reads an org's newest state that is sound, and says why each newer one is not: for a repair, which goes on from there.
+/// Reads an org's newest state that is sound, and says why each newer one is not: for a repair, which goes on from
+/// there.
 ///
 /// # Errors
 /// What the store says.
@@ -432,8 +435,8 @@ async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded
 /// Reads a state's header, its totals (compressed) and what it remembers of batches.
 ///
 /// # Errors
-/// [`StorageError::Damaged`] when it is not what was written, [`StorageError::Unusable`] when it is of a newer version or of a key
-/// that this node lacks.
+/// [`StorageError::Damaged`] when it is not what was written, [`StorageError::Unusable`] when it is of a newer version
+/// or of a key that this node lacks.
 pub(crate) fn parse(
     node: &Node,
     org: &OrgName,

@@ -6,18 +6,20 @@
 //! So an object is seen whole or not at all, and once the call returns it is there for good. Reads, and deletions,
 //! which need no such care, go to `object_store`.
 //!
-//! **A failed fsync of a folder.** The object is in place and the call fails: it may be gone after a power cut. Linux reports
-//! such a failure once; the next fsync may succeed without having written anything. So a later success proves nothing by
-//! itself: a create that finds the object there does not claim that it is durable, and [`super::Store::settle`] renames
-//! the same bytes over it, which gives the next fsync something to write. That also covers an object of another process, which
-//! is visible from its link on, before that process has fsynced the folder. The same holds for a folder: the first use of each
-//! in a process fsyncs the one above it, whoever made it.
+//! **A failed fsync of a folder.** The object is in place and the call fails: it may be gone after a power cut. Linux
+//! reports such a failure once; the next fsync may succeed without having written anything. So a later success proves
+//! nothing by itself: a create that finds the object there does not claim that it is durable, and
+//! [`super::Store::settle`] renames the same bytes over it, which gives the next fsync something to write. That also
+//! covers an object of another process, which is visible from its link on, before that process has fsynced the folder.
+//! The same holds for a folder: the first use of each in a process fsyncs the one above it, whoever made it.
 //!
-//! Of many small objects that go together the disk's flushes are nearly all of the cost. They are written in one go: all of the
-//! files, then an fsync of each, which finds most of the work done by the ones before, and one of each folder.
+//! Of many small objects that go together the disk's flushes are nearly all of the cost. They are written in one go:
+//! all of the files, then an fsync of each, which finds most of the work done by the ones before, and one of each
+//! folder.
 //!
-//! **What is listed** are files whose names can be an object's. Others never fail a listing: names that are not UTF-8 or
-//! hold control characters, hidden ones (`.nfs…`, `.foo.swp`), editors' backups (`foo~`), and what goes away meanwhile.
+//! **What is listed** are files whose names can be an object's. Others never fail a listing: names that are not UTF-8
+//! or hold control characters, hidden ones (`.nfs…`, `.foo.swp`), editors' backups (`foo~`), and what goes away
+//! meanwhile.
 //!
 //! After a crash `.staging` may hold leftovers; those older than an hour are removed when the folder is opened (a
 //! younger one may belong to another process on the same folder).
@@ -69,7 +71,10 @@ impl FsyncLocal {
     }
 
     /// The same with another fsync of folders, for tests in which it fails.
-    fn open_with(root: &FsPath, sync: impl Fn(&FsPath) -> io::Result<()> + Send + Sync + 'static) -> io::Result<Self> {
+    pub(super) fn open_with(
+        root: &FsPath,
+        sync: impl Fn(&FsPath) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
         create_root(&root)?;
         let staging = root.join(STAGING);
@@ -128,7 +133,8 @@ impl FsyncLocal {
         }
     }
 
-    /// What is below `prefix`, in order of path: all of it, or the files and folders in it alone; of the files those after `after`.
+    /// What is below `prefix`, in order of path: all of it, or the files and folders in it alone; of the files those
+    /// after `after`.
     async fn entries(
         &self,
         prefix: Option<&Path>,
@@ -207,8 +213,8 @@ impl Folders {
                 _ => {}
             }
             if let Err(e) = (self.sync)(parent) {
-                // The next fsync may succeed without writing the entry; made anew, it is written. One that holds something
-                // by now cannot be removed, and stays unknown.
+                // The next fsync may succeed without writing the entry; made anew, it is written. One that holds
+                // something by now cannot be removed, and stays unknown.
                 let _ = fs::remove_dir(folder);
                 return Err(e);
             }
@@ -269,7 +275,8 @@ fn write_durably(
         Ok(()) => fs::rename(staged, target).map_err(WriteError::Failed),
     };
     if create || placed.is_err() {
-        // The staged name is of no use any more. Whether it goes away matters to nobody: it is looked for at the next start.
+        // The staged name is of no use any more. Whether it goes away matters to nobody: it is looked for at the next
+        // start.
         let _ = fs::remove_file(staged);
     }
     placed?;
@@ -354,7 +361,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Adds what is in `folder`, which is at `path` of the store. One that is not there, or is no folder, holds nothing.
+    /// Adds what is in `folder`, which is at `path` of the store. One that is not there, or is no folder, holds
+    /// nothing.
     fn folder(&mut self, folder: &FsPath, path: &Path, depth: usize) -> io::Result<()> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -472,7 +480,8 @@ impl fmt::Display for FsyncLocal {
     }
 }
 
-/// A multipart upload: parts are written to a staged file as they come, which is fsynced and put in its place when it completes.
+/// A multipart upload: parts are written to a staged file as they come, which is fsynced and put in its place when it
+/// completes.
 #[derive(Debug)]
 struct StagedUpload {
     store: FsyncLocal,
@@ -519,7 +528,8 @@ impl MultipartUpload for StagedUpload {
 
 impl Drop for StagedUpload {
     fn drop(&mut self) {
-        // Of one that was completed the staged name is gone; of any other it is of no use, and looked for at the next start.
+        // Of one that was completed the staged name is gone; of any other it is of no use, and looked for at the next
+        // start.
         let _ = fs::remove_file(&self.path);
     }
 }

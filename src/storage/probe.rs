@@ -1,20 +1,20 @@
 //! Whether a store does what the protocol of the log stands on, tried before anything else is written to it.
 //!
-//! Some stores take a condition and ignore it (a create if absent then overwrites), list late, or let a stale version be
-//! swapped. Two nodes on such a store lose acknowledged samples without any error. So each start tries, in six round trips
-//! and with objects of its own under `.probe/<uuid>/`, which are removed:
+//! Some stores take a condition and ignore it (a create if absent then overwrites), list late, or let a stale version
+//! be swapped. Two nodes on such a store lose acknowledged samples without any error. So each start tries, in six round
+//! trips and with objects of its own under `.probe/<uuid>/`, which are removed:
 //!
 //! - of 16 racing creates of one object exactly one wins, the object is the winner's, and one more create does not win;
 //! - a listing shows it at once;
 //! - where the store has compare-and-swap: a swap of the current version works, and of a stale one does not;
 //! - what was deleted can be created again;
-//! - its clock is within 5 minutes of ours (nothing depends on it being closer, but retention and people's reading do; a
-//!   minute is warned of);
-//! - a folder's files and the folder itself can be fsynced; on NFS it is mounted with `lookupcache=none`, since a name that a
-//!   client remembers as absent, or as present, would break the reading back of what another node has written.
+//! - its clock is within 5 minutes of ours (nothing depends on it being closer, but retention and people's reading do;
+//!   a minute is warned of);
+//! - a folder's files and the folder itself can be fsynced; on NFS it is mounted with `lookupcache=none`, since a name
+//!   that a client remembers as absent, or as present, would break the reading back of what another node has written.
 //!
-//! A store that fails one of these is [`StorageError::Unusable`], naming what it lacks. A store that does not answer is a
-//! failure as any other. Leftovers of starts that were cut short go once they are an hour old.
+//! A store that fails one of these is [`StorageError::Unusable`], naming what it lacks. A store that does not answer is
+//! a failure as any other. Leftovers of starts that were cut short go once they are an hour old.
 
 use std::path::{Path as FsPath, PathBuf};
 
@@ -32,7 +32,8 @@ use crate::model::Clock;
 const FOLDER: &str = ".probe";
 /// How many create one object at once.
 const RACERS: usize = 16;
-/// How often they race before it is a failure that the fate of some is not known: services throttle writes of one object.
+/// How often they race before it is a failure that the fate of some is not known: services throttle writes of one
+/// object.
 const RACES: usize = 3;
 /// Where an instance's credentials are asked for when there are no others.
 const INSTANCE_METADATA: &str = "169.254.169.254";

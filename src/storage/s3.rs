@@ -1,19 +1,20 @@
 //! Opening a bucket of S3, or of a service that speaks its protocol.
 //!
 //! **Two clients** over one pool of connections. Conditional writes (create if absent, compare and swap) go through one
-//! that never retries: a retry that meets its own first attempt is answered "exists", and the winner would take itself for
-//! the loser. Everything else is idempotent, and is retried with backoff for a bounded time. [`super::transport`] sees to
-//! it that the second one does not retry a conditional write either: Delta's commits are such, and go through it.
+//! that never retries: a retry that meets its own first attempt is answered "exists", and the winner would take itself
+//! for the loser. Everything else is idempotent, and is retried with backoff for a bounded time. [`super::transport`]
+//! sees to it that the second one does not retry a conditional write either: Delta's commits are such, and go through
+//! it.
 //!
 //! | | a request | in all |
 //! |---|---|---|
 //! | conditional writes | 10 s; 60 s with a body above 8 MiB | one request |
 //! | the rest | the same | 45 s; with a body above 8 MiB the last request may go on for its 60 s |
 //!
-//! **Where settings come from.** What the configuration says goes before the environment (`AWS_…`). Credentials are never
-//! mixed: either the configuration has key and secret, and then a session token of the environment is not used; or they
-//! come from the environment's static key, a web identity token (EKS IRSA), the ECS task role, EKS pod identity or the EC2
-//! instance (IMDSv2), in this order. Profiles and single sign-on are not read.
+//! **Where settings come from.** What the configuration says goes before the environment (`AWS_…`). Credentials are
+//! never mixed: either the configuration has key and secret, and then a session token of the environment is not used;
+//! or they come from the environment's static key, a web identity token (EKS IRSA), the ECS task role, EKS pod identity
+//! or the EC2 instance (IMDSv2), in this order. Profiles and single sign-on are not read.
 //!
 //! Bodies are signed, and carry their SHA-256 as the checksum that the service verifies and keeps, which buckets with
 //! Object Lock ask for.

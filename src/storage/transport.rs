@@ -1,13 +1,13 @@
 //! How requests reach a remote store: HTTP/1.1 over a pool of connections, with bounds that depend on a body's size.
 //!
-//! `object_store` has one timeout for all requests of a client, which is too short for a large body or too long to notice a
-//! server that hangs; and it retries what must not be retried. So the requests are sent here:
+//! `object_store` has one timeout for all requests of a client, which is too short for a large body or too long to
+//! notice a server that hangs; and it retries what must not be retried. So the requests are sent here:
 //!
 //! - A request and its answer have 10 s, and 60 s where a body of either is above 8 MiB.
-//! - **A conditional write is never repeated.** `object_store` repeats a PUT that was answered 5xx, or whose connection went
-//!   away before the answer, under the assumption that it had no effect. It may have had one: then the repetition finds the
-//!   object there, and the winner is told that it lost. Such an outcome is given a kind of error here that is not retried.
-//!   Where the connection could not be made, nothing was sent, and trying again is safe.
+//! - **A conditional write is never repeated.** `object_store` repeats a PUT that was answered 5xx, or whose connection
+//!   went away before the answer, under the assumption that it had no effect. It may have had one: then the repetition
+//!   finds the object there, and the winner is told that it lost. Such an outcome is given a kind of error here that is
+//!   not retried. Where the connection could not be made, nothing was sent, and trying again is safe.
 //! - Redirects are not followed: they say that region or endpoint are wrong.
 //! - Every request that is sent is counted, by what it does.
 

@@ -1,7 +1,7 @@
 //! The versions of a bucket's objects: whether there are any, and deleting each, so that what is deleted is gone.
 //!
-//! `object_store` speaks of the newest version alone. These are the few requests of S3's that it lacks: `GetBucketVersioning`,
-//! `GetObjectLockConfiguration`, `ListObjectVersions`, `DeleteObject` of one version.
+//! `object_store` speaks of the newest version alone. These are the few requests of S3's that it lacks:
+//! `GetBucketVersioning`, `GetObjectLockConfiguration`, `ListObjectVersions`, `DeleteObject` of one version.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! An object store that remembers that an operation on it failed.
 //!
-//! Delta's libraries read and parse in one call, and not every error of theirs keeps what caused it. Who calls them over this
-//! store knows all the same whether an error may come of a read that failed: then nothing is known of what is stored.
+//! Delta's libraries read and parse in one call, and not every error of theirs keeps what caused it. Who calls them
+//! over this store knows all the same whether an error may come of a read that failed: then nothing is known of what is
+//! stored.
 
 use std::fmt;
 use std::ops::Range;

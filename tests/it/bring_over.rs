@@ -1,8 +1,8 @@
 //! A store of version 1, as it was left by a `kill -9`, is brought over at the first start of this version, once.
 //!
-//! `tests/fixtures/store-v1.tar.gz` was made by the last program of version 1: two orgs, 12 batches of two samples and 12 events
-//! each, with keys `k1` to `k12` and `e1` to `e12`, flushed now and then, and one more sample and event of `acme` that were
-//! only in the log.
+//! `tests/fixtures/store-v1.tar.gz` was made by the last program of version 1: two orgs, 12 batches of two samples and
+//! 12 events each, with keys `k1` to `k12` and `e1` to `e12`, flushed now and then, and one more sample and event of
+//! `acme` that were only in the log.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Config, Server, assert_sound, vkeys};
+use crate::harness::{Config, Folder, Server, Started, assert_sound, vkeys};
 
 const ORGS: [&str; 2] = ["acme", "globex"];
 
@@ -49,6 +49,11 @@ async fn a_store_of_version_1_is_brought_over_with_all_that_was_acknowledged() {
     unpack(folder.path());
     let mut server = node(folder.path()).start().await;
     assert_whole(&server, folder.path()).await;
+    for org in ORGS {
+        let told = "SELECT count(*) FROM audit_log WHERE detail LIKE '%\"brought_over_from\":\"1\"%'";
+        let told = server.client().with_org(org).sql(told).await;
+        assert_eq!(told, [[json!(1)]], "{org}: its auditor sees when it was believed without a MAC");
+    }
     // A key of version 1 is known; its body was not remembered.
     let again = br#"{"workspace":"prod","instance":"gw-1","plugin":"github","tool":"x","started_at":"2026-11-26T22:00:00Z","duration_ms":1,"outcome":"ok"}"#;
     assert!(server.client().with_org("acme").post(again.to_vec(), Some("k7")).await.1, "k7 is a duplicate");
@@ -76,4 +81,20 @@ async fn bringing_over_that_is_killed_begins_anew() {
         server.start().await;
         assert_whole(&server, folder.path()).await;
     }
+}
+
+/// What is of version 1 carries no MAC. A thief who takes the layout away, and makes the rest look like that, is not
+/// believed where the configuration says that the store is past it.
+#[tokio::test]
+async fn a_store_without_a_layout_is_refused_where_nothing_is_to_be_brought_over() {
+    let folder = tempfile::tempdir().unwrap();
+    unpack(folder.path());
+    let store = Folder::at(&folder.path().join("store"));
+    let before = store.digest();
+    let mut server = node(folder.path()).with("log: { bring_over: false }").server();
+    let started = server.try_start(Duration::from_secs(60)).await;
+    let Started::Ended(status) = started else { panic!("it starts: {started:?}\n{}", server.logs()) };
+    assert_eq!(status.code(), Some(2), "{}", server.logs());
+    assert!(server.logs().contains("wal/layout"), "{}", server.logs());
+    assert_eq!(store.digest(), before, "nothing is written");
 }

@@ -1,5 +1,5 @@
-//! Invariant I1 on the real program: what was acknowledged is there exactly once, in the samples, both rollups and the counters,
-//! through `kill -9` at any moment and through an orderly stop.
+//! Invariant I1 on the real program: what was acknowledged is there exactly once, in the samples, both rollups and the
+//! counters, through `kill -9` at any moment and through an orderly stop.
 
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ async fn samples_are_counted_once_while_they_move_to_the_tables() {
     let server = Config::new().with(BUSY).start().await;
     let client = server.client();
     let mut sent = 0;
-    // Counted after every batch, over several flushes: a sample is never in the buffer and in a file at once, nor in neither.
+    // Counted after every batch, over several flushes: a sample is never in the buffer and in a file at once, nor in
+    // neither.
     for _ in 0..60 {
         client.post(ndjson(&vec![Sample::new("github", "list_repos", 5.0); 50]), None).await;
         sent += 50;

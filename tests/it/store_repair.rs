@@ -12,7 +12,7 @@ use crate::store_cli::{live, store};
 const UNFLUSHED: &str = "flush: { interval: 1h }";
 const ORG: &str = "org-000";
 
-/// Where a log object's header begins, and how long the MAC after it is (`log/object.rs`).
+/// Where a log object's header begins, and how long the MAC after it is (`log/object`).
 const HEADER: usize = 20;
 const TRAILER: usize = 83;
 

@@ -1,8 +1,8 @@
 //! The growing side of the tree: leaves come in, tiles come out.
 //!
-//! Of a tree of any size only the tiles that are not full yet are in memory, one a level and the bundle. They are what a node
-//! reads to go on after a restart ([`TreeEdge::restore`]). A partial tile is written again each time that it has grown; once the
-//! full one is there, the folder of the partial ones may go.
+//! Of a tree of any size only the tiles that are not full yet are in memory, one a level and the bundle. They are what
+//! a node reads to go on after a restart ([`TreeEdge::restore`]). A partial tile is written again each time that it has
+//! grown; once the full one is there, the folder of the partial ones may go.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,8 @@ struct Level {
     taken: usize,
 }
 
-/// The right edge of a growing tree: what has been added since tiles were last taken, and the tiles that are not full yet.
+/// The right edge of a growing tree: what has been added since tiles were last taken, and the tiles that are not full
+/// yet.
 #[derive(Debug, Clone, Default)]
 pub struct TreeEdge {
     size: u64,
@@ -136,8 +137,8 @@ impl TreeEdge {
         tree::join(&peaks).unwrap_or_else(tree::empty_root)
     }
 
-    /// The tiles, by their path under `tile/`, that have become full since the last call, and those that are not full but
-    /// have grown.
+    /// The tiles, by their path under `tile/`, that have become full since the last call, and those that are not full
+    /// but have grown.
     pub fn take_tiles(&mut self) -> Vec<(String, Bytes)> {
         let mut tiles = std::mem::take(&mut self.full);
         let size = self.size;
@@ -163,7 +164,7 @@ impl TreeEdge {
         std::mem::take(&mut self.outgrown)
     }
 
-    /// Notes that a head covers all that has been added.
+    /// Notes that a checkpoint covers all that has been added.
     pub fn settle(&mut self) {
         self.grown.clear();
     }

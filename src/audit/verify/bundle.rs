@@ -1,5 +1,5 @@
-//! A ledger in one file, as `mcpg audit export` makes it: a tar archive whose members are `checkpoint`, `checkpoints/…`,
-//! `segments/…` and `tile/…`. It is read where it lies; only the members' places are held in memory.
+//! A ledger in one file, as `mcpg audit export` makes it: a tar archive whose members are `checkpoint`,
+//! `checkpoints/…`, `segments/…` and `tile/…`. It is read where it lies; only the members' places are held in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,8 +31,8 @@ pub enum BundleError {
 }
 
 impl Bundle {
-    /// Looks through the archive `path` for its members. An archive of a whole store's folder will do as well: only what is
-    /// under `prefix`, which ends in a slash, or not under it at all, counts.
+    /// Looks through the archive `path` for its members. An archive of a whole store's folder will do as well: only
+    /// what is under `prefix`, which ends in a slash, or not under it at all, counts.
     ///
     /// # Errors
     /// When it cannot be read, or is no tar archive, or has a member twice.

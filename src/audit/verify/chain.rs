@@ -1,16 +1,17 @@
 //! One entry after the other: each in its place, each following the one before, each a leaf of the tree.
 //!
-//! Entries come segment by segment. A segment whose entries have been seen already is one that was merged while it was read, or a
-//! leftover of a merge: its entries must be the same, which the chain shows if it begins and ends as it did before.
+//! Entries come segment by segment. A segment whose entries have been seen already is one that was merged while it was
+//! read, or a leftover of a merge: its entries must be the same, which the chain shows if it begins and ends as it did
+//! before.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
+use super::checkpoints::{self, Kept, Newest, Place};
 use super::coverage::Coverage;
 use super::emitters::Emitters;
-use super::heads::{self, Kept, Newest, Place};
 use super::removals::{Named, Removals, Seen};
 use super::rows::{BadRow, Checked, Notice, Row, path};
 use super::run::look_again;
@@ -43,7 +44,7 @@ pub(super) struct Chain<'a> {
     older: Vec<Kept>,
     /// The names of the auditor's own.
     remembered: Vec<String>,
-    /// How many of the older heads the tree has grown past.
+    /// How many of the older checkpoints the tree has grown past.
     passed: usize,
     /// The greatest of them whose root was the tree's, and the first whose was not.
     agreed: u64,
@@ -170,7 +171,7 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Compares the older heads that the tree has reached with it.
+    /// Compares the older checkpoints that the tree has reached with it.
     fn pass_heads(&mut self) {
         while let Some(head) = self.older.get(self.passed).filter(|head| head.size <= self.tree.count()) {
             if head.size == self.tree.count() {
@@ -239,7 +240,8 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// An entry that has been seen already must be the same again; since it is chained, it is enough to look where that is known.
+    /// An entry that has been seen already must be the same again; since it is chained, it is enough to look where that
+    /// is known.
     fn compare(&self, current: &Current, row: &Row) -> Result<(), Fault> {
         let seq = current.at;
         let known = if seq + 1 == self.next { self.last } else { self.bound(seq) };
@@ -340,7 +342,7 @@ impl<'a> Chain<'a> {
         self.judge()?;
         self.check_named()?;
         let first_kept = self.gaps.last().map_or(0, |(_, to)| *to);
-        heads::check_unsigned(&self.older, self.rotated, first_kept)?;
+        checkpoints::check_unsigned(&self.older, self.rotated, first_kept)?;
         let (holes, more_holes) = self.emitters.holes();
         Ok(Sound {
             size: self.size(),

@@ -135,7 +135,8 @@ fn metadata(bytes: &Bytes) -> ParquetMetaData {
     reader.with_metadata_options(Some(options)).parse_and_finish(bytes).unwrap()
 }
 
-/// The file with its pages as they are, and whatever `change` makes of what is said about each column chunk, by the column's name.
+/// The file with its pages as they are, and whatever `change` makes of what is said about each column chunk, by the
+/// column's name.
 fn forged(bytes: &Bytes, change: impl Fn(&str, &mut ColumnCloseResult)) -> Vec<u8> {
     forged_as(bytes, WriterProperties::builder(), change)
 }
@@ -396,7 +397,8 @@ fn said(bytes: &Bytes) -> Option<String> {
             .flatten()
             .filter(|pair| ["mcpg.v", "mcpg.origin"].contains(&pair.key.as_str()));
         let pairs: Vec<_> = pairs.collect();
-        // Names of the root, of groups within lists and of their items are free, and so are types that older readers have twice.
+        // Names of the root, of groups within lists and of their items are free, and so are types that older readers
+        // have twice.
         let leaves = file.schema_descr().columns().iter().map(|leaf| {
             let levels = (leaf.max_def_level(), leaf.max_rep_level());
             // Where the newer type is not understood, readers go by the older one beside it.

@@ -1,13 +1,14 @@
 //! Which segments are to be read: those that cover the ledger without a gap and without an entry twice.
 //!
-//! A segment that lies wholly within a wider one is a leftover: a crash between the creation of the wider one and the deletion of
-//! its parts. It is sound if it holds the same entries. Segments that overlap in any other way are not.
+//! A segment that lies wholly within a wider one is a leftover: a crash between the creation of the wider one and the
+//! deletion of its parts. It is sound if it holds the same entries. Segments that overlap in any other way are not.
 //!
-//! A gap is removed entries if an entry `ledger.prune` says so, which is known at the end, see `removals`; until then its leaves are
-//! taken from the tiles. A segment of entries that were removed, and which is there still or again, is a leftover too.
+//! A gap is removed entries if an entry `ledger.prune` says so, which is known at the end, see `removals`; until then
+//! its leaves are taken from the tiles. A segment of entries that were removed, and which is there still or again, is a
+//! leftover too.
 //!
-//! A ledger that is being written to changes while it is listed: segments are merged, and the parts go. So whatever looks wrong
-//! is listed again; only what stays is.
+//! A ledger that is being written to changes while it is listed: segments are merged, and the parts go. So whatever
+//! looks wrong is listed again; only what stays is.
 
 use super::rows::path;
 use super::source::Source;
@@ -59,7 +60,8 @@ impl Coverage {
         Ok(Self { wide, within })
     }
 
-    /// Whether entries are missing between segments. That the first ones are is no sign of a list that was made at a bad moment.
+    /// Whether entries are missing between segments. That the first ones are is no sign of a list that was made at a
+    /// bad moment.
     fn has_gap(&self, from: u64) -> bool {
         let pairs = self.wide.iter().zip(self.wide.iter().skip(1));
         (from > 0 && self.wide.first().is_some_and(|name| name.first > from))

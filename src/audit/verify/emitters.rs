@@ -1,12 +1,12 @@
-//! Holes in the emitters' own counters: what an emitter counted and the ledger never got. That is no fault of the ledger, whose
-//! own numbers have no holes, so it is reported and nothing more.
+//! Holes in the emitters' own counters: what an emitter counted and the ledger never got. That is no fault of the
+//! ledger, whose own numbers have no holes, so it is reported and nothing more.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::rows::Emitted;
 
-/// The most runs of numbers that are kept, over all instances, so that memory is bounded: more, and holes are only known to be
-/// there up to that point.
+/// The most runs of numbers that are kept, over all instances, so that memory is bounded: more, and holes are only
+/// known to be there up to that point.
 const MOST_RUNS: usize = 1 << 20;
 
 /// Numbers that one instance counted and that are not in the ledger.

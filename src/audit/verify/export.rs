@@ -1,15 +1,17 @@
-//! A ledger in one file: a tar archive of `checkpoint`, `checkpoints/…`, `segments/…` and `tile/…`, in this order, as they lie on the
-//! store under `orgs/<org>/audit/`. Times and owners are left out, so that the same ledger gives the same bytes.
+//! A ledger in one file: a tar archive of `checkpoint`, `checkpoints/…`, `segments/…` and `tile/…`, in this order, as
+//! they lie on the store under `orgs/<org>/audit/`. Times and owners are left out, so that the same ledger gives the
+//! same bytes.
 //!
-//! A bundle is of one head, the greater of `checkpoint` and the kept ones, which becomes its `checkpoint`: it has the heads up to that one, the segments that are there, and of the tiles the ones that are of that
-//! head's tree. A partial tile that has gone since is written as the beginning of the full one.
+//! A bundle is of one checkpoint, the greater of `checkpoint` and the kept ones, which becomes its `checkpoint`: it has
+//! the checkpoints up to that one, the segments that are there, and of the tiles the ones that are of that checkpoint's
+//! tree. A partial tile that has gone since is written as the beginning of the full one.
 
 use std::io::{self, Read, Write};
 
 use tar::{Builder, Header};
 
+use super::checkpoints::{self, NEWEST};
 use super::coverage::Coverage;
-use super::heads::{self, NEWEST};
 use super::source::{Source, SourceError};
 use super::{Progress, VerifyError, rows, tiles};
 use crate::audit::tile::{TileId, TileKind};
@@ -22,7 +24,7 @@ const AT_ONCE: usize = 64;
 pub struct Exported {
     /// Whose ledger it is of.
     pub origin: String,
-    /// How many entries its head covers.
+    /// How many entries its checkpoint covers.
     pub size: u64,
     /// Files in it.
     pub files: u64,
@@ -46,15 +48,16 @@ impl<W: Write> Bundle<W> {
 /// Writes a bundle of the ledger in `source` to `out`. It is not verified here: whoever gets it does that.
 ///
 /// # Errors
-/// When a file cannot be read or the bundle not be written, or the ledger has no head, or lacks entries or tiles of it.
+/// When a file cannot be read or the bundle not be written, or the ledger has no checkpoint, or lacks entries or tiles
+/// of it.
 pub fn export(source: &dyn Source, out: impl Write, progress: &Progress<'_>) -> Result<Exported, VerifyError> {
-    let kept = heads::list(source)?;
-    let (newest, head) = heads::unverified(source)?;
+    let kept = checkpoints::list(source)?;
+    let (newest, head) = checkpoints::unverified(source)?;
     let mut bundle = Bundle { tar: Builder::new(out), files: 0 };
     bundle.add(NEWEST, newest.len() as u64, newest.as_ref())?;
     let kept: Vec<_> = kept.into_iter().filter(|size| *size <= head.size).collect();
     for some in kept.chunks(AT_ONCE) {
-        let paths: Vec<_> = some.iter().map(|size| heads::path(*size)).collect();
+        let paths: Vec<_> = some.iter().map(|size| checkpoints::path(*size)).collect();
         for (path, bytes) in paths.iter().zip(source.read(&paths)?) {
             let Some(bytes) = bytes else { continue };
             bundle.add(path, bytes.len() as u64, bytes.as_ref())?;
@@ -93,8 +96,8 @@ fn segments<W: Write>(
     while let Some(name) = coverage.wide.iter().find(|name| name.last >= next).copied() {
         let path = rows::path(name);
         let Some(blob) = source.open(&path)? else {
-            // It has been merged since it was listed. What covers it holds entries that are in the bundle already; a verifier
-            // takes the wider one for what counts, and compares the parts with it.
+            // It has been merged since it was listed. What covers it holds entries that are in the bundle already; a
+            // verifier takes the wider one for what counts, and compares the parts with it.
             let found = Coverage::find(source, next)?;
             if found == coverage || !found.wide.iter().any(|wide| wide.holds(name)) {
                 return Err(SourceError::new(path, "it went away while the bundle was made").into());

@@ -2,27 +2,29 @@
 //!
 //! All that is believed is a verifier key that was had from elsewhere. Checked, in this order:
 //!
-//! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root. `heads`
+//! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root. `checkpoints`
 //! 2. The segments cover all entries up to the checkpoint's size, and no entry twice. `coverage`
 //! 3. Each entry: its columns give its hash, it follows its predecessor, it is in its place. `rows`, `run`
 //! 4. What a segment's file says of its rows beside them is true. `claims`
-//! 5. The tree over the entries has the checkpoint's root, and the stored tiles and bundles are those of that tree. `tiles`
-//! 6. Entries that are gone were removed by an entry `ledger.prune` that counts, and the tiles that stay give their part of the
-//!    root. `removals`
-//! 7. Every kept checkpoint, and every one that the auditor kept, is the root of the tree's beginning; where fewer are kept than the
-//!    control plane keeps is told. `spacing`
+//! 5. The tree over the entries has the checkpoint's root, and the stored tiles and bundles are those of that tree.
+//!    `tiles`
+//! 6. Entries that are gone were removed by an entry `ledger.prune` that counts, and the tiles that stay give their
+//!    part of the root. `removals`
+//! 7. Every kept checkpoint, and every one that the auditor kept, is the root of the tree's beginning; where fewer are
+//!    kept than the control plane keeps is told. `spacing`
 //! 8. Holes in the emitters' own counters, which are reported and make nothing unsound. `emitters`
 //!
-//! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the names of
-//! its segments, 56 bytes a kept checkpoint, and what `claims` notes of each page of one segment.
+//! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the
+//! names of its segments, 56 bytes a kept checkpoint, and what `claims` notes of each page of one segment.
 //!
-//! Nothing is believed of a segment's metadata but that `mcpg.v` and `mcpg.origin` are what they must be; `mcpg.position` and
-//! `mcpg.standing` of the first design are not read at all. Not looked at, since nobody takes anything about an entry from them: partial
-//! tiles that a later one has replaced, signatures by keys that were not given, and what `claims` lists as left aside. An empty list
-//! counts as none.
+//! Nothing is believed of a segment's metadata but that `mcpg.v` and `mcpg.origin` are what they must be;
+//! `mcpg.position` and `mcpg.standing` of the first design are not read at all. Not looked at, since nobody takes
+//! anything about an entry from them: partial tiles that a later one has replaced, signatures by keys that were not
+//! given, and what `claims` lists as left aside. An empty list counts as none.
 
 mod bundle;
 mod chain;
+mod checkpoints;
 mod claims;
 #[cfg(test)]
 mod claims_tests;
@@ -30,7 +32,6 @@ mod coverage;
 mod emitters;
 mod export;
 mod folder;
-mod heads;
 mod objects;
 mod proof;
 mod remote;
@@ -49,10 +50,10 @@ use std::fmt;
 use std::num::NonZeroUsize;
 
 pub use bundle::{Bundle, BundleError};
+pub use checkpoints::Remembered;
 pub use emitters::Holes;
 pub use export::{Exported, export};
 pub use folder::Folder;
-pub use heads::Remembered;
 pub use objects::Objects;
 pub use proof::prove;
 pub use remote::Remote;
@@ -68,7 +69,7 @@ use crate::model::OrgName;
 pub enum Kind {
     /// An entry, or what a file says of itself, is not what was hashed or signed.
     Changed,
-    /// An entry that the head covers is not there.
+    /// An entry that the checkpoint covers is not there.
     Missing,
     /// An entry is there that has no place, or has one twice.
     Added,
@@ -76,15 +77,15 @@ pub enum Kind {
     Reordered,
     /// A file of entries cannot be decoded.
     Unreadable,
-    /// A head is malformed, its signature does not hold, or it is of another tree.
+    /// A checkpoint is malformed, its signature does not hold, or it is of another tree.
     ForgedHead,
-    /// A signed head that the auditor kept is newer than the newest.
+    /// A signed checkpoint that the auditor kept is newer than the newest.
     RolledBack,
-    /// Two signed heads are of two histories.
+    /// Two signed checkpoints are of two histories.
     Forked,
-    /// The head is signed by another key.
+    /// The checkpoint is signed by another key.
     WrongKey,
-    /// A witness whose cosignature is demanded has not cosigned the newest head.
+    /// A witness whose cosignature is demanded has not cosigned the newest checkpoint.
     NotCosigned,
     /// It is the ledger of another org.
     WrongOrg,
@@ -179,7 +180,7 @@ impl From<Fault> for VerifyError {
 pub struct Expected {
     /// Whose ledger it is to be.
     pub org: OrgName,
-    /// The keys of which one must have signed the newest head.
+    /// The keys of which one must have signed the newest checkpoint.
     pub vkeys: Vec<VKey>,
     /// Witnesses that must each have cosigned it.
     pub witnesses: Vec<VKey>,
@@ -192,25 +193,26 @@ pub struct Expected {
 pub struct Sound {
     /// Whose ledger it is.
     pub origin: String,
-    /// How many entries the head covers.
+    /// How many entries the checkpoint covers.
     pub size: u64,
     /// The root of its tree.
     pub root: Hash,
     /// The first entry that is still kept; 0 if none was removed.
     pub first_kept: u64,
-    /// Entries after those that the head covers.
+    /// Entries after those that the checkpoint covers.
     pub unsigned: u64,
-    /// Kept heads, each of them consistent with the newest.
+    /// Kept checkpoints, each of them consistent with the newest.
     pub heads: u64,
-    /// Heads that the auditor kept, each of them consistent with the newest.
+    /// Checkpoints that the auditor kept, each of them consistent with the newest.
     pub remembered: u64,
-    /// How far apart the kept heads are.
+    /// How far apart the kept checkpoints are.
     pub spacing: Spacing,
-    /// When the last entry under the newest head was recorded, in µs since the Unix epoch; none if it is gone.
+    /// When the last entry under the newest checkpoint was recorded, in µs since the Unix epoch; none if it is gone.
     pub recorded_at: Option<i64>,
-    /// What is to be known of where the newest head was found.
+    /// What is to be known of where the newest checkpoint was found.
     pub remarks: Vec<String>,
-    /// When witnesses cosigned the newest head, in seconds since the Unix epoch, in the order they were asked for.
+    /// When witnesses cosigned the newest checkpoint, in seconds since the Unix epoch, in the order they were asked
+    /// for.
     pub cosigned: Vec<u64>,
     /// Holes in emitters' counters.
     pub holes: Vec<Holes>,
@@ -221,19 +223,21 @@ pub struct Sound {
 /// How verifying goes on: entries done, of how many.
 pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 
-/// Verifies the ledger in `source`, hashing on `workers` threads beside the caller's; on the caller's alone if none is asked for.
+/// Verifies the ledger in `source`, hashing on `workers` threads beside the caller's; on the caller's alone if none is
+/// asked for.
 ///
 /// # Errors
-/// [`VerifyError::NotSound`] with the first thing that is wrong, [`VerifyError::CouldNot`] when a file could not be read.
+/// [`VerifyError::NotSound`] with the first thing that is wrong, [`VerifyError::CouldNot`] when a file could not be
+/// read.
 pub fn verify(
     source: &dyn Source,
     expected: &Expected,
     workers: Option<NonZeroUsize>,
     progress: &Progress<'_>,
 ) -> Result<Sound, VerifyError> {
-    let kept = heads::list(source)?;
-    let head = heads::newest(source, expected, &kept)?;
-    let older = heads::older(source, expected, &head, &kept)?;
+    let kept = checkpoints::list(source)?;
+    let head = checkpoints::newest(source, expected, &kept)?;
+    let older = checkpoints::older(source, expected, &head, &kept)?;
     let remembered = expected.checkpoints.iter().map(|remembered| remembered.file.clone()).collect();
     let mut sound = run::run(source, head, older, remembered, workers, progress)?;
     sound.remarks.extend(source.passed_over().into_iter().map(|file| {

@@ -1,7 +1,8 @@
-//! Makes the proof of one entry out of a ledger's files. Nothing is believed here either: whoever gets the proof checks it.
+//! Makes the proof of one entry out of a ledger's files. Nothing is believed here either: whoever gets the proof checks
+//! it.
 
+use super::checkpoints;
 use super::coverage;
-use super::heads;
 use super::rows;
 use super::run::guarded;
 use super::source::{Source, SourceError};
@@ -9,12 +10,14 @@ use super::{Fault, Kind, VerifyError, tiles};
 use crate::audit::tile::{TileId, TileKind, Tiles, WIDTH, leaves};
 use crate::audit::{Checkpoint, Hash, InclusionProof, tree};
 
-/// The proof that entry `seq` is under the newest checkpoint, with the entry where it is still there; none where no checkpoint covers it.
+/// The proof that entry `seq` is under the newest checkpoint, with the entry where it is still there; none where no
+/// checkpoint covers it.
 ///
 /// # Errors
-/// [`VerifyError::NotSound`] when the ledger's files do not give a proof, [`VerifyError::CouldNot`] when one cannot be read.
+/// [`VerifyError::NotSound`] when the ledger's files do not give a proof, [`VerifyError::CouldNot`] when one cannot be
+/// read.
 pub fn prove(source: &dyn Source, seq: u64) -> Result<Option<InclusionProof>, VerifyError> {
-    let (note, head) = heads::unverified(source)?;
+    let (note, head) = checkpoints::unverified(source)?;
     let index = seq / WIDTH as u64;
     let bundle = TileId::within(head.size, TileKind::Entries, index).filter(|_| seq < head.size);
     let Some(bundle) = bundle else { return Ok(None) };

@@ -36,7 +36,8 @@ struct Listed {
 }
 
 impl Remote {
-    /// The ledger at `root`, `…/v1/orgs/{org}/audit`, read by means of `runtime`, which must not be the caller's own thread.
+    /// The ledger at `root`, `…/v1/orgs/{org}/audit`, read by means of `runtime`, which must not be the caller's own
+    /// thread.
     pub fn new(client: Client, root: Url, token: Option<Secret>, runtime: Handle) -> Self {
         Self { client, root, token, runtime }
     }

@@ -1,19 +1,23 @@
-//! Which entries may be gone: what the entries `ledger.prune`, `ledger.hold` and `ledger.release` under the checkpoint come to.
+//! Which entries may be gone: what the entries `ledger.prune`, `ledger.hold` and `ledger.release` under the checkpoint
+//! come to.
 //!
 //! A removal counts if all of this is so; else it excuses nothing, and the entries it names are missing:
 //!
 //! 1. It is the control plane's (see below).
-//! 2. No `ledger.hold` before it is in force. A hold counts whoever wrote it, a release only if it is the control plane's.
+//! 2. No `ledger.hold` before it is in force. A hold counts whoever wrote it, a release only if it is the control
+//!    plane's.
 //! 3. `first_kept` is at most its own `seq`.
-//! 4. It names segments by file name and SHA-256, in order and without gaps, and the last of them ends before `first_kept`.
-//! 5. The first of them begins at entry 0, or where an earlier removal that counts ended. The entry of that earlier removal may have
-//!    been removed itself. Then nothing before the first segment may be there, or `after` names that entry's number, and it is
-//!    among the entries that are gone.
+//! 4. It names segments by file name and SHA-256, in order and without gaps, and the last of them ends before
+//!    `first_kept`.
+//! 5. The first of them begins at entry 0, or where an earlier removal that counts ended. The entry of that earlier
+//!    removal may have been removed itself. Then nothing before the first segment may be there, or `after` names that
+//!    entry's number, and it is among the entries that are gone.
 //!
-//! An entry is the control plane's if its actor is `system:control-plane@<node>`; or if it is somebody who asked the control plane for
-//! it, `service:<token>` or `anonymous`, and the entry has nothing that only an emitter's can have: no `workspace`, `instance`,
-//! `request_id`, `trace_id`, `span_id`, `invocation_id`, `emitter_seq`, and no `submitted_by` in its `detail`. Emitters cannot send
-//! actions `ledger.…`, and what they send by a token is stamped with `submitted_by`; so this is a second lock, behind the first one.
+//! An entry is the control plane's if its actor is `system:control-plane@<node>`; or if it is somebody who asked the
+//! control plane for it, `service:<token>` or `anonymous`, and the entry has nothing that only an emitter's can have:
+//! no `workspace`, `instance`, `request_id`, `trace_id`, `span_id`, `invocation_id`, `emitter_seq`, and no
+//! `submitted_by` in its `detail`. Emitters cannot send actions `ledger.…`, and what they send by a token is stamped
+//! with `submitted_by`; so this is a second lock, behind the first one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

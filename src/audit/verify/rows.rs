@@ -1,10 +1,12 @@
 //! Entries of a segment, whoever wrote the file: its physical form is free, what it says is not.
 //!
-//! Dictionaries, encodings, compression, row groups, the names of a list's items, the embedded Arrow schema and how it spells
-//! the time zone: none of these matter. Which columns there are, of which type, what the metadata says: all of that does.
+//! Dictionaries, encodings, compression, row groups, the names of a list's items, the embedded Arrow schema and how it
+//! spells the time zone: none of these matter. Which columns there are, of which type, what the metadata says: all of
+//! that does.
 //!
-//! A batch of rows is checked by itself here, apart from its place: each row's `entry_hash` must be the hash of the canonical
-//! bytes that its columns give. That is nearly all of the work, and it needs no other row, so it is done on many threads.
+//! A batch of rows is checked by itself here, apart from its place: each row's `entry_hash` must be the hash of the
+//! canonical bytes that its columns give. That is nearly all of the work, and it needs no other row, so it is done on
+//! many threads.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -78,7 +80,8 @@ fn check_columns(wanted: &SchemaRef, found: &SchemaRef) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a column of the type `found` holds what is wanted. A column that is null in every row may have no type of its own.
+/// Whether a column of the type `found` holds what is wanted. A column that is null in every row may have no type of
+/// its own.
 fn is_of(wanted: &DataType, found: &DataType) -> bool {
     match (wanted, found) {
         (DataType::Timestamp(..), DataType::Timestamp(TimeUnit::Microsecond, _)) | (_, DataType::Null) => true,

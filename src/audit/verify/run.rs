@@ -1,5 +1,5 @@
-//! Going through the entries in order: one thread reads and decodes, others hash, and the caller's puts one entry after the other
-//! into the chain and the tree.
+//! Going through the entries in order: one thread reads and decodes, others hash, and the caller's puts one entry after
+//! the other into the chain and the tree.
 //!
 //! Between the threads there are short queues, so that a fast one waits for a slow one and memory stays bounded.
 
@@ -12,8 +12,8 @@ use std::thread;
 use arrow::record_batch::RecordBatch;
 
 use super::chain::Chain;
+use super::checkpoints::{Kept, Newest};
 use super::coverage::Coverage;
-use super::heads::{Kept, Newest};
 use super::rows::{self, Checked, Rows};
 use super::source::Source;
 use super::{Fault, Kind, Progress, Sound, VerifyError};
@@ -32,7 +32,7 @@ pub(super) enum Step<B> {
     End(SegmentName),
 }
 
-/// Verifies what lies under a head whose signature has been checked.
+/// Verifies what lies under a checkpoint whose signature has been checked.
 pub(super) fn run(
     source: &dyn Source,
     head: Newest,

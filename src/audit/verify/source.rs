@@ -1,7 +1,7 @@
 //! Where the files of a ledger are read from: a store's folder, a control plane, a bundle.
 //!
-//! A source gives files by their path under `orgs/<org>/audit/`. It is not trusted in anything: not in its lists, not in its
-//! bytes. All calls block, since verifying is work for threads.
+//! A source gives files by their path under `orgs/<org>/audit/`. It is not trusted in anything: not in its lists, not
+//! in its bytes. All calls block, since verifying is work for threads.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// The most that is read of a file that has a small form: a head, a tile. More than that is none.
+/// The most that is read of a file that has a small form: a checkpoint, a tile. More than that is none.
 pub(super) const SMALL: u64 = 1 << 16;
 
 /// A file that cannot be read, though it may be there.
@@ -34,7 +34,8 @@ impl SourceError {
 
 /// See the module's doc.
 pub trait Source: Send + Sync {
-    /// The names of the files in `folder`, which is `segments` or `checkpoints`, in any order; none where there is no folder.
+    /// The names of the files in `folder`, which is `segments` or `checkpoints`, in any order; none where there is no
+    /// folder.
     ///
     /// # Errors
     /// When it cannot be listed.
@@ -51,7 +52,7 @@ pub trait Source: Send + Sync {
     /// When it cannot be opened.
     fn open(&self, path: &str) -> Result<Option<Blob>, SourceError>;
 
-    /// Small files, each if it is there; of one that is too long to be a tile or a head, the beginning.
+    /// Small files, each if it is there; of one that is too long to be a tile or a checkpoint, the beginning.
     ///
     /// # Errors
     /// When one that is there cannot be read.

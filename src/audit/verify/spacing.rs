@@ -1,8 +1,8 @@
 //! How many checkpoints were kept, and how far apart.
 //!
-//! A kept checkpoint that was deleted leaves no trace: the newest one and the tiles prove what it proved. But whoever would put
-//! another history in the place of this one has to delete those that contradict it. So it is told where fewer are there than the
-//! control plane keeps, which is one a day at the least. That makes nothing unsound.
+//! A kept checkpoint that was deleted leaves no trace: the newest one and the tiles prove what it proved. But whoever
+//! would put another history in the place of this one has to delete those that contradict it. So it is told where fewer
+//! are there than the control plane keeps, which is one a day at the least. That makes nothing unsound.
 
 /// The control plane keeps one a day; a checkpoint follows its entries by up to some minutes.
 const DAY_MICROS: i64 = 25 * 3_600 * 1_000_000;

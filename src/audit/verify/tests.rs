@@ -1,5 +1,5 @@
-//! Ledgers as other programs might leave them: pruned, rotated, cosigned, half merged. What the real control plane writes is tried
-//! end to end in `tests/it/ledger`.
+//! Ledgers as other programs might leave them: pruned, rotated, cosigned, half merged. What the real control plane
+//! writes is tried end to end in `tests/it/ledger`.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -64,7 +64,7 @@ impl Made {
         name
     }
 
-    /// Signs a head over all there is.
+    /// Signs a checkpoint over all there is.
     fn sign(&mut self, seeds: &[u8]) -> Note {
         for (path, bytes) in self.edge.take_tiles() {
             self.write(&format!("tile/{path}"), &bytes);
@@ -81,7 +81,7 @@ impl Made {
         self.write(&format!("checkpoints/{size:020}"), note.to_string().as_bytes());
     }
 
-    /// A segment of so many plain entries under a head.
+    /// A segment of so many plain entries under a checkpoint.
     fn plain(&mut self, count: usize) -> SegmentName {
         let name = self.unsigned(&vec![("tool.permit", None); count]);
         self.sign(&[1]);
@@ -94,7 +94,7 @@ impl Made {
         name
     }
 
-    /// An entry that removes these segments, as the control plane writes it; under a head.
+    /// An entry that removes these segments, as the control plane writes it; under a checkpoint.
     fn pruned(&mut self, gone: &[SegmentName], seeds: &[u8]) -> SegmentName {
         let detail = self.pruning(gone).to_string();
         self.told("ledger.prune", &detail, seeds)
@@ -109,7 +109,7 @@ impl Made {
         json!({ "rule": "30d", "first_kept": first_kept, "segments": segments.collect::<Value>() })
     }
 
-    /// One event that is as it is given, in a segment under a head.
+    /// One event that is as it is given, in a segment under a checkpoint.
     fn event(&mut self, action: &str, actor: &str, detail: &Value, change: impl Fn(&RecordBatch) -> RecordBatch) {
         let detail = detail.to_string();
         let one = events(self.head.size, &[(action, Some(&detail))]);
@@ -220,7 +220,7 @@ fn removed_entries_without_an_entry_that_says_so_are_missing() {
     assert_eq!((made.fault().kind, made.fault().seq), (Kind::Missing, Some(0)));
     made.told("ledger.prune", &fewer, &[1]);
     assert_eq!((made.fault().kind, made.fault().seq), (Kind::Missing, Some(200)), "it names fewer");
-    // One that no head covers yet explains nothing.
+    // One that no checkpoint covers yet explains nothing.
     made.unsigned(&[("ledger.prune", Some(&all))]);
     assert_eq!(made.fault().kind, Kind::Missing);
     made.sign(&[1]);
@@ -452,7 +452,7 @@ fn the_newest_head_is_the_greater_of_both() {
     assert_eq!((sound.size, sound.remarks.len()), (40, 1));
     fs::remove_file(made.folder.path().join("checkpoint")).unwrap();
     assert_eq!((made.sound().size, made.sound().remarks.len()), (40, 1));
-    // A greater one that nobody signed is no head.
+    // A greater one that nobody signed is no checkpoint.
     let forged = Checkpoint { origin: ORIGIN.to_owned(), size: 50, root: Hash([7; 32]) };
     let note = Note::sign(forged.to_string(), ORIGIN, &[&key(3)]).unwrap();
     made.write(&format!("checkpoints/{:020}", 50), note.to_string().as_bytes());
@@ -484,7 +484,7 @@ fn a_head_that_the_auditor_kept_must_be_the_beginning_of_the_newest() {
             VerifyError::NotSound(fault) => fault,
             other => panic!("{other}"),
         };
-    // The store is rolled back to a state that was once true: nothing but the auditor's head tells.
+    // The store is rolled back to a state that was once true: nothing but the auditor's checkpoint tells.
     let newest = made.sign(&[1]);
     let mut older = Made::new();
     older.plain(20);

@@ -1,8 +1,8 @@
 //! Thrift's compact protocol, as far as Parquet's footers, page headers and indexes need it.
 //!
-//! The library that decodes the rows passes over fields that it does not know, takes one of two fields that say the same, and keeps the
-//! last of a field that is there twice. Another reader may take the other one. So a verifier reads all that is there itself; what it
-//! does not understand is an error.
+//! The library that decodes the rows passes over fields that it does not know, takes one of two fields that say the
+//! same, and keeps the last of a field that is there twice. Another reader may take the other one. So a verifier reads
+//! all that is there itself; what it does not understand is an error.
 
 use std::collections::BTreeMap;
 

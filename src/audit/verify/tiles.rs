@@ -1,11 +1,13 @@
 //! The tree over the entries, grown leaf by leaf, and the stored tiles and bundles held against it.
 //!
-//! A tile is compared as soon as all of its hashes are known: when it is full, or when the tree has the head's size. Tiles are read
-//! some at a time, since a store or a server answers many at once about as fast as one. The first difference is remembered, not
-//! raised: which of the two is wrong, the entry or the tile, the head's signature tells in the end.
+//! A tile is compared as soon as all of its hashes are known: when it is full, or when the tree has the checkpoint's
+//! size. Tiles are read some at a time, since a store or a server answers many at once about as fast as one. The first
+//! difference is remembered, not raised: which of the two is wrong, the entry or the tile, the checkpoint's signature
+//! tells in the end.
 //!
-//! Of removed entries, the leaves' hashes are taken from the tiles of the lowest level. The head's root shows that they are right,
-//! and the tiles above are compared as everywhere. Bundles of removed entries may have gone; those that are there must fit.
+//! Of removed entries, the leaves' hashes are taken from the tiles of the lowest level. The checkpoint's root shows
+//! that they are right, and the tiles above are compared as everywhere. Bundles of removed entries may have gone; those
+//! that are there must fit.
 
 use bytes::Bytes;
 
@@ -45,7 +47,7 @@ struct Wanted {
 /// See the module's doc.
 pub(super) struct Tree<'a> {
     source: &'a dyn Source,
-    /// The head's size: leaves after that are none of the tree.
+    /// The checkpoint's size: leaves after that are none of the tree.
     size: u64,
     count: u64,
     /// The tile of each level that is not full yet.
@@ -169,8 +171,8 @@ impl<'a> Tree<'a> {
         Ok(self.difference.as_ref())
     }
 
-    /// The first difference, the leaves of the bundle that is not full yet included: what tells which of two entries that do not
-    /// fit together is the one that was changed.
+    /// The first difference, the leaves of the bundle that is not full yet included: what tells which of two entries
+    /// that do not fit together is the one that was changed.
     pub(super) fn difference_now(&mut self) -> Result<Option<&Difference>, SourceError> {
         self.compare()?;
         let index = self.count / WIDTH as u64;

@@ -1,15 +1,15 @@
 //! Idempotency keys of the last 24 hours, each with the fingerprint of the body that it came with, in bounded memory.
 //!
 //! The newest keys are in one open tree. As the next log object begins it is closed into a sorted [`Run`] if it has
-//! [`RUN_KEYS`] keys, or if a new five minutes have begun. Neighbouring runs are merged as they grow, like the levels of a
-//! log-structured merge tree, but not past an hour's worth of time, so that a run can be dropped whole when all of it is
-//! older than a day. A key so is known for at least 24 hours and at most an hour and five minutes more, by the time of the
-//! log's objects. All that depends on positions, times and counts of what was applied, and on nothing else: a flush stores
-//! the runs that there are and the open keys beside them, and changes neither.
+//! [`RUN_KEYS`] keys, or if a new five minutes have begun. Neighbouring runs are merged as they grow, like the levels
+//! of a log-structured merge tree, but not past an hour's worth of time, so that a run can be dropped whole when all of
+//! it is older than a day. A key so is known for at least 24 hours and at most an hour and five minutes more, by the
+//! time of the log's objects. All that depends on positions, times and counts of what was applied, and on nothing else:
+//! a flush stores the runs that there are and the open keys beside them, and changes neither.
 //!
-//! Past [`Keys::set_max_bytes`] the oldest run is evicted early, until the rest fits: a new batch is never refused for the
-//! sake of old keys. [`Keys::since`] says from when on all keys are known, and [`Keys::evicted_early`] counts those that
-//! went. A run is at most a sixteenth of the bound, so nearly all of it is used.
+//! Past [`Keys::set_max_bytes`] the oldest run is evicted early, until the rest fits: a new batch is never refused for
+//! the sake of old keys. [`Keys::since`] says from when on all keys are known, and [`Keys::evicted_early`] counts those
+//! that went. A run is at most a sixteenth of the bound, so nearly all of it is used.
 //!
 //! The trade-off: an entry has no time of its own, for 24 bytes a key instead of 32.
 
@@ -112,7 +112,8 @@ impl Keys {
         self.known_since.filter(|since| since.saturating_add(KEPT) > self.time)
     }
 
-    /// The runs, oldest first: a flush stores those that are not stored yet, and deletes others once no state needs them.
+    /// The runs, oldest first: a flush stores those that are not stored yet, and deletes others once no state needs
+    /// them.
     pub(crate) fn runs(&self) -> impl ExactSizeIterator<Item = &Run> {
         self.runs.iter()
     }

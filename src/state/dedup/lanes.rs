@@ -1,9 +1,9 @@
 //! Marks of emitters that number their batches (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`).
 //!
-//! A lane is one sequence of one emitter's process, with one batch under way at a time. So all that has to be remembered of
-//! it is one mark: the number of its last batch, and the fingerprints of its last [`REMEMBERED`] ones. It is the producer
-//! id and sequence number of Kafka's idempotent producer, with `after` in the place of its strict succession: an emitter
-//! may give a batch up, and the next one is stored all the same.
+//! A lane is one sequence of one emitter's process, with one batch under way at a time. So all that has to be
+//! remembered of it is one mark: the number of its last batch, and the fingerprints of its last [`REMEMBERED`] ones. It
+//! is the producer id and sequence number of Kafka's idempotent producer, with `after` in the place of its strict
+//! succession: an emitter may give a batch up, and the next one is stored all the same.
 //!
 //! | number | after | |
 //! |---|---|---|
@@ -12,8 +12,8 @@
 //! | above the mark | above the mark | stored, and said: the emitter was answered for what is not here any more |
 //! | at or under the mark | any | `Duplicate` if this body was stored under this number; otherwise `Conflict` |
 //!
-//! A mark lives for [`MARK_LIFE`] after its last batch, by the time of the log's objects, and is never evicted before. When
-//! an org has as many as it may, a lane without one is refused.
+//! A mark lives for [`MARK_LIFE`] after its last batch, by the time of the log's objects, and is never evicted before.
+//! When an org has as many as it may, a lane without one is refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,8 +29,8 @@ pub(super) const MARK_LIFE: i64 = 30 * 24 * 3_600_000_000;
 /// Of how many batches a mark has the fingerprints.
 pub(super) const REMEMBERED: usize = 16;
 
-/// How many lanes of an org have a mark at most, if no log object says otherwise. At 16 fingerprints each a mark takes about
-/// 300 bytes, so 3 MB an org.
+/// How many lanes of an org have a mark at most, if no log object says otherwise. At 16 fingerprints each a mark takes
+/// about 300 bytes, so 3 MB an org.
 pub(crate) const DEFAULT_MAX_LANES: u32 = 10_000;
 
 /// The fewest bytes of a mark.
@@ -137,7 +137,8 @@ impl Lanes {
     }
 
     pub(super) fn encode(&self, base: Option<i64>, out: &mut Vec<u8>) {
-        // A mark that was last touched at the base's own time may have been touched after it, by an object of that time.
+        // A mark that was last touched at the base's own time may have been touched after it, by an object of that
+        // time.
         let changed = || self.marks.iter().filter(|(_, mark)| base.is_none_or(|base| mark.time >= base));
         out.push(u8::from(base.is_some()));
         out.extend_from_slice(&base.unwrap_or_default().to_le_bytes());

@@ -12,23 +12,23 @@
 //! # Determinism
 //!
 //! What is known at a position is a function of the org's sections of the log up to it: of their positions, of their
-//! objects' times, of the batches in their order and of the limits that log objects set. Nothing depends on when a flush
-//! took a snapshot, on which node did, or on how often the state was stored and loaded in between: two nodes that applied
-//! the same sections encode the same bytes, and write the same runs under the same names.
+//! objects' times, of the batches in their order and of the limits that log objects set. Nothing depends on when a
+//! flush took a snapshot, on which node did, or on how often the state was stored and loaded in between: two nodes that
+//! applied the same sections encode the same bytes, and write the same runs under the same names.
 //!
 //! # Deciding and applying
 //!
 //! [`Dedup::decide`] is asked before a batch enters a log object, by a writer that has applied the whole log, and once
-//! more after a lost race. [`Dedup::apply`] is called for each batch of an object that is in the log; it cannot fail and
-//! does not ask again. Time passing (`apply` and [`Dedup::advance`] carry the object's) only ever forgets, so a batch that
-//! was fresh at the end of the log is fresh in the object after it. Two batches of one key or one lane do not belong into
-//! one object: the second waits for the first one's fate, and is then decided.
+//! more after a lost race. [`Dedup::apply`] is called for each batch of an object that is in the log; it cannot fail
+//! and does not ask again. Time passing (`apply` and [`Dedup::advance`] carry the object's) only ever forgets, so a
+//! batch that was fresh at the end of the log is fresh in the object after it. Two batches of one key or one lane do
+//! not belong into one object: the second waits for the first one's fate, and is then decided.
 //!
 //! # Bytes
 //!
-//! [`Dedup::encode`] gives the part of the state object: limits, marks, keys that are not in a run yet, and the name, size
-//! and BLAKE3 of each run. The caller authenticates it (the state object's MAC). A run needs no MAC of its own: it is
-//! believed when its hash is the one in the state. All lengths, orders and counts are checked as well.
+//! [`Dedup::encode`] gives the part of the state object: limits, marks, keys that are not in a run yet, and the name,
+//! size and BLAKE3 of each run. The caller authenticates it (the state object's MAC). A run needs no MAC of its own: it
+//! is believed when its hash is the one in the state. All lengths, orders and counts are checked as well.
 
 mod bytes;
 mod keys;
@@ -203,7 +203,8 @@ impl Stored {
         Ok(Dedup { lanes, keys: self.keys.complete(runs)? })
     }
 
-    /// The marks alone, of a state in the middle of a chain: what the next one builds on. Its keys are that one's to bring.
+    /// The marks alone, of a state in the middle of a chain: what the next one builds on. Its keys are that one's to
+    /// bring.
     ///
     /// # Errors
     /// When `base` is not the state that it builds on.

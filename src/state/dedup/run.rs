@@ -10,8 +10,8 @@
 //!     49      …  keys, ascending: 16 bytes, and 8 bytes of fingerprint
 //! ```
 //!
-//! All figures are little-endian. A run is a function of the log, so every node makes the same one. It is named, with its
-//! BLAKE3, by each state that needs it, and believed if that is its hash: the state's MAC authenticates both.
+//! All figures are little-endian. A run is a function of the log, so every node makes the same one. It is named, with
+//! its BLAKE3, by each state that needs it, and believed if that is its hash: the state's MAC authenticates both.
 //!
 //! A run of the first design (`MCPGKEY1`) has 16 bytes a key and ends in a hash of its own.
 
@@ -113,7 +113,8 @@ impl Run {
         }
     }
 
-    /// One run of this one's keys and those of the next newer one, if both have bodies. Of a key in both the older stays.
+    /// One run of this one's keys and those of the next newer one, if both have bodies. Of a key in both the older
+    /// stays.
     pub(super) fn merged(&self, newer: &Self) -> Option<Self> {
         let (Entries::Whole(old), Entries::Whole(new)) = (&self.0.entries, &newer.0.entries) else { return None };
         let mut entries = Vec::with_capacity(old.len() + new.len());
@@ -166,7 +167,8 @@ impl Run {
         self.0.stored.store(true, Ordering::Relaxed);
     }
 
-    /// Reads a run of the first design, which was named `<from>-<to>`. It is stored anew, in the new form, by the next flush.
+    /// Reads a run of the first design, which was named `<from>-<to>`. It is stored anew, in the new form, by the next
+    /// flush.
     ///
     /// # Errors
     /// When the bytes are not exactly of that form.

@@ -254,8 +254,8 @@ impl NaiveLanes {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// The same log leads to the same bytes, however often and where the state was stored and loaded; lanes do exactly what
-    /// a memory of everything does; keys are never forgotten too early and never kept past the bound.
+    /// The same log leads to the same bytes, however often and where the state was stored and loaded; lanes do exactly
+    /// what a memory of everything does; keys are never forgotten too early and never kept past the bound.
     #[test]
     fn both_memories_do_what_naive_ones_do_wherever_they_were_stored(
         objects in prop::collection::vec(object(), 1..60), max_keys in prop_oneof![1u64..200, Just(1 << 22)],
@@ -319,8 +319,8 @@ proptest! {
         prop_assert_eq!(loaded.encode(None), untouched.encode(None));
     }
 
-    /// Of the state's own bytes the caller's MAC takes care; still, none leads to a panic or to memory without bound, and
-    /// what is read is what encodes to those bytes.
+    /// Of the state's own bytes the caller's MAC takes care; still, none leads to a panic or to memory without bound,
+    /// and what is read is what encodes to those bytes.
     #[test]
     fn a_changed_state_is_refused_or_is_another_state(at in any::<prop::sample::Index>(), flip in 1u8..) {
         let (dedup, _) = sample();

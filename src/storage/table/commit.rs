@@ -261,7 +261,10 @@ impl Table {
             .await;
         let committed = match committed {
             Ok(committed) => committed,
-            Err(e) => return Ok(Err(e)),
+            Err(e) => {
+                self.unsettled = Some(read + 1);
+                return Ok(Err(e));
+            }
         };
         let at = committed.version();
         self.delta.state = Some(committed.snapshot());

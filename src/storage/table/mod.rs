@@ -1,10 +1,11 @@
 //! One Delta table of one org: its files, and the log position that they hold.
 //!
-//! A commit adds files together with a Delta application transaction (`txn`, app id `mcpg.wal/<org>/<table>`) whose version is the
-//! log position up to which the table now holds every sample. So files and position change in one atomic step, and a table that was
-//! copied from another org is told by its having no position of this one's (tables of the first version say `mcpg.wal`): a crash
-//! before it leaves files that no log names, a crash after it has the position, and replay does neither twice. Two
-//! nodes that flush the same range race for one commit; the loser finds the position already there and drops its files.
+//! A commit adds files together with a Delta application transaction (`txn`, app id `mcpg.wal/<org>/<table>`) whose
+//! version is the log position up to which the table now holds every sample. So files and position change in one atomic
+//! step, and a table that was copied from another org is told by its having no position of this one's (tables of the
+//! first version say `mcpg.wal`): a crash before it leaves files that no log names, a crash after it has the position,
+//! and replay does neither twice. Two nodes that flush the same range race for one commit; the loser finds the position
+//! already there and drops its files.
 //!
 //! The table is made at its first flush. Reading its state needs a listing of Delta's log, and so happens at start and
 //! after a flush, never on a query's path.
@@ -17,14 +18,19 @@
 //! | `vacuum` | the fence that makes deleting files safe |
 //! | `partitioning` | days and months |
 //!
-//! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may create a version
-//! that was there, and is gone since its log was cut: nobody would ever read it. So a commit is believed when a listing made after it
-//! shows no checkpoint at or after its version; otherwise the table is read anew, and tells.
+//! **Failed commits.** One that failed may have happened. Before the table is read again, its version is made sure of:
+//! what a folder shows whose fsync failed may be gone after a power cut, and by then the log would be trimmed of what
+//! it held.
 //!
-//! **Deleting files.** A file may be committed only on a version that was read before the file was put into the store, or on one that
-//! has the same *fence* as that one. A vacuum lists the files, commits a new fence, and then deletes those of the list that no
-//! version up to the fence names. So whoever put a file that a vacuum takes for an orphan cannot commit it any more, however long it slept.
-//! Writers put their files again instead, under new names.
+//! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may
+//! create a version that was there, and is gone since its log was cut: nobody would ever read it. So a commit is
+//! believed when a listing made after it shows no checkpoint at or after its version; otherwise the table is read anew,
+//! and tells.
+//!
+//! **Deleting files.** A file may be committed only on a version that was read before the file was put into the store,
+//! or on one that has the same *fence* as that one. A vacuum lists the files, commits a new fence, and then deletes
+//! those of the list that no version up to the fence names. So whoever put a file that a vacuum takes for an orphan
+//! cannot commit it any more, however long it slept. Writers put their files again instead, under new names.
 
 mod commit;
 mod files;
@@ -88,8 +94,8 @@ pub struct DataFile {
     pub time_range: Option<(i64, i64)>,
     /// Least and greatest `seq`, in a segment of a ledger.
     pub seq_range: Option<(i64, i64)>,
-    /// Least and greatest `invocation_id` in it, where they are known. Ids of version 7 begin with their time, so that those of a day
-    /// lie in few files; others prune nothing.
+    /// Least and greatest `invocation_id` in it, where they are known. Ids of version 7 begin with their time, so that
+    /// those of a day lie in few files; others prune nothing.
     pub id_range: Option<(Arc<str>, Arc<str>)>,
 }
 
@@ -104,6 +110,7 @@ pub struct TableSnapshot {
 
 /// See the module's doc.
 pub struct Table {
+    store: Store,
     objects: Arc<dyn ObjectStore>,
     folder: Path,
     /// Who commits positions of this table.
@@ -114,11 +121,14 @@ pub struct Table {
     /// What failed in the store beneath Delta.
     failures: Failures,
     known: HashMap<String, LiveFile>,
-    /// What was read of transactions, and at which version: to read one is to read the log from its newest checkpoint on.
+    /// What was read of transactions, and at which version: to read one is to read the log from its newest checkpoint
+    /// on.
     transactions: HashMap<String, (u64, u64)>,
     /// The version of the newest checkpoint of Delta's log, as far as is known.
     checkpointed: Option<u64>,
     partitioning: Partitioning,
+    /// A version whose creation failed, and which may be there all the same.
+    unsettled: Option<u64>,
 }
 
 impl fmt::Debug for Table {
@@ -147,6 +157,7 @@ impl Table {
         let delta = DeltaTable::new(log_store(&(Arc::new(watched) as Arc<dyn ObjectStore>), &folder)?);
         let partitioning = if name == TOOL_USAGE_DAILY { Partitioning::Month } else { Partitioning::Day };
         let mut table = Self {
+            store: store.clone(),
             objects,
             folder,
             position_app: format!("{POSITION}/{org}/{name}"),
@@ -158,6 +169,7 @@ impl Table {
             transactions: HashMap::new(),
             checkpointed: None,
             partitioning,
+            unsettled: None,
         };
         let snapshot = table.refresh().await?;
         Ok((table, snapshot))
@@ -168,8 +180,12 @@ impl Table {
     /// # Errors
     /// What the store says, or that Delta's log is damaged.
     pub async fn refresh(&mut self) -> Result<TableSnapshot, StorageError> {
+        self.settle().await?;
         if self.delta.version().is_none() && !self.exists().await? {
             return Ok(TableSnapshot::default());
+        }
+        if self.is_newest().await? {
+            return self.snapshot().await;
         }
         let is_first = self.delta.version().is_none();
         let before = self.failures.count();
@@ -186,6 +202,30 @@ impl Table {
             Err(e) if e.is_damage() => Err(self.name_corrupt().await.unwrap_or(e)),
             refreshed => refreshed,
         }
+    }
+
+    /// Whether the version that was read last is the newest: none comes after it, and it is there, so that the log was not
+    /// cut past it. Most refreshes find it so, and Delta's own look costs a listing and the reading of what it knows.
+    async fn is_newest(&self) -> Result<bool, StorageError> {
+        let Some(version) = self.delta.version() else { return Ok(false) };
+        Ok(self.store.head(&self.commit_path(version + 1)).await?.is_none()
+            && self.store.head(&self.commit_path(version)).await?.is_some())
+    }
+
+    fn commit_path(&self, version: u64) -> Path {
+        Path::from(format!("{}/{version:020}.json", self.log_folder()))
+    }
+
+    /// Makes sure that a version whose creation failed is there for good, if it is there: on a folder whose fsync
+    /// failed it can be read, and be gone after a power cut.
+    async fn settle(&mut self) -> Result<(), StorageError> {
+        let Some(version) = self.unsettled else { return Ok(()) };
+        let path = self.commit_path(version);
+        if let Some(found) = self.store.get(&path).await? {
+            self.store.settle(&path, found).await?;
+        }
+        self.unsettled = None;
+        Ok(())
     }
 
     /// Reads the table as if nothing were known of it.
@@ -252,9 +292,11 @@ impl Table {
             .await;
         match created {
             Ok(table) => self.delta = table,
-            // Another node may have made it a moment ago; then it is there to be read.
+            // Another node may have made it a moment ago, or this one has: then it is there to be read.
             Err(e) if self.exists().await? => {
-                tracing::debug!(table = %self.folder, error = %e, "the table was made by another node");
+                tracing::debug!(table = %self.folder, error = %e, "the table is there already");
+                self.unsettled = Some(0);
+                self.settle().await?;
                 let before = self.failures.count();
                 self.delta.load().await.map_err(|e| self.unreadable(before, e))?;
             }
@@ -263,8 +305,9 @@ impl Table {
         Ok(())
     }
 
-    /// What a commit has to say of the table's columns, where this version of the program has some that the table lacks: they come
-    /// after those it has, and files that were written before have none of them. `None`: it has them all.
+    /// What a commit has to say of the table's columns, where this version of the program has some that the table
+    /// lacks: they come after those it has, and files that were written before have none of them. `None`: it has them
+    /// all.
     fn widened(&self) -> Result<Option<Metadata>, StorageError> {
         let state = self.delta.snapshot().map_err(|e| self.fault("read", e))?;
         let (known, wanted) = (state.schema(), self.schema.as_ref().try_into_kernel());
@@ -299,8 +342,8 @@ impl Table {
     }
 
     /// A store that fails may do better later; a log that arrived whole and cannot be understood is damaged (invariant
-    /// I2). `before` is how much had failed in the store when the call began that ended with `e`: Delta's libraries do not
-    /// always say what their errors come from.
+    /// I2). `before` is how much had failed in the store when the call began that ended with `e`: Delta's libraries do
+    /// not always say what their errors come from.
     fn unreadable(&self, before: u64, e: DeltaTableError) -> StorageError {
         if self.failures.count() > before {
             return self.fault("read", e);

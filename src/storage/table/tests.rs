@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Date32Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -22,6 +24,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{DataFile, Table, TableSnapshot};
+use crate::storage::local::FsyncLocal;
 use crate::storage::{Store, parquet};
 
 const HOUR: i64 = 3_600_000_000;
@@ -206,8 +209,8 @@ async fn three_commits() -> (Arc<InMemory>, Store) {
     (objects, store)
 }
 
-/// Opens (or, where one is given that is behind, refreshes) a table again and again, another read failing each time, until
-/// none is left to fail. Gives how many were tried.
+/// Opens (or, where one is given that is behind, refreshes) a table again and again, another read failing each time,
+/// until none is left to fail. Gives how many were tried.
 async fn each_read_fails_in_turn(objects: &Arc<InMemory>, in_body: bool, refresh: bool) -> usize {
     let plain = Store::new(Arc::clone(objects) as Arc<dyn ObjectStore>, "memory://");
     for nth in 0..200 {
@@ -272,5 +275,41 @@ async fn a_commit_that_arrives_whole_and_makes_no_sense_is_damage() {
         let opened = Table::open(&store, &"acme".parse().unwrap(), "t", schema(), "at").await;
         let error = opened.map(|(_, snapshot)| snapshot.position).unwrap_err();
         assert!(error.is_damage(), "{error}");
+    }
+}
+
+/// The inode of the last commit in a folder of Delta's log.
+fn last_commit(folder: &std::path::Path) -> (std::path::PathBuf, u64) {
+    let listed = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let last = listed.filter(|path| path.extension().is_some_and(|of| of == "json")).max().unwrap();
+    let inode = std::fs::metadata(&last).unwrap().ino();
+    (last, inode)
+}
+
+/// The folder's fsync fails when a commit is created: it can be read, and would be gone after a power cut. Then the
+/// position must not be believed, for the log is trimmed by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_folder_was_not_fsynced_is_put_in_its_place_anew_before_it_is_believed() {
+    for nth in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let (count, failed) = (AtomicUsize::new(0), Arc::new(Mutex::new(None)));
+        let of_disk = Arc::clone(&failed);
+        let local = FsyncLocal::open_with(folder.path(), move |folder| {
+            if folder.ends_with("_delta_log") && count.fetch_add(1, Ordering::Relaxed) == nth {
+                *of_disk.lock() = Some(last_commit(folder));
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            Ok(())
+        });
+        let store = Store::on_folder(local.unwrap(), "test");
+        let (mut table, _) = open(&store).await;
+        for position in 1..=2 {
+            let now = table.append(files(&[1]), position - 1, position, 0, Uuid::new_v4).await.unwrap();
+            assert_eq!(now.position, position);
+        }
+        let (commit, inode) = failed.lock().take().unwrap();
+        assert_ne!(std::fs::metadata(&commit).unwrap().ino(), inode, "{}", commit.display());
+        let (_, again) = open(&store).await;
+        assert_eq!((again.position, again.files.len()), (2, 2), "each position once");
     }
 }

@@ -87,3 +87,37 @@ async fn a_key_is_known_for_24_hours_and_not_for_ever() {
     // Sent again after they were forgotten, they are new once.
     assert!(duplicate(&server, &orgs[0], &samples).await && duplicate(&server, &orgs[0], &events).await);
 }
+
+/// All that is kept for a time would go by such a clock, and the log's time, which never goes back, would stay years
+/// ahead for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_a_clock_that_is_years_ahead_nothing_is_written_and_nothing_is_deleted() {
+    let orgs = org_names(1);
+    let kept_for_a_month = format!("orgs: [{{ name: {}, tier: community }}]", orgs[0]);
+    let rest = "flush: { interval: 200ms }\nmaintenance: { interval: 1s }";
+    let cluster = Cluster::new(&format!("{kept_for_a_month}\n{rest}"));
+    let mut server = cluster.node().start().await;
+    let (mut account, known) = (Account::default(), Batch::samples(2).with_key());
+    assert!(known.send_noted(&server.client(), &orgs[0], &mut account).await);
+    assert!(Batch::events(2).send_noted(&server.client(), &orgs[0], &mut account).await);
+    assert!(server.stop().await.success());
+
+    server.set_environment(clock_ahead(3 * 365 * DAY));
+    server.start().await;
+    let refused = Batch::events(1).send(&server.client().with_org(&orgs[0])).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.text().contains("log.max_rest"), "{}", refused.text());
+    // Retention, which would take the samples of three years ago, says first in the ledger that it does.
+    eventually("the tables to be looked after", Duration::from_secs(60), async || {
+        server.logs().contains("the tables were not looked after").then_some(())
+    })
+    .await;
+    account.assert_kept(&server.client()).await;
+    server.kill();
+
+    server.set_environment(clock_ahead(0));
+    server.start().await;
+    assert!(duplicate(&server, &orgs[0], &known).await, "nothing was forgotten");
+    assert_recovers(&server.client(), &orgs, &mut account).await;
+    account.assert_kept(&server.client()).await;
+}

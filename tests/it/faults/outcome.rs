@@ -112,8 +112,8 @@ impl Look {
         Found::Whole
     }
 
-    /// What of an org, once it is more than a node that is still loading, or catching up: whole, or refused for a reason that is
-    /// final; else what it was at the end of a minute.
+    /// What of an org, once it is more than a node that is still loading, or catching up: whole, or refused for a
+    /// reason that is final; else what it was at the end of a minute.
     async fn settled(&mut self, org: &str, is_final: impl Fn(&str) -> bool) -> Found {
         let deadline = tokio::time::Instant::now() + SETTLE;
         loop {

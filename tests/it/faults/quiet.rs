@@ -1,4 +1,5 @@
-//! Orgs that have fallen silent, so that the log has nothing of them any more: what is stored of them must be the newest there was.
+//! Orgs that have fallen silent, so that the log has nothing of them any more: what is stored of them must be the
+//! newest there was.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::harness::{
 const QUIET: &str = "org-000";
 const BUSY: &str = "org-001";
 
-/// A deployment whose first org has states and samples, and has been silent for so long that the log is trimmed past it.
+/// A deployment whose first org has states and samples, and has been silent for so long that the log is trimmed past
+/// it.
 async fn silent(events: bool) -> (Cluster, Server, Account) {
     let orgs = org_names(2);
     let yaml = format!("{}\nflush: {{ interval: 300ms }}\n{}", Cluster::orgs(&orgs), trimmed_at_once());
@@ -65,7 +67,8 @@ async fn a_silent_org_is_whole_on_a_node_that_starts_later() {
     account.assert_kept(&server.client()).await;
 }
 
-/// The segments are there, and no checkpoint over them can be written: until there is one, a load takes the entries from the log.
+/// The segments are there, and no checkpoint over them can be written: until there is one, a load takes the entries
+/// from the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_that_no_checkpoint_covers_hold_the_log() {
     let (shim, orgs) = (Shim::new(), org_names(2));

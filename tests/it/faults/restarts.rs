@@ -59,7 +59,6 @@ async fn start(node: &mut Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes longer than it may since starts are told to each ledger; not explained yet"]
 async fn a_node_restarted_under_load_of_150_orgs_loses_nothing_and_doubles_nothing() {
     let _alone = alone().await;
     let mut scene = Scene::new().await;

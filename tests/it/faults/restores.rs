@@ -26,8 +26,8 @@ impl Scene {
         let (client, mut account) = (server.client(), Account::default());
         live(&server, &orgs, &mut account).await;
         let earlier = Folder::at(folder.path());
-        // In order of what stands on what: the copy may miss what came last, not what it needs. A floor that rose meanwhile may have
-        // been missed under either name.
+        // In order of what stands on what: the copy may miss what came last, not what it needs. A floor that rose
+        // meanwhile may have been missed under either name.
         while earlier.floor().is_none() {
             cluster.store().copy_to(earlier.path());
         }

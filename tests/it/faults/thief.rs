@@ -16,7 +16,7 @@ const ORG: &str = "org-001";
 /// A number that no log of a test ever reaches.
 const FAR: u64 = 1_000_000_000_000_000;
 
-/// Where a log object says its length, the length of its header, and where the header begins (`log/object.rs`).
+/// Where a log object says its length, the length of its header, and where the header begins (`log/object`).
 const LENGTH: usize = 8;
 const HEADER_LENGTH: usize = 16;
 const HEADER: usize = 20;

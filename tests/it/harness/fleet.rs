@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -19,6 +20,9 @@ use super::{Client, Sample, assert_sound, eventually, ndjson};
 
 /// How long a batch under a key is tried before the test fails: longer than any restart.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How many orgs are looked at at once.
+const AT_ONCE: usize = 4;
 
 /// Who the events of a fleet are by: the control plane's own are not counted.
 const ACTOR: &str = "service:fleet";
@@ -169,12 +173,13 @@ impl Account {
     /// Asserts that the counters of each org are at least what was acknowledged of it; for a node under load, and
     /// cheap.
     pub(crate) async fn assert_counters(&self, client: &Client) {
-        for (org, sent) in &self.orgs {
+        let each = async |(org, sent): (&String, &Sent)| {
             let calls = client.with_org(org).metrics_once_loaded().await.total("mcpg_tool_calls_total");
             let least = sum(&sent.samples, |acknowledged| acknowledged);
             let most = sum(&sent.samples, |_| true);
             assert!(calls as u64 >= least, "org {org}: the counters say {calls}, acknowledged were {least} of {most}");
-        }
+        };
+        stream::iter(&self.orgs).for_each_concurrent(AT_ONCE, each).await;
     }
 
     /// Asserts that a quiet node has each acknowledged batch of each org exactly once, each other one wholly or not at
@@ -185,7 +190,7 @@ impl Account {
 
     /// The same, of the orgs that are chosen by their place.
     pub(crate) async fn assert_kept_of(&self, client: &Client, chosen: impl Fn(usize) -> bool) {
-        for (org, sent) in self.orgs.iter().enumerate().filter(|(at, _)| chosen(*at)).map(|(_, of)| of) {
+        let each = async |(org, sent): (&String, &Sent)| {
             let client = client.with_org(org);
             let samples = "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY 1";
             let stored = assert_stored(&client, samples, &sent.samples, &format!("samples of org {org}")).await;
@@ -199,14 +204,15 @@ impl Account {
             let number = |at: usize| gaps[0][at].as_i64().unwrap_or(-1);
             let whole = number(0) == 0 || (number(1), number(2) + 1, number(3)) == (0, number(0), number(0));
             assert!(whole, "org {org}: the ledger's numbers have gaps or come twice: {gaps:?}");
-        }
+        };
+        let chosen = self.orgs.iter().enumerate().filter(|(at, _)| chosen(*at)).map(|(_, of)| of);
+        stream::iter(chosen).for_each_concurrent(AT_ONCE, each).await;
     }
 
     /// Asserts that the ledgers of all orgs in a store are sound; `vkeys` are of [`vkeys`].
     pub(crate) async fn assert_ledgers(&self, store: &std::path::Path, vkeys: &BTreeMap<String, String>) {
-        for org in self.orgs.keys() {
-            assert_sound(store, org, &vkeys[org]).await;
-        }
+        let each = async |org: &String| assert_sound(store, org, &vkeys[org]).await;
+        stream::iter(self.orgs.keys()).for_each_concurrent(AT_ONCE, each).await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Every way to verify: a store, a server, a bundle, an unpacked one, a verifier written from the format's description by somebody
-//! else, and implementations of the public formats that are not ours.
+//! Every way to verify: a store, a server, a bundle, an unpacked one, a verifier written from the format's description
+//! by somebody else, and implementations of the public formats that are not ours.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What the tests of a ledger's life share: entries in, entries out, heads, and a verifier that is not ours to look at all of it.
+//! What the tests of a ledger's life share: entries in, entries out, heads, and a verifier that is not ours to look at
+//! all of it.
 
 use std::path::PathBuf;
 use std::time::Duration;

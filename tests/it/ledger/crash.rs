@@ -19,7 +19,8 @@ use crate::harness::{Client, Config, Server, alone, eventually, python};
 const KILLS: usize = 20;
 const ROWS: u64 = 20;
 
-/// What an emitter sent: batches by key, each with whether it was acknowledged. Each event of it has the key for its `request_id`.
+/// What an emitter sent: batches by key, each with whether it was acknowledged. Each event of it has the key for its
+/// `request_id`.
 #[derive(Debug, Default)]
 struct Sent(BTreeMap<String, bool>);
 

@@ -1,4 +1,5 @@
-//! A ledger that something else wrote: its Parquet files may be of any physical form, and must say neither more nor less.
+//! A ledger that something else wrote: its Parquet files may be of any physical form, and must say neither more nor
+//! less.
 
 use std::sync::Arc;
 

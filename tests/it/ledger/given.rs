@@ -15,7 +15,8 @@ use crate::harness::{Client, Config, Server, eventually, mcpg, run};
 /// The org of these ledgers.
 pub(crate) const ORG: &str = "default";
 
-/// Events `from` up to and without `to`, in NDJSON; every column of the ledger has a value in some of them and none in others.
+/// Events `from` up to and without `to`, in NDJSON; every column of the ledger has a value in some of them and none in
+/// others.
 pub(crate) fn events(from: u64, to: u64) -> Vec<u8> {
     let event = |n: u64| {
         let (action, decision) =

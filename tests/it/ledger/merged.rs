@@ -1,4 +1,5 @@
-//! Small segments become one while the ledger grows: it stays sound at any moment, and what was proved before still holds.
+//! Small segments become one while the ledger grows: it stays sound at any moment, and what was proved before still
+//! holds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The audit ledger as an auditor sees it: what the program's own verifier says of ledgers that the real server wrote, sound and
-//! spoiled in every way; whether verifiers that are not ours agree; and whether the ledger keeps what was acknowledged.
+//! The audit ledger as an auditor sees it: what the program's own verifier says of ledgers that the real server wrote,
+//! sound and spoiled in every way; whether verifiers that are not ours agree; and whether the ledger keeps what was
+//! acknowledged.
 
 mod auditors;
 pub(crate) mod chain;

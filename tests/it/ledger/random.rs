@@ -1,9 +1,9 @@
-//! Invariant I5 at random: a byte of any file of a ledger is changed, and either that is found, or what was changed claims nothing
-//! about the ledger. The second is never taken on faith. It may be:
+//! Invariant I5 at random: a byte of any file of a ledger is changed, and either that is found, or what was changed
+//! claims nothing about the ledger. The second is never taken on faith. It may be:
 //!
-//! - bytes of a segment that no reader takes anything about an entry from, such as `created_by`, checksums of pages, offsets that
-//!   Parquet has twice, or `mcpg.position`: then the file still gives the same rows, and says the same of them in its counts, statistics
-//!   and indexes;
+//! - bytes of a segment that no reader takes anything about an entry from, such as `created_by`, checksums of pages,
+//!   offsets that Parquet has twice, or `mcpg.position`: then the file still gives the same rows, and says the same of
+//!   them in its counts, statistics and indexes;
 //! - a partial tile that is none of the head's tree, left over from a smaller one.
 
 use std::num::NonZeroUsize;

@@ -1,4 +1,5 @@
-//! What a thief of the store can do who knows the format: read segments, change them, and write them again, hashes and all.
+//! What a thief of the store can do who knows the format: read segments, change them, and write them again, hashes and
+//! all.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Invariant I5: no byte of an entry, its order, or the ledger's length can change without `verify` saying so, and where.
+//! Invariant I5: no byte of an entry, its order, or the ledger's length can change without `verify` saying so, and
+//! where.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;

@@ -1,4 +1,5 @@
-//! Heads elsewhere: a witness that is not ours cosigns them, a mirror has copies of them, and neither lets a ledger be rolled back.
+//! Heads elsewhere: a witness that is not ours cosigns them, a mirror has copies of them, and neither lets a ledger be
+//! rolled back.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What becomes of a conditional write when its answer is lost, wrong or late: never a second request, and never "won" or "lost"
-//! where that is not known.
+//! What becomes of a conditional write when its answer is lost, wrong or late: never a second request, and never "won"
+//! or "lost" where that is not known.
 
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ fn word(created: &Created) -> &'static str {
     }
 }
 
-/// What is done to the request, what a create says of it, whether the object is there then, and what `ensure` says of it.
+/// What is done to the request, what a create says of it, whether the object is there then, and what `ensure` says of
+/// it.
 const FATES: [(Fault, &str, bool, bool); 6] = [
     (Fault::Cut, "unknown", true, true),
     (Fault::AnsweredAfter(503), "unknown", true, true),

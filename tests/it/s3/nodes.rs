@@ -1,5 +1,6 @@
-//! Several control planes on one bucket, with a load of many orgs: killed in turn, paused, and behind proxies that cut answers
-//! after the write, answer 409 and 503, and hold requests back. What was acknowledged is there once, on each node.
+//! Several control planes on one bucket, with a load of many orgs: killed in turn, paused, and behind proxies that cut
+//! answers after the write, answer 409 and 503, and hold requests back. What was acknowledged is there once, on each
+//! node.
 
 use std::time::Duration;
 

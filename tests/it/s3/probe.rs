@@ -29,7 +29,8 @@ async fn seaweedfs_passes_in_few_requests_and_nothing_is_left() {
     let store = seaweed.bucket().await.store("a");
     probe(&store).await.unwrap();
     let counts = store.requests().unwrap();
-    // Two creates, a late one, and two swaps; beside these 16 a race, of which there is another where a racer was not answered.
+    // Two creates, a late one, and two swaps; beside these 16 a race, of which there is another where a racer was not
+    // answered.
     let races = (counts.conditional_puts - 5) / 16;
     assert!((1..=3).contains(&races) && counts.conditional_puts == 5 + races * 16, "{counts:?}");
     assert_eq!((counts.gets, counts.heads, counts.lists, counts.puts, counts.deletes), (2, 0, 1, 0, 2), "{counts:?}");

@@ -1,5 +1,5 @@
-//! The control plane on a bucket: acknowledged samples and audit events outlive `kill -9`, are read back, and the ledger in the
-//! bucket is verified by URL.
+//! The control plane on a bucket: acknowledged samples and audit events outlive `kill -9`, are read back, and the
+//! ledger in the bucket is verified by URL.
 
 use std::time::Duration;
 

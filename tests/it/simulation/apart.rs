@@ -1,7 +1,7 @@
 //! A life in a process of its own: this program again, which lives one life and writes down what became of it.
 //!
-//! So a seed is the same life whichever came before it in this process, a life that hangs is ended by the clock, and a failure is
-//! repeated by one command.
+//! So a seed is the same life whichever came before it in this process, a life that hangs is ended by the clock, and a
+//! failure is repeated by one command.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,11 +1,13 @@
 //! What clients know, held against every answer of every node.
 //!
-//! - A batch that was acknowledged, or seen by a read that has ended, is in every read that begins later: in the samples, in
-//!   both rollups, in the counters, or in the ledger. Each row once, each batch whole, and nothing that nobody sent.
+//! - A batch that was acknowledged, or seen by a read that has ended, is in every read that begins later: in the
+//!   samples, in both rollups, in the counters, or in the ledger. Each row once, each batch whole, and nothing that
+//!   nobody sent.
 //! - A counter never falls, whichever node is asked.
-//! - There is one ledger: entries chain, hash as they are stored, and are the same on every node; every stored checkpoint
-//!   verifies and is of that ledger.
-//! - Of the answers to one batch, one at most says that it is not a duplicate, and those asked for after it say that it is.
+//! - There is one ledger: entries chain, hash as they are stored, and are the same on every node; every stored
+//!   checkpoint verifies and is of that ledger.
+//! - Of the answers to one batch, one at most says that it is not a duplicate, and those asked for after it say that it
+//!   is.
 //! - A store that nobody tampered with stops nobody: an error is one that passes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +95,8 @@ impl Checker {
         }
     }
 
-    /// Notes that a batch is about to be sent, for the first time or again. Gives what [`Checker::answered`] wants to know.
+    /// Notes that a batch is about to be sent, for the first time or again. Gives what [`Checker::answered`] wants to
+    /// know.
     pub(super) fn send(&mut self, batch: u64, org: &str, kind: RowKind, rows: usize) -> bool {
         let sent = self.sent.entry(batch).or_insert_with(|| Sent {
             org: org.to_owned(),
@@ -180,7 +183,8 @@ impl Checker {
         assert!(lost.is_empty(), "{who}: acknowledged or seen, and lost in {org}, {kind:?}: {lost:?}");
     }
 
-    /// Checks what counters say between a view that showed at least so many samples and one that showed at most so many.
+    /// Checks what counters say between a view that showed at least so many samples and one that showed at most so
+    /// many.
     pub(super) fn counters(
         &mut self,
         who: &str,
@@ -281,7 +285,8 @@ impl Checker {
         }
     }
 
-    /// Checks an org's stored checkpoints. Gives how many entries have been seen, and how many the newest checkpoint covers.
+    /// Checks an org's stored checkpoints. Gives how many entries have been seen, and how many the newest checkpoint
+    /// covers.
     pub(super) fn checkpoints(&mut self, disk: &Disk, org: &str) -> (u64, u64) {
         let origin = format!("mcpg.local/orgs/{org}/audit/1");
         let ledger = self.ledgers.entry(org.to_owned()).or_default();

@@ -1,13 +1,15 @@
-//! Runs a life so that nothing but its seed decides what happens: one thread, virtual time, and no randomness from outside.
+//! Runs a life so that nothing but its seed decides what happens: one thread, virtual time, and no randomness from
+//! outside.
 //!
-//! - Time is tokio's, paused: it advances only when no task can run, so every timer fires in order and hours take milliseconds.
-//! - The runtime drains its own queue before it looks at wake-ups from other threads, and has one thread for blocking tasks,
-//!   which therefore end in the order in which they began.
-//! - A life that is compared with another has a process of its own ([`apart`](super::apart)): what libraries make once a
-//!   process would make the second life another than the first.
-//! - `getrandom` is replaced on the threads of a simulation. It feeds the keys of `std`'s hash maps (and so the order in which the
-//!   program walks them), version 4 UUIDs made by libraries, and the branch that `tokio::select!` polls first. Other
-//!   threads of the test program still ask the operating system.
+//! - Time is tokio's, paused: it advances only when no task can run, so every timer fires in order and hours take
+//!   milliseconds.
+//! - The runtime drains its own queue before it looks at wake-ups from other threads, and has one thread for blocking
+//!   tasks, which therefore end in the order in which they began.
+//! - A life that is compared with another has a process of its own ([`apart`](super::apart)): what libraries make once
+//!   a process would make the second life another than the first.
+//! - `getrandom` is replaced on the threads of a simulation. It feeds the keys of `std`'s hash maps (and so the order
+//!   in which the program walks them), version 4 UUIDs made by libraries, and the branch that `tokio::select!` polls
+//!   first. Other threads of the test program still ask the operating system.
 
 #![expect(
     unsafe_code,

@@ -206,8 +206,8 @@ pub(super) enum Weather {
     Slow { node: usize, path: &'static str, pause: Duration },
     /// All that would change something on a path that begins so is refused.
     Sick(&'static str),
-    /// One in so many, at random; a fault in four is followed by a second one at once. Pauses take up to so long. Nothing goes
-    /// wrong with what is on a path that holds one of these texts.
+    /// One in so many, at random; a fault in four is followed by a second one at once. Pauses take up to so long.
+    /// Nothing goes wrong with what is on a path that holds one of these texts.
     Foul { one_in: u64, longest: Duration, spared: &'static [&'static str] },
 }
 

@@ -18,7 +18,12 @@ const FLUSH: Duration = Duration::from_millis(300);
 const FOR_EVER: Duration = Duration::from_secs(100_000);
 
 fn world(trace: Trace, also: &str) -> World {
-    let config = format!("{}{also}\n", World::config(2, FLUSH, ""));
+    world_of(trace, "", also)
+}
+
+/// A world of two orgs, each of which says `of_org`.
+fn world_of(trace: Trace, of_org: &str, also: &str) -> World {
+    let config = format!("{}{also}\n", World::config(2, FLUSH, of_org));
     World::new(1, trace, Disk::default(), 2, Recipe::of(&config))
 }
 
@@ -29,8 +34,16 @@ fn files(world: &World, folder: &str, holds: &str) -> usize {
 }
 
 async fn send(world: &World, org: &str) {
+    send_rows(world, org, RowKind::Sample).await;
+}
+
+async fn send_event(world: &World, org: &str) {
+    send_rows(world, org, RowKind::Event).await;
+}
+
+async fn send_rows(world: &World, org: &str, kind: RowKind) {
     let node = world.node(0).unwrap();
-    assert!(world.send(&node, &world.make(org, RowKind::Sample, 1, Naming::Key)).await, "{org}");
+    assert!(world.send(&node, &world.make(org, kind, 1, Naming::Key)).await, "{org}");
 }
 
 #[test]
@@ -56,6 +69,68 @@ fn an_org_that_hangs_while_it_is_parked_keeps_no_other_from_being_flushed() {
         sleep(Duration::from_secs(5)).await;
         let now = files(&world, "orgs/org-1/tool_invocations", "/date=");
         assert!(now > flushed, "org-1 is not flushed any more");
+    });
+    outcome.unwrap_or_else(|reason| panic!("{}\n{reason}", trace.print()));
+}
+
+/// The numbers of the log's objects, ascending.
+fn log(world: &World) -> Vec<u64> {
+    let listed = world.sea().disk.list(Some(&Path::from("wal")), None);
+    let number = |path: &Path| -> Option<u64> {
+        path.as_ref().strip_prefix("wal/").filter(|name| name.len() == 20)?.parse().ok()
+    };
+    listed.iter().filter_map(|meta| number(&meta.location)).collect()
+}
+
+#[test]
+fn an_org_that_hangs_while_it_is_parked_holds_no_floor_back_and_loses_nothing() {
+    let (outcome, trace) = play(1, |trace| async move {
+        let world = world(trace, "log: { park_after: 2s }");
+        world.start(0).await;
+        for org in world.orgs() {
+            send(&world, org).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/", pause: FOR_EVER });
+        send(&world, "org-0").await;
+        let last = log(&world).last().copied().unwrap();
+        for _ in 0..60 {
+            send(&world, "org-1").await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let first = log(&world).first().copied().unwrap();
+        assert!(first > last, "the log begins at {first}, and org-0 holds it back at {last}");
+        // Nor is the org held back by where it was put.
+        world.sea().set_weather(Weather::Fair);
+        let node = world.start(0).await;
+        world.look_until_it_shows(&node, "org-0").await;
+        send(&world, "org-0").await;
+        sleep(Duration::from_secs(5)).await;
+        let left = world.sea().disk.list(Some(&Path::from("wal/parked")), None);
+        assert!(left.is_empty(), "what was parked is needed no more: {left:?}");
+    });
+    outcome.unwrap_or_else(|reason| panic!("{}\n{reason}", trace.print()));
+}
+
+#[test]
+fn an_org_whose_segments_hang_keeps_no_other_ledger_from_being_pruned() {
+    let (outcome, trace) = play(1, |trace| async move {
+        let world = world_of(trace, "retention: { ledger: 20s }", "");
+        world.start(0).await;
+        for _ in 0..4 {
+            send_event(&world, "org-0").await;
+            send_event(&world, "org-1").await;
+            sleep(Duration::from_secs(2)).await;
+        }
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/audit/segments", pause: FOR_EVER });
+        let first = |org: &str| files(&world, &format!("orgs/{org}/audit/segments"), "/00000000000000000000-");
+        assert_eq!((first("org-0"), first("org-1")), (1, 1), "nothing is old enough yet");
+        for _ in 0..40 {
+            sleep(Duration::from_secs(60)).await;
+            send_event(&world, "org-1").await;
+        }
+        assert_eq!(first("org-0"), 1, "what hangs is there");
+        assert_eq!(first("org-1"), 0, "the other org's entries are as old, and are there");
     });
     outcome.unwrap_or_else(|reason| panic!("{}\n{reason}", trace.print()));
 }

@@ -52,8 +52,8 @@ pub(super) struct Shown {
     pub(super) leftovers: usize,
 }
 
-/// Checks an org's ledger as a node shows it, entry by entry, and every head that is stored. Of a pruned ledger the tree is
-/// not built again here: the node did so when it started.
+/// Checks an org's ledger as a node shows it, entry by entry, and every head that is stored. Of a pruned ledger the
+/// tree is not built again here: the node did so when it started.
 pub(super) async fn check(node: &Node, org: &str) -> Shown {
     let origin = format!("mcpg.local/orgs/{org}/audit/1");
     let batches = node.entries(org).await;

@@ -14,8 +14,8 @@ use super::node::Recipe;
 use super::trace::Trace;
 use super::world::{Clients, World};
 
-/// Ledgers whose entries are old at once. They are looked for every third second, so that what a prune says of itself is signed,
-/// and what it removed is gone, before the next one.
+/// Ledgers whose entries are old at once. They are looked for every third second, so that what a prune says of itself
+/// is signed, and what it removed is gone, before the next one.
 const SHORT_LIVED: &str = "retention: { ledger: 1s }";
 
 /// What is fixed of a life; the rest follows from its seed.

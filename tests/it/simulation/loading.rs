@@ -30,8 +30,8 @@ async fn send_and_trim(world: &World, node: &Node, org: &str) {
     }
 }
 
-/// What an org's load has found was all there was when it looked. Until the org is in its place, which takes a listing more, another
-/// node adds to it, and trims what it added: then the load must not end as if nothing had come.
+/// What an org's load has found was all there was when it looked. Until the org is in its place, which takes a listing
+/// more, another node adds to it, and trims what it added: then the load must not end as if nothing had come.
 #[test]
 fn an_org_that_was_written_and_trimmed_while_it_was_loaded_is_loaded_again() {
     let (outcome, trace) = play(1, |trace| async move {

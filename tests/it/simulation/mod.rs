@@ -1,6 +1,7 @@
-//! The write path played deterministically: control-plane nodes on one store in virtual time, where operations fail, are late,
-//! lie or end in the middle, and nodes are frozen, killed, drained and started. One seed is one life, whose trace is the same
-//! each time and is printed when the life comes to a bad end. [`checker`] says what must hold of every answer.
+//! The write path played deterministically: control-plane nodes on one store in virtual time, where operations fail,
+//! are late, lie or end in the middle, and nodes are frozen, killed, drained and started. One seed is one life, whose
+//! trace is the same each time and is printed when the life comes to a bad end. [`checker`] says what must hold of
+//! every answer.
 
 mod apart;
 mod checker;
@@ -29,8 +30,8 @@ use apart::live_apart;
 use expected::expected;
 use life::Plan;
 
-/// How often a life is lived to meet another one's trace. Encoding runs on other threads, and on a machine that is busy with
-/// something else one of them may be late once.
+/// How often a life is lived to meet another one's trace. Encoding runs on other threads, and on a machine that is busy
+/// with something else one of them may be late once.
 const ATTEMPTS: usize = 4;
 
 #[test]

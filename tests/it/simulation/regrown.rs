@@ -1,4 +1,5 @@
-//! A log that was restored from before and grew again, beside orgs that were not: where the numbers of the two fit each other, ids tell.
+//! A log that was restored from before and grew again, beside orgs that were not: where the numbers of the two fit each
+//! other, ids tell.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ async fn send(world: &World, org: &str) {
     assert!(world.send(&node, &world.make(org, RowKind::Sample, 1, Naming::Key)).await);
 }
 
-/// Lives on from a store for as long as it takes until all is flushed: each time the same, but for what the samples say.
+/// Lives on from a store for as long as it takes until all is flushed: each time the same, but for what the samples
+/// say.
 async fn live(world: &World, from: u64) {
     world.skip(from);
     world.start(0).await;

@@ -21,7 +21,8 @@ fn world(trace: Trace, orgs: usize) -> World {
     World::new(1, trace, Disk::default(), orgs, Recipe::of(&config))
 }
 
-/// A node takes the grace for over and sleeps; meanwhile the org is restored, and removed again: of that removal the grace has only begun.
+/// A node takes the grace for over and sleeps; meanwhile the org is restored, and removed again: of that removal the
+/// grace has only begun.
 #[test]
 fn a_node_that_slept_over_a_restore_and_another_removal_deletes_nothing() {
     let (outcome, trace) = play(1, |trace| async move {

@@ -1,5 +1,5 @@
-//! The rules that the log's protocol stands on, each switched off in turn: then some life must come to a bad end, or some restored store
-//! must be served wrongly. That is what shows that the simulation looks.
+//! The rules that the log's protocol stands on, each switched off in turn: then some life must come to a bad end, or
+//! some restored store must be served wrongly. That is what shows that the simulation looks.
 
 use mcpg::plane::Parts;
 
@@ -10,8 +10,8 @@ use super::tamper::wrong_restore;
 /// A rule's name, and what switches it off in a node's parts.
 type Rule = (&'static str, fn(&mut Parts));
 
-/// The rules without which a life comes to a bad end. That an org ignores what is not newer than it (L6) is shown where it is applied:
-/// under the other rules no object comes twice. What the chain (L4) is for, restored stores show.
+/// The rules without which a life comes to a bad end. That an org ignores what is not newer than it (L6) is shown where
+/// it is applied: under the other rules no object comes twice. What the chain (L4) is for, restored stores show.
 pub(super) const RULES: &[Rule] = &[
     ("L1, reading back", |parts| parts.rules.read_back = false),
     ("L2, the floor first", |parts| parts.rules.floor_first = false),

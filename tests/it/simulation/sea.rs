@@ -1,7 +1,9 @@
-//! What all nodes of a life share: the disk, virtual time, the order in which the store does what it is asked, the trace.
+//! What all nodes of a life share: the disk, virtual time, the order in which the store does what it is asked, the
+//! trace.
 //!
-//! Every operation takes a few milliseconds that follow from the seed and from what the operation is, and one operation at
-//! most is done in each millisecond. So the order in which a node's tasks ask plays no part, and all orders come to pass.
+//! Every operation takes a few milliseconds that follow from the seed and from what the operation is, and one operation
+//! at most is done in each millisecond. So the order in which a node's tasks ask plays no part, and all orders come to
+//! pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,8 +74,8 @@ impl Sea {
         DateTime::from_timestamp_micros(BEGAN).unwrap() + TimeDelta::milliseconds(self.now() as i64)
     }
 
-    /// Whether this is the thread of the life, on which virtual time can pass. Delta's reader asks from threads of its own,
-    /// while time stands still: it cannot be made to wait.
+    /// Whether this is the thread of the life, on which virtual time can pass. Delta's reader asks from threads of its
+    /// own, while time stands still: it cannot be made to wait.
     pub(super) fn is_here(&self) -> bool {
         std::thread::current().id() == self.thread
     }

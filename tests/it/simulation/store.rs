@@ -1,4 +1,5 @@
-//! The store as one process of a node sees it: operations that fail, are late, or never come to an end because the process does.
+//! The store as one process of a node sees it: operations that fail, are late, or never come to an end because the
+//! process does.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,7 +24,8 @@ use super::disk::Disk;
 use super::faults::{Asked, Cause, Fault, Luck, Operation};
 use super::sea::Sea;
 
-/// The longest that an operation takes where nothing goes wrong, in milliseconds; deletes may overtake each other for longer.
+/// The longest that an operation takes where nothing goes wrong, in milliseconds; deletes may overtake each other for
+/// longer.
 const USUAL: u64 = 8;
 const USUAL_DELETE: u64 = 40;
 

@@ -72,7 +72,8 @@ struct History {
     until_late: Vec<Batch>,
 }
 
-/// Something that was done to the store: the store after it, what an error must name (one of these), and what may come of it.
+/// Something that was done to the store: the store after it, what an error must name (one of these), and what may come
+/// of it.
 struct Row {
     name: String,
     image: Image,

@@ -1,5 +1,5 @@
-//! What happened in a life, line by line, each at its virtual time: what a failure is printed with, and what two runs of one
-//! seed are compared by.
+//! What happened in a life, line by line, each at its virtual time: what a failure is printed with, and what two runs
+//! of one seed are compared by.
 
 use std::fmt::Write as _;
 use std::io;
@@ -33,8 +33,8 @@ impl Trace {
         inner.lines.push(Line { at, text, is_log: false });
     }
 
-    /// The lines that must be the same each time. Of one millisecond, in alphabetical order: what a library does on threads
-    /// of its own is done at no exact moment of it.
+    /// The lines that must be the same each time. Of one millisecond, in alphabetical order: what a library does on
+    /// threads of its own is done at no exact moment of it.
     pub(super) fn canonical(&self) -> Vec<String> {
         let inner = self.0.lock();
         let mut lines: Vec<_> =

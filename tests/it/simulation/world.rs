@@ -235,7 +235,8 @@ impl World {
         self.0.books.lock().from = from;
     }
 
-    /// Takes over the books of a world before this one: batches that were acknowledged, whose store may have been changed.
+    /// Takes over the books of a world before this one: batches that were acknowledged, whose store may have been
+    /// changed.
     pub(super) fn adopt(&self, batches: &[Batch]) {
         self.skip(10_000);
         self.checker().adopt(batches);
@@ -340,7 +341,8 @@ impl World {
         false
     }
 
-    /// Lets the weather clear, everything come to its end, and the nodes be up: then compares all of them with the books.
+    /// Lets the weather clear, everything come to its end, and the nodes be up: then compares all of them with the
+    /// books.
     pub(super) async fn finish(&self, clients: &mut JoinSet<()>, nodes: usize) {
         self.sea().tell("the weather is fair from here on".to_owned());
         self.sea().set_weather(Weather::Fair);

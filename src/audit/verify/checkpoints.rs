@@ -1,14 +1,16 @@
 //! The newest checkpoint, the ones that were kept of those before, and the ones that the auditor kept.
 //!
-//! The newest is the greater of `checkpoint` and the greatest in `checkpoints/`: the first is overwritten, so a write that a store
-//! carries out late may put an older one there. The kept ones are listed before `checkpoint` is read: a ledger that grows meanwhile
-//! is read at one point or the other.
+//! The newest is the greater of `checkpoint` and the greatest in `checkpoints/`: the first is overwritten, so a write
+//! that a store carries out late may put an older one there. The kept ones are listed before `checkpoint` is read: a
+//! ledger that grows meanwhile is read at one point or the other.
 //!
-//! After a change of keys, the checkpoints before it are signed by the former key alone. Such a checkpoint says nothing that the newest
-//! one does not prove, since its root is compared with the tree; but it must lie before the entry `ledger.key` that tells of the
-//! change, or, where that was removed, among removed entries and before every checkpoint that a given key has signed.
+//! After a change of keys, the checkpoints before it are signed by the former key alone. Such a checkpoint says nothing
+//! that the newest one does not prove, since its root is compared with the tree; but it must lie before the entry
+//! `ledger.key` that tells of the change, or, where that was removed, among removed entries and before every checkpoint
+//! that a given key has signed.
 //!
-//! Two signed checkpoints of one size with two roots are a fork: the signer has signed two histories. Both files are named.
+//! Two signed checkpoints of one size with two roots are a fork: the signer has signed two histories. Both files are
+//! named.
 
 use bytes::Bytes;
 
@@ -256,8 +258,8 @@ fn judged(
     Ok(Kept { place, size: found.size, root: found.root, signed })
 }
 
-/// A checkpoint that the auditor kept. It is not part of the ledger: what is wrong with it is wrong use, but that the ledger is not what it
-/// grew to is the ledger's fault.
+/// A checkpoint that the auditor kept. It is not part of the ledger: what is wrong with it is wrong use, but that the
+/// ledger is not what it grew to is the ledger's fault.
 fn from_auditor(
     expected: &Expected,
     newest: &Newest,

@@ -10,21 +10,28 @@
 //!      …      …  the sections' bodies, one after another: Arrow IPC streams, some of them in zstd
 //! ```
 //!
-//! The object's **id** is the BLAKE3 of its header. The header names the length and the BLAKE3 of each body and the id of the
-//! object before: so the id covers every byte, and the log is a chain (rule L4). A section names the position of the object
-//! before that had a section of the same org, and the beginning of that object's id, so that each org's part is a chain too: also where
-//! the object itself is trimmed, and a log that was restored and grew again has another one in its place.
+//! The object's **id** is the BLAKE3 of its header. The header names the length and the BLAKE3 of each body and the id
+//! of the object before: so the id covers every byte, and the log is a chain (rule L4). A section names the position of
+//! the object before that had a section of the same org, and the beginning of that object's id, so that each org's part
+//! is a chain too: also where the object itself is trimmed, and a log that was restored and grew again has another one
+//! in its place.
 //!
-//! No store that the log lies on tears an object: what arrived whole and does not fit is **damaged**. A damaged body stops the
-//! org that it belongs to; a damaged header concerns every org, since nobody can tell whose samples it holds.
+//! No store that the log lies on tears an object: what arrived whole and does not fit is **damaged**. A damaged body
+//! stops the org that it belongs to; a damaged header concerns every org, since nobody can tell whose samples it holds.
 //!
-//! A body is compressed where that costs little beside what it saves: small ones, which are mostly Arrow's schema, and all of
-//! them where the store is remote. Large bodies on a local disk live for seconds, and zstd would take as long as encoding them.
+//! A body is compressed where that costs little beside what it saves: small ones, which are mostly Arrow's schema, and
+//! all of them where the store is remote. Large bodies on a local disk live for seconds, and zstd would take as long as
+//! encoding them.
+
+mod decisions;
+mod parked;
+mod stored_id;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -35,14 +42,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use decisions::{Decisions, OrgLimits, Removal};
+pub use stored_id::StoredId;
+
 use super::mac::LogKeys;
 use super::name;
-use crate::ingest::{BatchId, Fingerprint, IdempotencyKey, Lane};
 use crate::model::OrgName;
 use crate::storage::StorageError;
 
 const MAGIC: &[u8; 8] = b"MCPGWAL2";
-const PARKED: &[u8; 8] = b"MCPGPRK1";
 const FIXED: usize = 20;
 /// The version that a reader of what this program writes must know …
 const NEEDS: u32 = 2;
@@ -98,7 +106,8 @@ pub struct SectionHeader {
     pub org: OrgName,
     /// The position of the last object before this one that had a section of the same org; 0 if there was none.
     pub previous: u64,
-    /// The beginning of that object's id; none if there was none, or it was of version 1, and in sections of before there was this.
+    /// The beginning of that object's id; none if there was none, or it was of version 1, and in sections of before
+    /// there was this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
     /// What is decided for the org, before the rows are applied.
@@ -131,64 +140,6 @@ pub struct RowsHeader {
     pub unpacked: Option<u64>,
 }
 
-/// What is decided for an org, so that it is the same on every node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Decisions {
-    /// The ledger's entries of all objects before this one end a segment.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub cut: bool,
-    /// Segments that become one: the `seq` of the first and of the last entry.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub merges: Vec<(u64, u64)>,
-    /// The org's limits from here on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<OrgLimits>,
-    /// The org was repaired: whoever knows it otherwise loads it again.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub repaired: bool,
-    /// The org is removed from here on, or is no more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub removal: Option<Removal>,
-}
-
-/// That an org is removed, or that its removal is taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Removal {
-    /// Nothing of it is served any more, and after the grace all of it is deleted.
-    Removed,
-    /// It is served again.
-    Restored,
-    /// The grace is over: all of it is deleted, and nothing brings it back.
-    Deleted,
-}
-
-impl Decisions {
-    /// Whether nothing is decided.
-    pub fn is_empty(&self) -> bool {
-        !self.cut && self.merges.is_empty() && self.limits.is_none() && !self.repaired && self.removal.is_none()
-    }
-
-    /// Adds what another part of the program decides for the same object.
-    pub fn join(&mut self, other: Self) {
-        self.cut |= other.cut;
-        self.repaired |= other.repaired;
-        self.merges.extend(other.merges);
-        self.limits = other.limits.or(self.limits);
-        self.removal = other.removal.or(self.removal);
-    }
-}
-
-/// Limits that decide what applying an object does, and so have a place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrgLimits {
-    /// Metric series.
-    pub series: u64,
-    /// Idempotency keys.
-    pub keys: u64,
-}
-
 /// What the rows of a section are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -197,51 +148,9 @@ pub enum SectionKind {
     Samples,
     /// Events for the ledger, of the schema `audit_event`.
     Events,
-    /// Sealed payloads, of the schema `payload_rows`; the section before is that of the events that tell of them. Their bytes are in
-    /// objects that the rows name.
+    /// Sealed payloads, of the schema `payload_rows`; the section before is that of the events that tell of them. Their
+    /// bytes are in objects that the rows name.
     Payloads,
-}
-
-/// A batch's identity as a header holds it: `k:<key>:<body>` or `s:<emitter>/<lane>:<number>:<body>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct StoredId(pub BatchId);
-
-impl From<StoredId> for String {
-    fn from(StoredId(id): StoredId) -> Self {
-        match id {
-            BatchId::Key { key, body } => format!("k:{key}:{:016x}", body.0),
-            BatchId::Sequence { lane, number, after, body } => {
-                format!("s:{}/{}:{number}:{after}:{:016x}", lane.emitter.simple(), lane.lane, body.0)
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for StoredId {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let fault = || format!("`{text}` is no identity of a batch");
-        let body = |hex: &str| u64::from_str_radix(hex, 16).ok().map(Fingerprint);
-        let parts: Vec<_> = text.split(':').collect();
-        let id = match *parts.as_slice() {
-            ["k", key, hex] => {
-                IdempotencyKey::from_str(key).ok().zip(body(hex)).map(|(key, body)| BatchId::Key { key, body })
-            }
-            ["s", lane, number, after, hex] => lane.split_once('/').and_then(|(emitter, lane)| {
-                let lane = Lane { emitter: emitter.parse().ok()?, lane: lane.parse().ok()? };
-                Some(BatchId::Sequence {
-                    lane,
-                    number: number.parse().ok()?,
-                    after: after.parse().ok()?,
-                    body: body(hex)?,
-                })
-            }),
-            _ => None,
-        };
-        id.map(Self).ok_or_else(fault)
-    }
 }
 
 /// Rows to be written: the body is made where they are, in parallel.
@@ -366,8 +275,8 @@ impl Object {
     /// Reads an object found as number `seq` of the log.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] when it is not what was written, [`StorageError::Unusable`] when it is of a newer version or
-    /// of a key that this node lacks.
+    /// [`StorageError::Damaged`] when it is not what was written, [`StorageError::Unusable`] when it is of a newer
+    /// version or of a key that this node lacks.
     pub fn parse(keys: &LogKeys, seq: u64, bytes: Bytes) -> Result<Self, StorageError> {
         let damaged = |reason: &str| StorageError::damaged(name(seq), reason);
         if bytes.get(..MAGIC.len()) != Some(MAGIC) {
@@ -427,47 +336,6 @@ impl Object {
         Ok(Some(Bytes::from(out)).filter(|out| out != bytes))
     }
 
-    /// What it has of one org, to be kept apart from the log under the name `path`: the same header with the sections of the org
-    /// alone, and the object's own id, authenticated.
-    ///
-    /// # Errors
-    /// When the header cannot be encoded.
-    pub fn park(&self, keys: &LogKeys, path: &str, org: &OrgName) -> Result<Bytes, StorageError> {
-        let mut header = self.header.clone();
-        header.sections.retain(|section| section.org == *org);
-        let parked = Parked { id: self.id.clone(), header };
-        let text = serde_json::to_vec(&parked).map_err(|e| StorageError::failed("encode", path, e))?;
-        let length = u32::try_from(text.len()).map_err(|e| StorageError::failed("encode", path, e))?;
-        let mut body = Vec::with_capacity(12 + text.len());
-        body.extend_from_slice(PARKED);
-        body.extend_from_slice(&length.to_le_bytes());
-        body.extend_from_slice(&text);
-        let own = self.header.sections.iter().zip(&self.bodies).filter(|(section, _)| section.org == *org);
-        own.for_each(|(_, range)| body.extend_from_slice(self.bytes.get(range.clone()).unwrap_or_default()));
-        Ok(keys.seal(path, body))
-    }
-
-    /// Reads what [`Object::park`] made.
-    ///
-    /// # Errors
-    /// As [`Object::parse`].
-    pub fn unpark(keys: &LogKeys, path: &str, bytes: &Bytes) -> Result<Self, StorageError> {
-        let damaged = |reason: &str| StorageError::damaged(path, reason);
-        let bytes = keys.open(path, bytes)?;
-        let length = array(&bytes, 8).map(u32::from_le_bytes);
-        let (Some(PARKED), Some(length)) = (bytes.first_chunk::<8>(), length) else {
-            return Err(damaged("it does not start with the magic bytes of a parked object"));
-        };
-        let end = 12_usize.saturating_add(length as usize);
-        let text = bytes.get(12..end).ok_or_else(|| damaged("its header is longer than it"))?;
-        let Parked { id, header } = serde_json::from_slice(text).map_err(|e| damaged(&format!("its header: {e}")))?;
-        let (bodies, at) = bodies(&header, end);
-        if at != bytes.len() {
-            return Err(damaged("its sections do not add up to its length"));
-        }
-        Ok(Self { id, header, bytes, bodies })
-    }
-
     /// The bytes it was read from.
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -478,7 +346,8 @@ impl Object {
         self.bytes.is_empty()
     }
 
-    /// Reads the rows of section `number` as one batch of `schema`. A column that the object was written without is null.
+    /// Reads the rows of section `number` as one batch of `schema`. A column that the object was written without is
+    /// null.
     ///
     /// # Errors
     /// [`StorageError::Damaged`] when the body is not what was written.
@@ -524,13 +393,6 @@ fn bodies(header: &Header, mut at: usize) -> (Vec<Range<usize>>, usize) {
     (bodies, at)
 }
 
-/// What a parked object says of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct Parked {
-    id: ObjectId,
-    header: Header,
-}
-
 /// Decompresses to exactly as many bytes as were said, which the MAC vouches for.
 fn unpack(body: &[u8], length: u64) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
@@ -544,101 +406,4 @@ fn unpack(body: &[u8], length: u64) -> std::io::Result<Vec<u8>> {
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::StringArray;
-    use arrow::datatypes::{DataType, Field, Schema};
-    use arrow::record_batch::RecordBatch;
-    use bytes::Bytes;
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::{Decisions, Front, Object, OrgLimits, Rows, Section, SectionKind, StoredId};
-    use crate::ingest::{BatchId, Fingerprint, IdempotencyKey, Lane, RowKind};
-    use crate::log::LogKeys;
-
-    fn keys() -> LogKeys {
-        LogKeys::new([3; 32], [])
-    }
-
-    fn batch(value: &str) -> RecordBatch {
-        let schema = Arc::new(Schema::new(vec![Field::new("tool", DataType::Utf8, false)]));
-        RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec![value, "b"]))]).unwrap()
-    }
-
-    fn object(value: &str) -> (RecordBatch, Bytes) {
-        let batch = batch(value);
-        let mut rows = Rows::new(SectionKind::Samples, &batch, false).unwrap();
-        let key = IdempotencyKey::new(RowKind::Sample, b"k").unwrap();
-        rows.header.batches = vec![StoredId(BatchId::Key { key, body: Fingerprint(7) })];
-        let org: crate::model::OrgName = "acme".parse().unwrap();
-        let decisions = Decisions {
-            cut: true,
-            merges: vec![(0, 9)],
-            limits: Some(OrgLimits { series: 1, keys: 2 }),
-            repaired: true,
-            removal: Some(super::Removal::Removed),
-        };
-        let sections = vec![
-            Section { org: org.clone(), previous: 5, before: None, decisions, rows: None },
-            Section {
-                org,
-                previous: 5,
-                before: Some("ab".to_owned()),
-                decisions: Decisions::default(),
-                rows: Some(rows),
-            },
-        ];
-        let front = Front { seq: 7, writer: Uuid::nil(), written_at: 1, previous: None };
-        let (_, pieces) = Object::encode(&keys(), front, sections).unwrap();
-        (batch, pieces.concat().into())
-    }
-
-    #[test]
-    fn what_was_written_is_read_small_or_compressed() {
-        for value in ["a".to_owned(), "long".repeat(1000)] {
-            let (batch, bytes) = object(&value);
-            let object = Object::parse(&keys(), 7, bytes).unwrap();
-            assert_eq!(object.read(1, &batch.schema()).unwrap(), batch);
-            assert!(object.header.sections[0].decisions.cut);
-            assert_eq!(object.header.sections[0].decisions.merges, [(0, 9)]);
-            assert!(object.read(0, &batch.schema()).is_err());
-        }
-    }
-
-    #[test]
-    fn an_identity_is_read_as_it_was_written() {
-        let lane = Lane { emitter: Uuid::from_u128(99), lane: 3 };
-        let id = BatchId::Sequence { lane, number: 12, after: 11, body: Fingerprint(u64::MAX) };
-        assert_eq!(StoredId::try_from(String::from(StoredId(id))), Ok(StoredId(id)));
-        assert!(StoredId::try_from("s:x".to_owned()).is_err());
-    }
-
-    #[test]
-    fn an_object_under_another_number_or_cut_short_is_damaged() {
-        let (_, bytes) = object("a");
-        assert!(Object::parse(&keys(), 8, bytes.clone()).unwrap_err().is_damage());
-        for cut in 0..bytes.len() {
-            assert!(Object::parse(&keys(), 7, bytes.slice(..cut)).unwrap_err().is_damage(), "cut at {cut}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_changed_byte_is_never_read_as_sound(at in any::<prop::sample::Index>(), flip in 1u8..) {
-            let (batch, bytes) = object("a");
-            let mut changed = bytes.to_vec();
-            let at = at.index(changed.len());
-            changed[at] ^= flip;
-            match Object::parse(&keys(), 7, changed.into()) {
-                Ok(object) => prop_assert!(object.read(1, &batch.schema()).unwrap_err().is_damage()),
-                // The id of a key may turn into that of one that is lacking.
-                Err(e) => prop_assert!(e.is_damage() || e.to_string().contains("which this node lacks")),
-            }
-        }
-    }
 }

@@ -1,11 +1,14 @@
 //! One org's ledger as the log has made it: entries numbered and chained, and which segments they lie in.
 //!
-//! An event gets its number and its place in the chain by its place in the log, as it is applied: so every node computes the
-//! same ledger, byte for byte, and two of them cannot fork it. Where one segment ends and the next begins, and which
-//! segments become one, are *decisions* of log objects, for the same reason: two nodes that write a segment write the same
-//! one (rule L7). What this node has yet to see or to do on the store is kept beside each segment.
+//! An event gets its number and its place in the chain by its place in the log, as it is applied: so every node
+//! computes the same ledger, byte for byte, and two of them cannot fork it. Where one segment ends and the next begins,
+//! and which segments become one, are *decisions* of log objects, for the same reason: two nodes that write a segment
+//! write the same one (rule L7). What this node has yet to see or to do on the store is kept beside each segment.
 //!
 //! Entries are live, in memory, until their segment is stored; a query sees segments and live entries, each once.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -53,8 +56,8 @@ struct Files {
 }
 
 impl LedgerEnd {
-    /// Whether it is the same ledger. The times of segments only spare queries work: a node that has loaded a ledger may know fewer.
-    /// A node of an earlier version knows nothing of sessions.
+    /// Whether it is the same ledger. The times of segments only spare queries work: a node that has loaded a ledger
+    /// may know fewer. A node of an earlier version knows nothing of sessions.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let without = |end: &Self| {
             let status = Status { sessions: Sessions::default(), ..end.status.clone() };
@@ -83,8 +86,8 @@ pub(crate) struct LedgerState {
     /// The chain after the last entry applied.
     head: ChainHead,
     live: VecDeque<Entries>,
-    /// Entries that no checkpoint covers, as far as this node knows. The log is needed for them, whether a segment has them or not: a
-    /// load takes them from there.
+    /// Entries that no checkpoint covers, as far as this node knows. The log is needed for them, whether a segment has
+    /// them or not: a load takes them from there.
     unsigned: VecDeque<Unsigned>,
     /// How many entries are under a checkpoint, as far as this node knows.
     covered: u64,
@@ -122,7 +125,8 @@ impl LedgerState {
         }
     }
 
-    /// A ledger as a state has it; where its segments are is not known yet. None if the state cannot be one of a ledger.
+    /// A ledger as a state has it; where its segments are is not known yet. None if the state cannot be one of a
+    /// ledger.
     pub(crate) fn restore(origin: String, schema: SchemaRef, end: &LedgerEnd) -> Option<Self> {
         let mut ledger = Self::new(origin, schema);
         let mut first = end.first;
@@ -249,7 +253,8 @@ impl LedgerState {
         self.cut_at = Some(duty.since);
     }
 
-    /// Makes one segment out of those that cover exactly this range; a decision that fits none is of no effect, on any node.
+    /// Makes one segment out of those that cover exactly this range; a decision that fits none is of no effect, on any
+    /// node.
     pub(crate) fn merge(&mut self, name: SegmentName, ours: bool) {
         let from = self.segments.iter().position(|segment| segment.name.first == name.first);
         let to = self.segments.iter().position(|segment| segment.name.last == name.last);
@@ -267,8 +272,8 @@ impl LedgerState {
         self.files = None;
     }
 
-    /// Says where each segment is, once the ledger has been replayed: of the files that are stored, `signed` entries are
-    /// under a checkpoint. Gives the files that are part of a stored segment, which may go.
+    /// Says where each segment is, once the ledger has been replayed: of the files that are stored, `signed` entries
+    /// are under a checkpoint. Gives the files that are part of a stored segment, which may go.
     ///
     /// # Errors
     /// The first entry that a checkpoint covers and no file has.
@@ -377,9 +382,9 @@ impl LedgerState {
         runs
     }
 
-    /// Does what a `ledger.prune` says: from here on no query sees the segments that end before `first_kept`, and they are to
-    /// be deleted. Should one of them be none that the entry names, because the log made it out of those meanwhile, the
-    /// entry has no effect, on any node.
+    /// Does what a `ledger.prune` says: from here on no query sees the segments that end before `first_kept`, and they
+    /// are to be deleted. Should one of them be none that the entry names, because the log made it out of those
+    /// meanwhile, the entry has no effect, on any node.
     fn prune(&mut self, entry: u64, first_kept: u64, named: &HashSet<SegmentName>) {
         let is_gone = |segment: &Segment| segment.name.last < first_kept;
         let gone = self.segments.iter().filter(|segment| is_gone(segment));
@@ -402,8 +407,8 @@ impl LedgerState {
         self.removal = self.removal.filter(|removal| removal.entry != entry);
     }
 
-    /// The stored segments from the oldest on, without the last of all: they may be pruned. Not so what no checkpoint covers, of
-    /// which there are `signed` entries: what goes on from the checkpoint needs every entry after it.
+    /// The stored segments from the oldest on, without the last of all: they may be pruned. Not so what no checkpoint
+    /// covers, of which there are `signed` entries: what goes on from the checkpoint needs every entry after it.
     pub(crate) fn prunable(&self, signed: u64) -> Vec<(SegmentName, u64)> {
         let all_but_last = self.segments.iter().take(self.segments.len().saturating_sub(1));
         let stored = all_but_last.map_while(|segment| match &segment.place {
@@ -494,7 +499,8 @@ impl LedgerState {
     }
 }
 
-/// The stored files that hold a segment's entries up to before `end`, as its parts. Gives the entry after the last of them.
+/// The stored files that hold a segment's entries up to before `end`, as its parts. Gives the entry after the last of
+/// them.
 ///
 /// # Errors
 /// The first entry before `end` that no file has.
@@ -514,142 +520,4 @@ fn parts_of(
         next = file.last + 1;
     }
     Ok(next)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::{LedgerEnd, LedgerState, SegmentName};
-    use crate::ledger::status::{Pruned, Status};
-    use crate::model::schema::schemas;
-
-    fn name(first: u64) -> SegmentName {
-        SegmentName { first, last: first + 9 }
-    }
-
-    fn restore(end: &LedgerEnd) -> Option<LedgerState> {
-        LedgerState::restore("o".to_owned(), Arc::clone(&schemas().unwrap().audit_log), end)
-    }
-
-    /// A ledger of three stored segments of ten entries each.
-    fn ledger() -> LedgerState {
-        let end = LedgerEnd {
-            size: 30,
-            hash: "0".repeat(64),
-            first: 0,
-            segments: vec![10, 10, 10],
-            times: vec![Some((1, 5)), None, Some((6, 9))],
-            status: Status::default(),
-        };
-        let mut ledger = restore(&end).unwrap();
-        ledger.place(&[0, 10, 20].map(|first| (name(first), 100)), 30).unwrap();
-        ledger
-    }
-
-    fn prune(ledger: &mut LedgerState, first_kept: u64, named: &[SegmentName]) -> u64 {
-        ledger.prune(40, first_kept, &named.iter().copied().collect());
-        ledger.first_kept()
-    }
-
-    #[test]
-    fn what_is_pruned_is_gone_for_queries_and_is_to_be_deleted() {
-        let mut ledger = ledger();
-        assert_eq!(prune(&mut ledger, 20, &[name(0), name(10)]), 20);
-        assert_eq!(ledger.status().pruned, Some(Pruned { entry: 40, first_kept: 20 }));
-        assert_eq!(ledger.removal().unwrap().first_kept, 20);
-        assert_eq!((ledger.first_kept(), ledger.size()), (20, 30));
-    }
-
-    #[test]
-    fn a_prune_that_does_not_name_every_segment_is_of_no_effect() {
-        assert_eq!(prune(&mut ledger(), 20, &[name(0)]), 0);
-        let mut merged = ledger();
-        merged.merge(SegmentName { first: 0, last: 19 }, true);
-        assert_eq!(prune(&mut merged, 20, &[name(0), name(10)]), 0);
-        assert!(merged.removal().is_none());
-    }
-
-    #[test]
-    fn the_newest_segment_is_never_pruned() {
-        assert_eq!(prune(&mut ledger(), 30, &[name(0), name(10), name(20)]), 0);
-    }
-
-    #[test]
-    fn it_is_restored_as_it_stood() {
-        let mut ledger = ledger();
-        ledger.merge(SegmentName { first: 0, last: 19 }, true);
-        let end = ledger.end();
-        assert_eq!((end.segments.as_slice(), restore(&end).unwrap().end()), ([20, 10].as_slice(), end.clone()));
-        let overlong = LedgerEnd { segments: vec![31], ..end };
-        assert!(restore(&overlong).is_none());
-    }
-
-    #[test]
-    fn a_merged_segment_of_which_a_checkpoint_covers_a_part_keeps_its_parts() {
-        let mut end = ledger().end();
-        (end.segments, end.times) = (vec![30], vec![None]);
-        let mut ledger = restore(&end).unwrap();
-        // The last ten are under no checkpoint: what lies there of them is not believed, and what is before is.
-        let files = [0, 10, 20].map(|first| (name(first), 100));
-        assert_eq!(ledger.place(&files, 20), Ok(Vec::new()));
-        assert_eq!(ledger.next_cut().unwrap().name, name(20));
-        assert!(ledger.next_merge().is_none());
-        ledger.store(name(20), 100);
-        assert_eq!(ledger.next_merge().unwrap().from, [name(0), name(10), name(20)]);
-    }
-
-    #[test]
-    fn only_what_a_checkpoint_covers_is_merged() {
-        let mut ledger = restore(&ledger().end()).unwrap();
-        ledger.place(&[0, 10, 20].map(|first| (name(first), 100)), 20).unwrap();
-        ledger.store(name(20), 100);
-        assert_eq!(ledger.runs(), [vec![name(0), name(10)], vec![]]);
-        ledger.cover(30);
-        assert_eq!(ledger.runs(), [[name(0), name(10), name(20)]]);
-    }
-
-    /// By which files are pruned: they come with the state, and need no file to be opened.
-    #[test]
-    fn times_of_segments_outlive_a_load_and_join_where_all_are_known() {
-        let mut end = ledger().end();
-        end.times = vec![Some((3, 5)), Some((1, 4)), None];
-        let restored = restore(&end).unwrap();
-        assert_eq!(restored.end().times, end.times);
-        let mut merged = restore(&end).unwrap();
-        merged.merge(SegmentName { first: 0, last: 19 }, true);
-        assert_eq!(merged.end().times, [Some((1, 5)), None]);
-        merged.merge(SegmentName { first: 0, last: 29 }, true);
-        assert_eq!(merged.end().times, [None]);
-    }
-
-    #[test]
-    fn a_merged_segment_that_is_not_stored_yet_is_made_of_its_parts() {
-        let mut end = ledger().end();
-        (end.segments, end.times) = (vec![20, 10], vec![None; 2]);
-        let mut ledger = restore(&end).unwrap();
-        assert_eq!(ledger.place(&[0, 10, 20].map(|first| (name(first), 100)), 30), Ok(Vec::new()));
-        assert_eq!(ledger.next_merge().unwrap().from, [name(0), name(10)]);
-        let both = [(SegmentName { first: 0, last: 19 }, 7), (name(0), 1), (name(10), 1), (name(20), 1)];
-        assert_eq!(restore(&end).unwrap().place(&both, 30), Ok(vec![name(0), name(10)]));
-        assert_eq!(restore(&end).unwrap().place(&[(name(0), 1), (name(20), 1)], 30), Err(10));
-    }
-
-    #[test]
-    fn only_what_a_checkpoint_covers_may_be_pruned() {
-        let mut ledger = restore(&ledger().end()).unwrap();
-        ledger.place(&[0, 10, 20].map(|first| (name(first), 100)), 30).unwrap();
-        let prunable = |signed| ledger.prunable(signed).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(prunable(30), [name(0), name(10)]);
-        // Another node has stored the second one, and came to no checkpoint over it.
-        assert_eq!(prunable(19), [name(0)]);
-        assert_eq!(prunable(0), []);
-    }
-
-    #[test]
-    fn a_file_that_no_checkpoint_covers_is_not_believed() {
-        let mut ledger = restore(&ledger().end()).unwrap();
-        ledger.place(&[0, 10, 20].map(|first| (name(first), 100)), 20).unwrap();
-        assert_eq!(ledger.next_cut().unwrap().name, name(20));
-    }
 }
