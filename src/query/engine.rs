@@ -137,11 +137,13 @@ impl LocalEngine {
         };
         let (sql, ledger) = (Admission::new(limits.concurrency), Admission::new(limits.concurrency));
         let most = sql.most().saturating_add(ledger.most());
+        let sessions = Arc::new(Sessions::new(store, &limits)?);
+        let spills = Arc::clone(sessions.spills());
         Ok(Self {
-            sessions: Arc::new(Sessions::new(store, &limits)?),
+            sessions,
             sql,
             ledger,
-            watchdog: Watchdog::start(limits.resident_bytes).map_err(start)?,
+            watchdog: Watchdog::start(limits.resident_bytes, move || spills.balance()).map_err(start)?,
             workers: Workers::start(limits.threads.max(most)).map_err(start)?,
             room: HeadRoom::new(HEAD_BYTES.saturating_mul(limits.concurrency.max(1))),
             limits: Arc::new(limits),

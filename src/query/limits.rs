@@ -14,7 +14,7 @@ pub struct SqlLimits {
     pub memory_bytes: usize,
     /// Bytes that all running queries together may hold, batches on their way included; past it the largest is stopped.
     pub resident_bytes: u64,
-    /// Bytes that all running queries together may spill to disk.
+    /// Bytes that all running queries together may spill to disk, about. One org may have three quarters of it.
     pub spill_bytes: u64,
     /// The folder to spill to; none: a folder of its own in the system's temporary folder. Emptied when the engine is dropped.
     pub spill_dir: Option<PathBuf>,

@@ -35,6 +35,7 @@ mod scan;
 mod scanned;
 mod session;
 mod shape;
+mod spill;
 mod types;
 mod usage;
 mod view;

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Party, Place};
 use super::explain::{Explain, explained};
-use super::scanned::Scanned;
+use super::scanned::{Reads, Scanned};
 use super::session::Sessions;
 use super::usage::{Usage, too_much};
 use super::view::OrgView;
@@ -134,9 +134,16 @@ impl Running {
 
     async fn start(&self) -> Result<SendableRecordBatchStream, QueryError> {
         let checked = guard::check(&self.request.query, &self.request.params)?;
-        let state =
-            self.sessions.open(&self.view, Arc::clone(&self.memory), |table| checked.tables.contains(table)).await?;
         let explain = checked.explain;
+        let reads = Reads {
+            limits: Arc::clone(&self.limits),
+            org: self.party.org.clone(),
+            runs: explain != Some(Explain::Plan),
+        };
+        let mentions = |table: &str| checked.tables.contains(table);
+        let mut state = self.sessions.open(&self.view, Arc::clone(&self.memory), reads, mentions).await?;
+        let parts = self.limits.threads / self.admission.running_of(&self.party.org).max(1);
+        *state.config_mut() = state.config().clone().with_target_partitions(parts.max(1));
         let (plan, context) = plan::physical(state, checked, &self.usage).await?;
         // What a plan reads is told however much it is; only what runs is bounded.
         if explain != Some(Explain::Plan) {

@@ -40,6 +40,7 @@ use crate::model::schema::PARTITION_COLUMN;
 use crate::storage::parquet::SOUGHT_ID;
 use crate::storage::table::DataFile;
 
+use super::scanned::Reads;
 use super::{QueryError, TableState, types};
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
@@ -59,6 +60,7 @@ pub(super) struct EventTable {
     state: TableState,
     store_url: ObjectStoreUrl,
     store: Arc<dyn ObjectStore>,
+    reads: Option<Reads>,
 }
 
 impl EventTable {
@@ -71,7 +73,12 @@ impl EventTable {
         store_url: ObjectStoreUrl,
         store: Arc<dyn ObjectStore>,
     ) -> Self {
-        Self { schema: types::with_views(stored), event_time, state, store_url, store }
+        Self { schema: types::with_views(stored), event_time, state, store_url, store, reads: None }
+    }
+
+    /// The table with a bound of what may be read of it before the query is planned.
+    pub(super) fn bounded(self, reads: Reads) -> Self {
+        Self { reads: Some(reads), ..self }
     }
 
     /// The partition column, if the table has one.
@@ -102,6 +109,12 @@ impl EventTable {
     /// Makes sure of files that must be proved. Gives the versions that were found right, in the order of the files.
     async fn prove(&self, files: &[&DataFile]) -> Result<Vec<ObjectMeta>> {
         let Some(evidence) = &self.state.evidence else { return Ok(Vec::new()) };
+        if let Some(reads) = &self.reads {
+            if !reads.runs {
+                return Ok(Vec::new());
+            }
+            reads.check(files).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        }
         let mut proved = Vec::with_capacity(files.len());
         for file in files {
             let meta = evidence.prove(file).await;

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use super::QueryError;
 use crate::model::OrgName;
 
-/// The share of the pool that one org may have, in quarters.
-const SHARE_OF_ORG: usize = 3;
+/// The share of the pool, and of the room for spill files, that one org may have, in quarters.
+pub(super) const SHARE_OF_ORG: usize = 3;
 
 /// What a query holds, in bytes.
 #[derive(Debug, Default)]
