@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use super::names::{HOUR, Origin, Stage};
 use crate::node::Node;
-use crate::storage::parquet::{MERGED_ROW_GROUP_ROWS, ROW_GROUP_ROWS};
+use crate::storage::parquet::{MERGED_ROW_GROUP_BYTES, MERGED_ROW_GROUP_ROWS, ROW_GROUP_ROWS};
 use crate::storage::table::{LiveFile, Partitioning};
 
 const MINUTE: i64 = 60_000_000;
@@ -39,7 +39,8 @@ const DAY_CLOSES: i64 = 2 * HOUR;
 /// What is new of a partition is merged with its day run if it is one part of so many of all.
 const WORTH: u64 = 20;
 
-/// Memory that a decoded row is taken to need, with its key: names as long as they may be need twice as much.
+/// Memory that a decoded row is taken to need, with its key: names as long as they may be need twice as much. Rows that take more as they are
+/// stored hold sealed bytes, which need no more decoded than stored.
 const ROW_BYTES: u64 = 1_024;
 
 /// What merges are bounded by.
@@ -95,9 +96,18 @@ struct File {
 pub(super) fn cost(file: &LiveFile) -> u64 {
     let rows = file.data.rows.max(1);
     // A flush has longer row groups.
-    let group = if Origin::of(file).stage == Stage::Flushed { ROW_GROUP_ROWS } else { MERGED_ROW_GROUP_ROWS };
+    let is_flushed = Origin::of(file).stage == Stage::Flushed;
+    let group = if is_flushed { ROW_GROUP_ROWS } else { MERGED_ROW_GROUP_ROWS };
     let piece = file.data.size.saturating_mul((group as u64).min(rows)) / rows;
-    piece + rows.min(super::merge::READ_ROWS as u64) * ROW_BYTES + (64 << 10)
+    let piece = if is_flushed { piece } else { piece.min(2 * MERGED_ROW_GROUP_BYTES as u64) };
+    // Of wide rows the widest may all be in one batch.
+    let wide = if row_bytes(file) > ROW_BYTES { piece } else { 0 };
+    piece + wide + rows.min(super::merge::read_rows(row_bytes(file)) as u64) * ROW_BYTES + (64 << 10)
+}
+
+/// Bytes that a row of a file takes as it is stored, all in all.
+pub(super) fn row_bytes(file: &LiveFile) -> u64 {
+    file.data.size / file.data.rows.max(1)
 }
 
 /// The merges that are due at a time.

@@ -31,7 +31,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaDataPtr;
 use parquet::file::properties::WriterProperties;
 
-pub use layout::{MERGED_ROW_GROUP_ROWS, Purpose, ROW_GROUP_ROWS, is_partial, properties};
+pub use layout::{MERGED_ROW_GROUP_BYTES, MERGED_ROW_GROUP_ROWS, Purpose, ROW_GROUP_ROWS, is_partial, properties};
 pub use order::{Keys, sorted, taken};
 pub use reader::{StoredFile, open};
 pub use stats::{Counts, SOUGHT_ID, text_bounds, time_bounds};

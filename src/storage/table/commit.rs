@@ -202,8 +202,9 @@ impl Table {
             }
             if !inputs.iter().all(|input| self.is_live(&input.name)) {
                 let gone = inputs.iter().all(|input| !self.is_live(&input.name));
-                // Of what only removes, all that is wanted may have been done, by whomever.
-                return Ok(if outputs.is_empty() && gone {
+                // Of what only removes, the attempt before may have done all that is wanted. Without one others did so, and perhaps put the
+                // same rows elsewhere.
+                return Ok(if attempt > 0 && outputs.is_empty() && gone {
                     Replaced::Done(snapshot)
                 } else {
                     Replaced::Stale(snapshot)

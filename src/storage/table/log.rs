@@ -38,11 +38,18 @@ impl Table {
         self.checkpoint_now().await.map(|()| true)
     }
 
-    /// Makes a checkpoint at the version that was read last: once it is a day old, the commits before it go.
+    /// Makes a checkpoint at the version that was read last, unless that has one: once it is a day old, the commits before it go.
     ///
     /// # Errors
     /// What the store says; trying again is safe.
-    pub async fn checkpoint_now(&mut self) -> Result<(), StorageError> {
+    pub async fn checkpoint_past(&mut self) -> Result<(), StorageError> {
+        if self.delta.version() == Some(self.last_checkpoint().await?) {
+            return Ok(());
+        }
+        self.checkpoint_now().await
+    }
+
+    async fn checkpoint_now(&mut self) -> Result<(), StorageError> {
         let Some(version) = self.delta.version() else { return Ok(()) };
         create_checkpoint(&self.delta, None).await.map_err(|e| self.fault("make a checkpoint of", e))?;
         self.checkpointed = Some(version);
