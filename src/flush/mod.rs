@@ -3,10 +3,11 @@
 //! For one org, in this order, each step atomic and each with the position that it brings its part to:
 //!
 //! 1. samples to `tool_invocations`, 2. their partial rollups to `tool_usage_hourly`, 3. and to `tool_usage_daily`,
-//! 4. sealed payloads to `tool_invocation_payloads`, 5. runs of idempotency keys, 6. the state, which names all of it. Then the live buffer forgets what all tables hold.
+//! 4. sealed payloads to `tool_invocation_payloads`, 5. runs of idempotency keys, 6. the state, which names all of it.
+//!    Then the live buffer forgets what all tables hold.
 //!
-//! A crash between two steps leaves tables ahead of the state; the next load takes the state and the log after it, and each table
-//! goes on from its own position. What may be deleted from the log then is `trim`'s.
+//! A crash between two steps leaves tables ahead of the state; the next load takes the state and the log after it, and
+//! each table goes on from its own position. What may be deleted from the log then is `trim`'s.
 //!
 //! Any node may flush; positions make it harmless that two do. To spare the work, a node that sees that another one
 //! has moved an org's tables waits twice as long before it flushes that org itself.
@@ -179,8 +180,8 @@ async fn look(node: &Node, org: &Org, part: Part, table: &mut Table) -> Result<u
     Ok(position)
 }
 
-/// Commits what was encoded of a range of positions. Where another node has moved the table on meanwhile, what is lacking
-/// still is encoded again.
+/// Commits what was encoded of a range of positions. Where another node has moved the table on meanwhile, what is
+/// lacking still is encoded again.
 async fn commit(
     node: &Node,
     org: &Org,

@@ -8,8 +8,8 @@ use crate::storage::StorageError;
 
 /// Up to where the log is not needed for an org of which everything is known; none if it is not needed at all.
 ///
-/// Not past the older of its two newest states while it has a section after the newest, nor past what its tables hold while they
-/// lack samples, nor past what its newest checkpoint covers.
+/// Not past the older of its two newest states while it has a section after the newest, nor past what its tables hold
+/// while they lack samples, nor past what its newest checkpoint covers.
 pub(crate) fn limit(org: &Org) -> Option<u64> {
     let state = org.state.read();
     let states = (state.saved < state.position).then_some(state.saved_before);
@@ -50,7 +50,8 @@ pub(crate) async fn park(node: &Node, org: &OrgName, positions: &[u64]) -> Resul
     for position in positions {
         let path = parked_path(org, *position);
         let Some(object) = node.log.read(*position).await? else {
-            // Only what another node has trimmed may be absent: then that one has parked it, or the org needs it no more.
+            // Only what another node has trimmed may be absent: then that one has parked it, or the org needs it no
+            // more.
             if node.log.floor().await?.number >= *position {
                 continue;
             }
@@ -64,8 +65,8 @@ pub(crate) async fn park(node: &Node, org: &OrgName, positions: &[u64]) -> Resul
     Ok(())
 }
 
-/// Deletes what was parked of an org and is needed no more, by the same bound as the log itself. More may be parked while the org
-/// is in use: what is left is looked at again once the bound has passed some of it.
+/// Deletes what was parked of an org and is needed no more, by the same bound as the log itself. More may be parked
+/// while the org is in use: what is left is looked at again once the bound has passed some of it.
 pub(crate) async fn unpark(node: &Node, org: &Org) -> Result<(), StorageError> {
     let Some(from) = org.parked_from() else { return Ok(()) };
     // Read before the listing: what is parked later is past it.

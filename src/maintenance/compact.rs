@@ -14,8 +14,8 @@ use crate::storage::StorageError;
 use crate::storage::parquet::is_partial;
 use crate::storage::table::Replacement;
 
-/// Merges of a turn that may fail before it ends: one file that cannot be read keeps the others from nothing, and a store that fails
-/// is not asked again and again.
+/// Merges of a turn that may fail before it ends: one file that cannot be read keeps the others from nothing, and a
+/// store that fails is not asked again and again.
 const MOST_FAILED: usize = 3;
 
 /// Merges what is due of a table, as far as a turn goes.

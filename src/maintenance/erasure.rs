@@ -1,14 +1,15 @@
-//! Erasure of a caller: the samples of a caller are taken out of the files that hold them, and the sealed payloads of these calls.
+//! Erasure of a caller: the samples of a caller are taken out of the files that hold them, and the sealed payloads of
+//! these calls.
 //!
-//! Each file is looked through by its column `caller` alone; one that holds the caller is rewritten without those rows, as a merge of one
-//! file, in one commit that checks that the file is live. The old file is deleted a day later with all others that no version names, and so
-//! are the commits of Delta's log that have the caller among the bounds of a file.
-//! What is not in the tables yet is flushed first. Counters and rollups have no callers, and stay as they are; the ledger's entries
-//! are not touched, and one of them says what was erased, without the name: a keyed digest of it, by which the org can show that a request was
-//! carried out.
+//! Each file is looked through by its column `caller` alone; one that holds the caller is rewritten without those rows,
+//! as a merge of one file, in one commit that checks that the file is live. The old file is deleted a day later with
+//! all others that no version names, and so are the commits of Delta's log that have the caller among the bounds of a
+//! file. What is not in the tables yet is flushed first. Counters and rollups have no callers, and stay as they are;
+//! the ledger's entries are not touched, and one of them says what was erased, without the name: a keyed digest of it,
+//! by which the org can show that a request was carried out.
 //!
-//! A sealed payload does not say whose call it is of; the sample with its id does. So the payloads of a file's calls go before its samples: a run
-//! that is cut short has erased some files and not others, and asked again it does the rest.
+//! A sealed payload does not say whose call it is of; the sample with its id does. So the payloads of a file's calls go
+//! before its samples: a run that is cut short has erased some files and not others, and asked again it does the rest.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ pub struct Erased {
     pub files: u64,
 }
 
-/// Takes a caller's samples, and what was captured of these calls, out of an org's files: until all of them were looked through and none
-/// was found.
+/// Takes a caller's samples, and what was captured of these calls, out of an org's files: until all of them were looked
+/// through and none was found.
 pub(crate) async fn erase(node: &Node, tables: &Handles, caller: &str) -> Result<Erased, StorageError> {
     let mut erased = Erased::default();
     let of_caller = Filter::Caller(caller.to_owned());
@@ -76,8 +77,8 @@ pub(crate) async fn erase(node: &Node, tables: &Handles, caller: &str) -> Result
             }
         }
         if is_clean {
-            // The bounds of the old files stand in Delta's commits, which are cut a day after there is a checkpoint past them: also of a run
-            // before that was cut short.
+            // The bounds of the old files stand in Delta's commits, which are cut a day after there is a checkpoint
+            // past them: also of a run before that was cut short.
             tables.checkpoint_past(Part::Samples).await?;
             return Ok(erased);
         }
@@ -203,7 +204,8 @@ async fn each<T: Send + 'static>(
     read.await.unwrap_or_else(|e| Err(StorageError::failed("read", &file.data.path, e)))
 }
 
-/// Rewrites a file without the rows that a filter takes. Whether it did: something else may have been done to the file meanwhile.
+/// Rewrites a file without the rows that a filter takes. Whether it did: something else may have been done to the file
+/// meanwhile.
 async fn rewrite(
     node: &Node,
     tables: &Handles,

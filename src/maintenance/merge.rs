@@ -6,11 +6,13 @@
 //! store ─▶ row group ─▶ batch ─┘
 //! ```
 //!
-//! Whatever the files' size, in memory are a row group of bytes and a batch of rows of each input ([`super::plan::cost`]), the row
-//! group that is being written, and a part that is being sent: 256 MiB at most. Nothing is sorted as a whole. The store is asked on the
-//! runtime; decoding, comparing and encoding happen on threads that may block, a step at a time.
+//! Whatever the files' size, in memory are a row group of bytes and a batch of rows of each input
+//! ([`super::plan::cost`]), the row group that is being written, and a part that is being sent: 256 MiB at most.
+//! Nothing is sorted as a whole. The store is asked on the runtime; decoding, comparing and encoding happen on threads
+//! that may block, a step at a time.
 //!
-//! What is put into the store is named by nobody until it is committed: a crash or an error leaves orphans, for the vacuum.
+//! What is put into the store is named by nobody until it is committed: a crash or an error leaves orphans, for the
+//! vacuum.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Maintenance: what keeps an org's tables small, and keeps of them what is to be kept. It is apart from flushing, which it never holds up
-//! for longer than a commit.
+//! Maintenance: what keeps an org's tables small, and keeps of them what is to be kept. It is apart from flushing,
+//! which it never holds up for longer than a commit.
 //!
 //! | file | holds |
 //! |---|---|
@@ -17,14 +17,16 @@
 //!
 //! Invariants:
 //!
-//! - **The same rows.** A merge commits files in the place of others only if those are live on the version that it commits upon, and
-//!   only if as many rows came out as went in (of rollups, as many calls). So no row is lost or doubled, whoever else merges, flushes
-//!   or removes at the same time, and however long this node was paused in between. Positions are not touched: queries, counters and
-//!   replay do not notice.
+//! - **The same rows.** A merge commits files in the place of others only if those are live on the version that it
+//!   commits upon, and only if as many rows came out as went in (of rollups, as many calls). So no row is lost or
+//!   doubled, whoever else merges, flushes or removes at the same time, and however long this node was paused in
+//!   between. Positions are not touched: queries, counters and replay do not notice.
 //! - **Queries survive.** What no version names any more is deleted a day later.
-//! - **Nothing waits for it.** It holds an org's tables for the time of a commit; all reading and writing of data is beside that.
+//! - **Nothing waits for it.** It holds an org's tables for the time of a commit; all reading and writing of data is
+//!   beside that.
 //!
-//! After a crash at any step what was put and not committed is an orphan, and goes with the others. Everything else is begun again.
+//! After a crash at any step what was put and not committed is an orphan, and goes with the others. Everything else is
+//! begun again.
 
 mod bodies;
 mod compact;
@@ -60,8 +62,8 @@ use crate::state::runs;
 use crate::storage::StorageError;
 use crate::storage::table::{LiveFile, Partitioning};
 
-/// How old a file that no version names must be before it is deleted, and how old a part of Delta's log, µs. Longer than any query
-/// runs, here or in another engine that reads the table.
+/// How old a file that no version names must be before it is deleted, and how old a part of Delta's log, µs. Longer
+/// than any query runs, here or in another engine that reads the table.
 const KEPT: i64 = 24 * 3_600 * 1_000_000;
 /// How often files are looked for that nobody needs.
 const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3_600);

@@ -1,10 +1,11 @@
 //! Retention of the tables: partitions go whole, once all that they hold is older than it is kept.
 //!
-//! What is due is said first: `operator.retention` in the org's ledger names the rule, the partitions and how many rows go with them. Then one
-//! commit a table removes the files, which queries that run may read for a day yet. A crash between the two is made good by the next
-//! run, which finds the same. While the org's ledger is on hold nothing goes.
+//! What is due is said first: `operator.retention` in the org's ledger names the rule, the partitions and how many rows
+//! go with them. Then one commit a table removes the files, which queries that run may read for a day yet. A crash
+//! between the two is made good by the next run, which finds the same. While the org's ledger is on hold nothing goes.
 //!
-//! Counters and histograms are the state's and the ledger is apart: neither notices. A rollup is kept longer than what it was made of.
+//! Counters and histograms are the state's and the ledger is apart: neither notices. A rollup is kept longer than what
+//! it was made of.
 
 use std::collections::BTreeMap;
 

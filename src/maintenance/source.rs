@@ -1,8 +1,8 @@
 //! One input of a merge: its rows in order, a row group of bytes and a batch of rows in memory at a time.
 //!
-//! Bytes are asked of the store on the runtime, and decoded on a thread that may block: [`Source::next`] says when it needs bytes. A small
-//! file is read whole, in one request. A file that does not say that its rows are in order (one of an older version) is put in order
-//! batch by batch: it then lies less well in the outcome, and is there all the same.
+//! Bytes are asked of the store on the runtime, and decoded on a thread that may block: [`Source::next`] says when it
+//! needs bytes. A small file is read whole, in one request. A file that does not say that its rows are in order (one of
+//! an older version) is put in order batch by batch: it then lies less well in the outcome, and is there all the same.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The tables of an org as its maintenance has them: those of the loaded org, which its flushes write and its queries see, or handles of
-//! their own where the org is not loaded. Each is held for the time of one operation.
+//! The tables of an org as its maintenance has them: those of the loaded org, which its flushes write and its queries
+//! see, or handles of their own where the org is not loaded. Each is held for the time of one operation.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Keeping the tables of every org, loaded or not, one at a time: so that the memory of one merge is all that it takes. One whose files hang
-//! is not waited for for ever: the others are looked after beside it (rule L10).
+//! Keeping the tables of every org, loaded or not, one at a time: so that the memory of one merge is all that it takes.
+//! One whose files hang is not waited for for ever: the others are looked after beside it (rule L10).
 //!
-//! Orgs that are loaded are looked at in each round, which costs nothing where nothing is due. The others are opened now and then, at times
-//! that are apart: what was written before they were forgotten is merged when its day is over.
+//! Orgs that are loaded are looked at in each round, which costs nothing where nothing is due. The others are opened
+//! now and then, at times that are apart: what was written before they were forgotten is merged when its day is over.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,13 +1,14 @@
-//! Removing an org: a decision in the log, so that every node serves it no more from the same position on, and can be taken back for as
-//! long as the grace lasts. Then a second decision says that it is gone for good; whichever of restoring and deleting the log has first
-//! counts. A decision is of one removal: a node that has slept over a restore and another removal does not put it into the log. Nor does
-//! any while the ledger is on hold, whichever node has taken that note.
+//! Removing an org: a decision in the log, so that every node serves it no more from the same position on, and can be
+//! taken back for as long as the grace lasts. Then a second decision says that it is gone for good; whichever of
+//! restoring and deleting the log has first counts. A decision is of one removal: a node that has slept over a restore
+//! and another removal does not put it into the log. Nor does any while the ledger is on hold, whichever node has taken
+//! that note.
 //!
-//! Deleting, each step again after a crash: 1. the decision, which makes every node forget the org; 2. a tombstone takes the place of
-//! its newest state, written by whoever loads it next; 3. the keys of its sealed payloads are destroyed, and everything else under
-//! `orgs/<org>/` is deleted. A node that was paused may yet write a file of it: the tombstone stays the newest state, and
-//! maintenance deletes what else it finds, as long as the org is configured. A name that was removed is not given to another: the
-//! tombstone keeps it.
+//! Deleting, each step again after a crash: 1. the decision, which makes every node forget the org; 2. a tombstone
+//! takes the place of its newest state, written by whoever loads it next; 3. the keys of its sealed payloads are
+//! destroyed, and everything else under `orgs/<org>/` is deleted. A node that was paused may yet write a file of it:
+//! the tombstone stays the newest state, and maintenance deletes what else it finds, as long as the org is configured.
+//! A name that was removed is not given to another: the tombstone keeps it.
 
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl Plane {
     /// Removes an org because `actor` asks for it; one that is removed stays so since when it was.
     ///
     /// # Errors
-    /// [`PlaneError::OnHold`] while its ledger is; else see [`PlaneError`]. The entry may be in the ledger then: asking again is safe.
+    /// [`PlaneError::OnHold`] while its ledger is; else see [`PlaneError`]. The entry may be in the ledger then: asking
+    /// again is safe.
     pub async fn remove(&self, name: &OrgName, actor: &str, reason: Option<&str>) -> Result<Removed, PlaneError> {
         let org = self.caught_up_even_removed(name).await?;
         let removed = org.state.read().removed;
@@ -97,8 +99,8 @@ impl Plane {
         Ok(())
     }
 
-    /// Puts a decision about an org into the log that is removed since then, and waits until it is applied, or another one is, or the org
-    /// has gone meanwhile.
+    /// Puts a decision about an org into the log that is removed since then, and waits until it is applied, or another
+    /// one is, or the org has gone meanwhile.
     async fn decide(&self, name: &OrgName, removal: Removal, since: Option<i64>) -> Result<(), PlaneError> {
         let began = Instant::now();
         while began.elapsed() < DECISION_TIMEOUT {
@@ -121,8 +123,8 @@ impl Plane {
         Err(PlaneError::unavailable("the log has not taken the decision in time, and may yet"))
     }
 
-    /// Deletes what is stored of an org once the grace of its removal is over. Says whether it is removed: nothing else is to be done
-    /// with it then.
+    /// Deletes what is stored of an org once the grace of its removal is over. Says whether it is removed: nothing else
+    /// is to be done with it then.
     ///
     /// # Errors
     /// See [`PlaneError`]; what is left is deleted the next time.

@@ -81,8 +81,8 @@ impl Asker {
 pub struct QueryResult {
     /// The columns.
     pub schema: SchemaRef,
-    /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err` and the last item.
-    /// Dropped, it stops the query.
+    /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err`
+    /// and the last item. Dropped, it stops the query.
     pub stream: BoxStream<'static, Result<RecordBatch, QueryError>>,
     /// How many rows were handed over so far.
     pub rows: Arc<AtomicUsize>,

@@ -1,11 +1,13 @@
-//! Measures the batches that a plan's operators hand on, and bounds those that take a whole input before they give anything.
+//! Measures the batches that a plan's operators hand on, and bounds those that take a whole input before they give
+//! anything.
 //!
-//! A window function over a frame that has no end takes all its rows in and computes them in one go, which nothing can interrupt, and the
-//! engine's memory pool does not see them. So its input is charged to the pool as it is taken, and what there is to compute in one go is bounded.
+//! A window function over a frame that has no end takes all its rows in and computes them in one go, which nothing can
+//! interrupt, and the engine's memory pool does not see them. So its input is charged to the pool as it is taken, and
+//! what there is to compute in one go is bounded.
 //!
-//! One over a frame that has an end gives rows as it takes others in, and holds those between: few, but where many rows are alike in what they are
-//! ordered by, all of these. They are charged as what went in and has not come out. A frame that reaches back by values holds as many as the values
-//! say: all that went in is charged.
+//! One over a frame that has an end gives rows as it takes others in, and holds those between: few, but where many rows
+//! are alike in what they are ordered by, all of these. They are charged as what went in and has not come out. A frame
+//! that reaches back by values holds as many as the values say: all that went in is charged.
 
 use std::fmt;
 use std::pin::Pin;
@@ -39,7 +41,8 @@ pub(super) enum Kept {
     One,
     /// All are kept, and so many functions are then computed over all of them in one go.
     All { functions: usize },
-    /// Those are kept that have not come out again, and so many rows before: rows of each partition that have come out are counted here.
+    /// Those are kept that have not come out again, and so many rows before: rows of each partition that have come out
+    /// are counted here.
     Until(Counts, usize),
     /// Counts the rows that come out.
     Counted(Counts),

@@ -1,8 +1,8 @@
 //! One query from its text to its last batch, as the task that runs it holds it.
 //!
-//! Its place goes back when the task ends, not when the client leaves: a query that does not stop at once still counts. It goes back for a while
-//! when the reader is slow, see `admission`. Time that a query waits for its reader or for a place is none of its own, but all of it together has an
-//! end, and so has the answer.
+//! Its place goes back when the task ends, not when the client leaves: a query that does not stop at once still counts.
+//! It goes back for a while when the reader is slow, see `admission`. Time that a query waits for its reader or for a
+//! place is none of its own, but all of it together has an end, and so has the answer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use super::{QueryError, SqlLimits, SqlRequest, guard, plan};
 /// How long a reader may leave a batch unread before the query gives its place to others.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the end means a
-/// query that died without a word.
+/// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the
+/// end means a query that died without a word.
 pub(super) type Item = Result<Option<RecordBatch>, QueryError>;
 
 /// A query.

@@ -1,9 +1,10 @@
-//! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches that they do not
-//! hold yet, as one.
+//! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches
+//! that they do not hold yet, as one.
 //!
-//! Files are dropped before they are opened when their date or their range of event times, of `seq` or of ids of calls shows that no row can match; what is left
-//! is pruned by row group and page inside DataFusion's Parquet source. Strings come out of Parquet as views; the live batches
-//! hold plain strings and are turned into views as they are read, only the columns that are asked for.
+//! Files are dropped before they are opened when their date or their range of event times, of `seq` or of ids of calls
+//! shows that no row can match; what is left is pruned by row group and page inside DataFusion's Parquet source.
+//! Strings come out of Parquet as views; the live batches hold plain strings and are turned into views as they are
+//! read, only the columns that are asked for.
 
 use std::sync::Arc;
 
@@ -64,8 +65,8 @@ pub(super) struct EventTable {
 }
 
 impl EventTable {
-    /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition column, no file
-    /// holds it. Live batches have exactly the stored columns.
+    /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition
+    /// column, no file holds it. Live batches have exactly the stored columns.
     pub(super) fn new(
         stored: &Schema,
         event_time: &'static str,
@@ -268,8 +269,8 @@ fn balanced(files: &[&DataFile], proved: &[ObjectMeta], partitions: usize, parti
 
 /// Whether a filter keeps few enough rows that the reader gains by applying it while it decodes.
 ///
-/// Measured: it halves a search for one caller or one id, and slows a full scan by a third. So: equality with values that are
-/// not the common ones.
+/// Measured: it halves a search for one caller or one id, and slows a full scan by a third. So: equality with values
+/// that are not the common ones.
 fn is_selective(filter: &Expr) -> bool {
     let rare = |column: &Expr, value: &Expr| match (column, value) {
         (Expr::Column(column), Expr::Literal(value, _)) => {

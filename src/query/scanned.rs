@@ -1,6 +1,7 @@
 //! How much a plan reads, known before it runs: the files that are left once their dates and times were looked at.
 //!
-//! Files that must be proved are read whole as the query is planned: what they come to is bounded before that, see [`Reads`].
+//! Files that must be proved are read whole as the query is planned: what they come to is bounded before that, see
+//! [`Reads`].
 
 use std::sync::Arc;
 

@@ -41,8 +41,8 @@ pub(super) const BATCH_ROWS: usize = 8192;
 /// Rows of a batch of a query that can make large values, so that a column of them stays small.
 pub(super) const BATCH_ROWS_OF_LARGE_VALUES: usize = 512;
 
-/// What is remembered of files' footers and page indexes, of all orgs together; what was used longest ago gives way. About a hundred
-/// of the largest files, or some thousands of small ones.
+/// What is remembered of files' footers and page indexes, of all orgs together; what was used longest ago gives way.
+/// About a hundred of the largest files, or some thousands of small ones.
 const FOOTER_BYTES: usize = 64 << 20;
 
 /// How many consumers of memory an error names in the log.
@@ -98,8 +98,9 @@ impl Sessions {
         &self.spills
     }
 
-    /// A session that holds the tables of `view` and the information schema, and takes its memory from `memory`. `mentions` tells which tables the
-    /// query may name, so that the others need not be made; `reads` bounds what is read as it is planned.
+    /// A session that holds the tables of `view` and the information schema, and takes its memory from `memory`.
+    /// `mentions` tells which tables the query may name, so that the others need not be made; `reads` bounds what is
+    /// read as it is planned.
     pub(super) async fn open(
         &self,
         view: &OrgView,

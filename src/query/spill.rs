@@ -1,8 +1,9 @@
 //! Where queries spill to: bounded for all together, and by org, so that one org leaves room to the others.
 //!
-//! The engine's disk managers count what each of them has written, and not what they have together. So there is one for each org with queries, and
-//! what it may write is set anew, as queries begin and while they run, to what the others leave. Between two of these moments all together may
-//! write more than the bound, by what a disk takes in a twentieth of a second.
+//! The engine's disk managers count what each of them has written, and not what they have together. So there is one for
+//! each org with queries, and what it may write is set anew, as queries begin and while they run, to what the others
+//! leave. Between two of these moments all together may write more than the bound, by what a disk takes in a twentieth
+//! of a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -257,8 +257,8 @@ async fn a_query_that_would_read_too_much_is_refused_before_it_begins() {
     assert_eq!(world.json(everything, vec![]).await.unwrap_err().code(), "scan_too_large");
 }
 
-/// A running sum holds what is alike in what it is ordered by, and little else; a frame that reaches back by values holds what these say.
-/// Neither is counted by the engine.
+/// A running sum holds what is alike in what it is ordered by, and little else; a frame that reaches back by values
+/// holds what these say. Neither is counted by the engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_window_holds_between_its_rows_is_charged() {
     let limits = SqlLimits { time: Duration::from_secs(60), memory_bytes: 16 << 20, ..small() };
@@ -297,7 +297,8 @@ impl Evidence for Proofs {
     }
 }
 
-/// A segment is read whole to be proved: that happens only within the bound of what a query reads, and only where it runs.
+/// A segment is read whole to be proved: that happens only within the bound of what a query reads, and only where it
+/// runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn segments_past_the_bound_are_not_even_proved() {
     let mut world = World::new(SqlLimits { scan_bytes: 1_500, ..small() }).await;
@@ -336,7 +337,8 @@ async fn footers_are_remembered() {
     assert_eq!(world.json(query, vec![]).await.unwrap()["rows"], json!([[0]]));
 }
 
-/// A window function over a whole input holds it: that is charged to the pool, and what it computes in one go is bounded.
+/// A window function over a whole input holds it: that is charged to the pool, and what it computes in one go is
+/// bounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_over_a_whole_input_is_charged_and_bounded() {
     let world = World::new(SqlLimits { time: Duration::from_secs(60), ..small() }).await;

@@ -1,9 +1,9 @@
 //! Stops queries when they together hold more than they may (invariant I7).
 //!
-//! The engine's memory pool bounds what sorts, groups and hash tables hold, and refuses more; batches on their way it does not see. So while queries
-//! run a thread adds up, twenty times a second, what each of them holds of both, and past the bound stops the query that holds the most, and waits
-//! until it has ended before it looks again. What the process holds for anything else is not counted: no query is stopped for samples that wait to be
-//! flushed.
+//! The engine's memory pool bounds what sorts, groups and hash tables hold, and refuses more; batches on their way it
+//! does not see. So while queries run a thread adds up, twenty times a second, what each of them holds of both, and
+//! past the bound stops the query that holds the most, and waits until it has ended before it looks again. What the
+//! process holds for anything else is not counted: no query is stopped for samples that wait to be flushed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! Makes a plan give its thread up now and then, so that time limits and cancellation reach it, and measures what flows in it.
+//! Makes a plan give its thread up now and then, so that time limits and cancellation reach it, and measures what flows
+//! in it.
 //!
-//! The engine makes its leaves cooperative. A join can make any number of batches of one batch of a leaf, and where a filter above
-//! drops them all, nothing ever waits: the task would not return to its scheduler until the join is done. So whatever
-//! multiplies rows is made cooperative too.
+//! The engine makes its leaves cooperative. A join can make any number of batches of one batch of a leaf, and where a
+//! filter above drops them all, nothing ever waits: the task would not return to its scheduler until the join is done.
+//! So whatever multiplies rows is made cooperative too.
 
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use super::metered::{Counts, Kept, Metered};
 use super::usage::Usage;
 
-/// The plan, with everything that multiplies rows made cooperative, what can make large batches measured, and what takes its whole input bounded.
+/// The plan, with everything that multiplies rows made cooperative, what can make large batches measured, and what
+/// takes its whole input bounded.
 pub(super) fn yielding(plan: Arc<dyn ExecutionPlan>, usage: &Arc<Usage>) -> Result<Arc<dyn ExecutionPlan>> {
     let measured = |node, kept| Arc::new(Metered::new(node, Arc::clone(usage), kept)) as Arc<dyn ExecutionPlan>;
     let wrapped = plan.transform_up(|node| {

@@ -1,4 +1,5 @@
-//! Maintenance of a running server's tables: merging while DuckDB reads and clients write, retention, and what is said of both.
+//! Maintenance of a running server's tables: merging while DuckDB reads and clients write, retention, and what is said
+//! of both.
 
 use std::time::Duration;
 
@@ -167,7 +168,8 @@ async fn the_routes_of_the_storage_are_for_operators() {
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
 }
 
-/// What one node takes out is seen on no other node for long, neither in the files that it knows nor among what it has not flushed.
+/// What one node takes out is seen on no other node for long, neither in the files that it knows nor among what it has
+/// not flushed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erased_caller_is_seen_on_no_other_node_either() {
     let orgs = org_names(1);
@@ -199,7 +201,8 @@ async fn files_on_a_bucket_are_merged_and_removed() {
     let bucket = seaweed.bucket().await;
     let config = "orgs: [{ name: default, tier: community }]\nflush: { interval: 1h }\nmaintenance: { interval: 1h, small_files: 2 }";
     let mut server = Config::new().on_bucket(&bucket.yaml("prod")).with(config).start().await;
-    // Three flushes, at least two of which fall into one hour; with ids that nothing packs, so that two files make one of more than one part.
+    // Three flushes, at least two of which fall into one hour; with ids that nothing packs, so that two files make one
+    // of more than one part.
     for _ in 0..3 {
         let client = server.client();
         for _ in 0..4 {

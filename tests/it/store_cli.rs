@@ -21,7 +21,8 @@ fn cluster() -> (Cluster, Vec<String>) {
     (Cluster::new(&format!("{}\n{YAML}", Cluster::orgs(&orgs))), orgs)
 }
 
-/// Runs `mcpg store …` with the deployment's key on a store; its exit code, its answer, and what it says on standard error.
+/// Runs `mcpg store …` with the deployment's key on a store; its exit code, its answer, and what it says on standard
+/// error.
 async fn store_on(cluster: &Cluster, storage: &Path, words: &[&str]) -> (i32, Value, String) {
     answer(command(cluster, storage, words)).await
 }

@@ -174,7 +174,8 @@ proptest! {
     }
 }
 
-/// Sealed payloads are as wide as calls are: what a merge holds of them is bounded by bytes, and so is what their readers do.
+/// Sealed payloads are as wide as calls are: what a merge holds of them is bounded by bytes, and so is what their
+/// readers do.
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_payloads_become_a_file_a_day_in_row_groups_that_fit_memory() {
     let (world, mut rng) = (World::new(), rng(22));

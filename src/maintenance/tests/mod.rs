@@ -189,7 +189,8 @@ impl World {
         rows
     }
 
-    /// What a rollup says, by window and series: calls, errors, denials, sum, least, greatest and histogram, merged from its partial rows.
+    /// What a rollup says, by window and series: calls, errors, denials, sum, least, greatest and histogram, merged
+    /// from its partial rows.
     pub(super) async fn merged(&self, granularity: Granularity) -> BTreeMap<String, String> {
         let mut found: BTreeMap<String, (Vec<i64>, [f64; 3], Histogram)> = BTreeMap::new();
         for file in self.files(Part::Rollup(granularity)).await {

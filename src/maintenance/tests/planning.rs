@@ -172,8 +172,8 @@ fn daily_rollups_of_a_year_are_a_file_a_month() {
     assert!(shelf.files.iter().all(|file| Origin::of(file).stage >= Stage::Day));
 }
 
-/// Orgs of all kinds at the default flush interval: some that call all the time, at rates that are a hundred times apart, and many
-/// that call now and then.
+/// Orgs of all kinds at the default flush interval: some that call all the time, at rates that are a hundred times
+/// apart, and many that call now and then.
 #[test]
 fn a_week_of_fifty_orgs_leaves_at_most_twelve_files_of_an_org_and_day() {
     let every = |org: i64| if org < 8 { 10_000_000 } else { (org - 7) * 3 * MINUTE };
@@ -204,8 +204,8 @@ fn a_week_of_fifty_orgs_leaves_at_most_twelve_files_of_an_org_and_day() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever arrives when, and of which day: every merge is within its bounds, no row is merged more than four times, and
-    /// nothing that could be merged for ever is left in pieces.
+    /// Whatever arrives when, and of which day: every merge is within its bounds, no row is merged more than four
+    /// times, and nothing that could be merged for ever is left in pieces.
     #[test]
     fn bounded(
         arrivals in prop::collection::vec((0i64..6 * 24 * 60, 0i64..8, 1u64..400_000, 1u64..40), 1..300),

@@ -59,7 +59,8 @@ async fn of_two_merges_of_the_same_files_one_changes_nothing() {
     assert_eq!(one.files(Part::Samples).await.len(), 1);
 }
 
-/// Files that were to be removed, and that another node merged in the meantime, are not removed: their rows are elsewhere.
+/// Files that were to be removed, and that another node merged in the meantime, are not removed: their rows are
+/// elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_others_merged_do_not_count_as_removed() {
     let objects = Arc::new(InMemory::new());
@@ -124,8 +125,8 @@ async fn a_merge_that_slept_while_others_merged_vacuumed_and_cut_the_log_changes
     assert_eq!(said(&other).await, before);
 }
 
-/// A flush that is paused just before its commit, while all that happens until it goes on takes the version that it creates
-/// out of the log again.
+/// A flush that is paused just before its commit, while all that happens until it goes on takes the version that it
+/// creates out of the log again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_whose_commit_comes_when_the_log_has_been_cut_is_not_believed() {
     let objects = Arc::new(InMemory::new());

@@ -1,4 +1,5 @@
-//! What the parser takes and the engine passes over in silence: it would answer as if it were not written. So it is refused by name.
+//! What the parser takes and the engine passes over in silence: it would answer as if it were not written. So it is
+//! refused by name.
 
 use datafusion::sql::sqlparser::ast::{Function, FunctionArguments, GroupByExpr, Select, TableFactor, WindowSpec};
 

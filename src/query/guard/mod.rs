@@ -1,12 +1,13 @@
 //! What is refused before anything is planned.
 //!
-//! The text is bounded before it is parsed, because parsers and planners recurse and multiply: its bytes, its tokens, its nesting, and
-//! its operators, since a chain of them is a tree as deep as it is long. The parsed statement is bounded by what it would become:
-//! a common table expression is copied wherever it is named, so tables are counted with those copies; and a condition is pushed down by
-//! putting what computes a column in its place, so where `n + n AS n` is nested, columns are counted as often as that would name them.
+//! The text is bounded before it is parsed, because parsers and planners recurse and multiply: its bytes, its tokens,
+//! its nesting, and its operators, since a chain of them is a tree as deep as it is long. The parsed statement is
+//! bounded by what it would become: a common table expression is copied wherever it is named, so tables are counted
+//! with those copies; and a condition is pushed down by putting what computes a column in its place, so where
+//! `n + n AS n` is nested, columns are counted as often as that would name them.
 //!
-//! Allowed is one `SELECT`, `WITH` or `VALUES` over tables and offered functions. The list of what is refused makes good errors and keeps values
-//! small; isolation does not rest on it, see [`super::session`].
+//! Allowed is one `SELECT`, `WITH` or `VALUES` over tables and offered functions. The list of what is refused makes
+//! good errors and keeps values small; isolation does not rest on it, see [`super::session`].
 
 mod ignored;
 mod inspector;

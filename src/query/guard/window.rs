@@ -1,7 +1,7 @@
 //! Bounds on window functions.
 //!
-//! A frame that reaches some rows back or forward is held in memory, and so are the rows that `lag` and `lead` reach over: they are
-//! bounded here. Which aggregates are offered over windows is with the functions.
+//! A frame that reaches some rows back or forward is held in memory, and so are the rows that `lag` and `lead` reach
+//! over: they are bounded here. Which aggregates are offered over windows is with the functions.
 
 use std::ops::ControlFlow;
 

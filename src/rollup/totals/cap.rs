@@ -1,17 +1,18 @@
 //! How many series are shown, and which make room for others.
 //!
-//! A series costs memory here and in every Prometheus that scrapes it, so at most `max_series` are shown. Once there are, the one that
-//! has been silent the longest, 30 days at least by the log's clock, makes room for a new one: it becomes a **tombstone**, which keeps
-//! what it has counted and is not shown. When it is counted in again it takes a place like a new one, with its old value. Where no series
-//! is that silent, a sample of a new one is counted under workspace, plugin and tool `__other__`, so that there is at most one more. The
-//! workspace is folded too, since there may be as many workspaces as tools. Tombstones are at most three times as many as series may be
-//! shown; then none makes room any more.
+//! A series costs memory here and in every Prometheus that scrapes it, so at most `max_series` are shown. Once there
+//! are, the one that has been silent the longest, 30 days at least by the log's clock, makes room for a new one: it
+//! becomes a **tombstone**, which keeps what it has counted and is not shown. When it is counted in again it takes a
+//! place like a new one, with its old value. Where no series is that silent, a sample of a new one is counted under
+//! workspace, plugin and tool `__other__`, so that there is at most one more. The workspace is folded too, since there
+//! may be as many workspaces as tools. Tombstones are at most three times as many as series may be shown; then none
+//! makes room any more.
 //!
-//! One plugin of one workspace has at most nine tenths of the places, so that names which it makes up leave some to the others (under a
-//! cap of 100 all of them).
+//! One plugin of one workspace has at most nine tenths of the places, so that names which it makes up leave some to the
+//! others (under a cap of 100 all of them).
 //!
-//! [`RunningTotals::overflowed_series`] says how many were folded: exactly, up to `max_series` of them, which are remembered by a hash of
-//! 64 bits each. [`RunningTotals::overflowed_by`] says whose they were.
+//! [`RunningTotals::overflowed_series`] says how many were folded: exactly, up to `max_series` of them, which are
+//! remembered by a hash of 64 bits each. [`RunningTotals::overflowed_by`] says whose they were.
 
 use super::{OTHER, RunningTotals, Series, Share, name};
 use crate::rollup::digest::SeriesName;
@@ -58,8 +59,8 @@ impl RunningTotals {
         self.series_count() < self.max_series || self.entomb_the_most_silent(None, now)
     }
 
-    /// Makes a tombstone of the series that has been silent the longest, of all or of those of a plugin. False if none has been for
-    /// long enough, or there are too many tombstones.
+    /// Makes a tombstone of the series that has been silent the longest, of all or of those of a plugin. False if none
+    /// has been for long enough, or there are too many tombstones.
     fn entomb_the_most_silent(&mut self, of: Option<SeriesName<'_>>, now: i64) -> bool {
         let key = of.map(|name| (Box::from(name.workspace), Box::from(name.plugin)));
         let known = match &key {

@@ -1,14 +1,15 @@
 //! The running totals of one org: all that a scrape reads, kept current by each acknowledged batch.
 //!
-//! A state machine: the same digests, applied in the same order, give the same totals on every node, so it does not matter
-//! which of them is scraped. Two kinds of state are in it:
+//! A state machine: the same digests, applied in the same order, give the same totals on every node, so it does not
+//! matter which of them is scraped. Two kinds of state are in it:
 //!
-//! - **Series**, one for each (workspace, plugin, tool): calls, errors, denials and the latency histogram of dispatched calls since the
-//!   org's first sample. They only ever grow (invariant I3): retention, compaction and restarts do not touch them. Late samples
-//!   count as any others.
-//! - **Windows**, for the quantile gauges: the latency of one (plugin, tool) over all workspaces in one UTC hour or day. Kept
-//!   are the open window, the one before it, and one that the clock of a gateway may be ahead in; a sample of another time
-//!   counts in the series alone. Which windows are kept depends on the reader's clock, but not what is in them.
+//! - **Series**, one for each (workspace, plugin, tool): calls, errors, denials and the latency histogram of dispatched
+//!   calls since the org's first sample. They only ever grow (invariant I3): retention, compaction and restarts do not
+//!   touch them. Late samples count as any others.
+//! - **Windows**, for the quantile gauges: the latency of one (plugin, tool) over all workspaces in one UTC hour or
+//!   day. Kept are the open window, the one before it, and one that the clock of a gateway may be ahead in; a sample of
+//!   another time counts in the series alone. Which windows are kept depends on the reader's clock, but not what is in
+//!   them.
 //!
 //! At most so many series are shown: see `cap`.
 
@@ -120,8 +121,8 @@ impl RunningTotals {
         &self.org
     }
 
-    /// Counts a batch. `now`, in microseconds since the Unix epoch, says which windows are still of interest, and when a new series
-    /// began; it is the log's, so that it is the same on every node.
+    /// Counts a batch. `now`, in microseconds since the Unix epoch, says which windows are still of interest, and when
+    /// a new series began; it is the log's, so that it is the same on every node.
     pub fn apply(&mut self, digest: &Digest, now: i64) {
         let places: Vec<usize> = digest.series().map(|name| self.place_of(name, now)).collect();
         for cell in digest.cells() {
@@ -167,8 +168,8 @@ impl RunningTotals {
         self.series.len() - self.tombstones
     }
 
-    /// How many of the series that were folded were of which plugin of which workspace; those of all but the first few under
-    /// `__other__`.
+    /// How many of the series that were folded were of which plugin of which workspace; those of all but the first few
+    /// under `__other__`.
     pub fn overflowed_by(&self) -> impl Iterator<Item = (&str, &str, u64)> {
         self.overflowed_by.iter().map(|((workspace, plugin), count)| (&**workspace, &**plugin, *count))
     }

@@ -57,8 +57,8 @@ impl Folders {
                 _ => {}
             }
             if let Err(e) = (self.sync)(parent) {
-                // The next fsync may succeed without writing the entry; made anew, it is written. One that holds something
-                // by now cannot be removed, and stays unknown.
+                // The next fsync may succeed without writing the entry; made anew, it is written. One that holds
+                // something by now cannot be removed, and stays unknown.
                 let _ = fs::remove_dir(folder);
                 return Err(e);
             }
@@ -121,7 +121,8 @@ pub(super) fn write_durably(
         Ok(()) => fs::rename(staged, target).map_err(WriteError::Failed),
     };
     if create || placed.is_err() {
-        // The staged name is of no use any more. Whether it goes away matters to nobody: it is looked for at the next start.
+        // The staged name is of no use any more. Whether it goes away matters to nobody: it is looked for at the next
+        // start.
         let _ = fs::remove_file(staged);
     }
     placed?;

@@ -23,8 +23,8 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// What is below `folder`, which is at `path` of the store, in order of path: all of it, or the files and folders in it alone; of the
-    /// files those after `after`.
+    /// What is below `folder`, which is at `path` of the store, in order of path: all of it, or the files and folders
+    /// in it alone; of the files those after `after`.
     pub(super) fn of(
         folder: &FsPath,
         path: &Path,
@@ -39,7 +39,8 @@ impl Walk {
         Ok((objects, folders))
     }
 
-    /// Adds what is in `folder`, which is at `path` of the store. One that is not there, or is no folder, holds nothing.
+    /// Adds what is in `folder`, which is at `path` of the store. One that is not there, or is no folder, holds
+    /// nothing.
     fn folder(&mut self, folder: &FsPath, path: &Path, depth: usize) -> io::Result<()> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,

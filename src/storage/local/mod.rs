@@ -6,18 +6,20 @@
 //! So an object is seen whole or not at all, and once the call returns it is there for good. Reads, and deletions,
 //! which need no such care, go to `object_store`.
 //!
-//! **A failed fsync of a folder.** The object is in place and the call fails: it may be gone after a power cut. Linux reports
-//! such a failure once; the next fsync may succeed without having written anything. So a later success proves nothing by
-//! itself: a create that finds the object there does not claim that it is durable, and [`super::Store::settle`] renames
-//! the same bytes over it, which gives the next fsync something to write. That also covers an object of another process, which
-//! is visible from its link on, before that process has fsynced the folder. The same holds for a folder: the first use of each
-//! in a process fsyncs the one above it, whoever made it.
+//! **A failed fsync of a folder.** The object is in place and the call fails: it may be gone after a power cut. Linux
+//! reports such a failure once; the next fsync may succeed without having written anything. So a later success proves
+//! nothing by itself: a create that finds the object there does not claim that it is durable, and
+//! [`super::Store::settle`] renames the same bytes over it, which gives the next fsync something to write. That also
+//! covers an object of another process, which is visible from its link on, before that process has fsynced the folder.
+//! The same holds for a folder: the first use of each in a process fsyncs the one above it, whoever made it.
 //!
-//! Of many small objects that go together the disk's flushes are nearly all of the cost. They are written in one go: all of the
-//! files, then an fsync of each, which finds most of the work done by the ones before, and one of each folder.
+//! Of many small objects that go together the disk's flushes are nearly all of the cost. They are written in one go:
+//! all of the files, then an fsync of each, which finds most of the work done by the ones before, and one of each
+//! folder.
 //!
-//! **What is listed** are files whose names can be an object's. Others never fail a listing: names that are not UTF-8 or
-//! hold control characters, hidden ones (`.nfs…`, `.foo.swp`), editors' backups (`foo~`), and what goes away meanwhile.
+//! **What is listed** are files whose names can be an object's. Others never fail a listing: names that are not UTF-8
+//! or hold control characters, hidden ones (`.nfs…`, `.foo.swp`), editors' backups (`foo~`), and what goes away
+//! meanwhile.
 //!
 //! | file | holds |
 //! |---|---|
@@ -134,7 +136,8 @@ impl FsyncLocal {
         }
     }
 
-    /// What is below `prefix`, in order of path: all of it, or the files and folders in it alone; of the files those after `after`.
+    /// What is below `prefix`, in order of path: all of it, or the files and folders in it alone; of the files those
+    /// after `after`.
     async fn entries(
         &self,
         prefix: Option<&Path>,

@@ -12,7 +12,8 @@ use object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
 
 use super::{FsyncLocal, generic};
 
-/// A multipart upload: parts are written to a staged file as they come, which is fsynced and put in its place when it completes.
+/// A multipart upload: parts are written to a staged file as they come, which is fsynced and put in its place when it
+/// completes.
 #[derive(Debug)]
 pub(super) struct StagedUpload {
     pub(super) store: FsyncLocal,
@@ -59,7 +60,8 @@ impl MultipartUpload for StagedUpload {
 
 impl Drop for StagedUpload {
     fn drop(&mut self) {
-        // Of one that was completed the staged name is gone; of any other it is of no use, and looked for at the next start.
+        // Of one that was completed the staged name is gone; of any other it is of no use, and looked for at the next
+        // start.
         let _ = fs::remove_file(&self.path);
     }
 }

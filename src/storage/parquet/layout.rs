@@ -2,12 +2,13 @@
 //!
 //! Chosen by measurement: zstd 1; times and counts as DELTA_BINARY_PACKED; no dictionary for ids and durations, which
 //! hardly repeat; ids of calls as DELTA_BYTE_ARRAY, since those of one moment begin alike, and the other ids as
-//! DELTA_LENGTH_BYTE_ARRAY, which packs better than lengths among the digits; dictionaries for the rest. No bounds are kept of
-//! ids but those of calls.
+//! DELTA_LENGTH_BYTE_ARRAY, which packs better than lengths among the digits; dictionaries for the rest. No bounds are
+//! kept of ids but those of calls.
 //!
-//! Samples are in order of plugin, tool and time: most queries are for a tool, and columns whose neighbours are alike pack
-//! better. Rollups are in order of window, plugin, tool and workspace, so that the partial rows of one series lie side by side. A
-//! file says its order in its footer (`sorting_columns`); one of an older version says none, and is in order of arrival.
+//! Samples are in order of plugin, tool and time: most queries are for a tool, and columns whose neighbours are alike
+//! pack better. Rollups are in order of window, plugin, tool and workspace, so that the partial rows of one series lie
+//! side by side. A file says its order in its footer (`sorting_columns`); one of an older version says none, and is in
+//! order of arrival.
 
 use arrow::datatypes::{DataType, Schema};
 use parquet::basic::{Compression, Encoding, ZstdLevel};

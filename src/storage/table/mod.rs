@@ -1,10 +1,11 @@
 //! One Delta table of one org: its files, and the log position that they hold.
 //!
-//! A commit adds files together with a Delta application transaction (`txn`, app id `mcpg.wal/<org>/<table>`) whose version is the
-//! log position up to which the table now holds every sample. So files and position change in one atomic step, and a table that was
-//! copied from another org is told by its having no position of this one's (tables of the first version say `mcpg.wal`): a crash
-//! before it leaves files that no log names, a crash after it has the position, and replay does neither twice. Two
-//! nodes that flush the same range race for one commit; the loser finds the position already there and drops its files.
+//! A commit adds files together with a Delta application transaction (`txn`, app id `mcpg.wal/<org>/<table>`) whose
+//! version is the log position up to which the table now holds every sample. So files and position change in one atomic
+//! step, and a table that was copied from another org is told by its having no position of this one's (tables of the
+//! first version say `mcpg.wal`): a crash before it leaves files that no log names, a crash after it has the position,
+//! and replay does neither twice. Two nodes that flush the same range race for one commit; the loser finds the position
+//! already there and drops its files.
 //!
 //! The table is made at its first flush. Reading its state needs a listing of Delta's log, and so happens at start and
 //! after a flush, never on a query's path.
@@ -17,14 +18,15 @@
 //! | `vacuum` | the fence that makes deleting files safe |
 //! | `partitioning` | days and months |
 //!
-//! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may create a version
-//! that was there, and is gone since its log was cut: nobody would ever read it. So a commit is believed when a listing made after it
-//! shows no checkpoint at or after its version; otherwise the table is read anew, and tells.
+//! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may
+//! create a version that was there, and is gone since its log was cut: nobody would ever read it. So a commit is
+//! believed when a listing made after it shows no checkpoint at or after its version; otherwise the table is read anew,
+//! and tells.
 //!
-//! **Deleting files.** A file may be committed only on a version that was read before the file was put into the store, or on one that
-//! has the same *fence* as that one. A vacuum lists the files, commits a new fence, and then deletes those of the list that no
-//! version up to the fence names. So whoever put a file that a vacuum takes for an orphan cannot commit it any more, however long it slept.
-//! Writers put their files again instead, under new names.
+//! **Deleting files.** A file may be committed only on a version that was read before the file was put into the store,
+//! or on one that has the same *fence* as that one. A vacuum lists the files, commits a new fence, and then deletes
+//! those of the list that no version up to the fence names. So whoever put a file that a vacuum takes for an orphan
+//! cannot commit it any more, however long it slept. Writers put their files again instead, under new names.
 
 mod commit;
 mod files;
@@ -88,8 +90,8 @@ pub struct DataFile {
     pub time_range: Option<(i64, i64)>,
     /// Least and greatest `seq`, in a segment of a ledger.
     pub seq_range: Option<(i64, i64)>,
-    /// Least and greatest `invocation_id` in it, where they are known. Ids of version 7 begin with their time, so that those of a day
-    /// lie in few files; others prune nothing.
+    /// Least and greatest `invocation_id` in it, where they are known. Ids of version 7 begin with their time, so that
+    /// those of a day lie in few files; others prune nothing.
     pub id_range: Option<(Arc<str>, Arc<str>)>,
 }
 
@@ -114,7 +116,8 @@ pub struct Table {
     /// What failed in the store beneath Delta.
     failures: Failures,
     known: HashMap<String, LiveFile>,
-    /// What was read of transactions, and at which version: to read one is to read the log from its newest checkpoint on.
+    /// What was read of transactions, and at which version: to read one is to read the log from its newest checkpoint
+    /// on.
     transactions: HashMap<String, (u64, u64)>,
     /// The version of the newest checkpoint of Delta's log, as far as is known.
     checkpointed: Option<u64>,
@@ -263,8 +266,9 @@ impl Table {
         Ok(())
     }
 
-    /// What a commit has to say of the table's columns, where this version of the program has some that the table lacks: they come
-    /// after those it has, and files that were written before have none of them. `None`: it has them all.
+    /// What a commit has to say of the table's columns, where this version of the program has some that the table
+    /// lacks: they come after those it has, and files that were written before have none of them. `None`: it has them
+    /// all.
     fn widened(&self) -> Result<Option<Metadata>, StorageError> {
         let state = self.delta.snapshot().map_err(|e| self.fault("read", e))?;
         let (known, wanted) = (state.schema(), self.schema.as_ref().try_into_kernel());
@@ -299,8 +303,8 @@ impl Table {
     }
 
     /// A store that fails may do better later; a log that arrived whole and cannot be understood is damaged (invariant
-    /// I2). `before` is how much had failed in the store when the call began that ended with `e`: Delta's libraries do not
-    /// always say what their errors come from.
+    /// I2). `before` is how much had failed in the store when the call began that ended with `e`: Delta's libraries do
+    /// not always say what their errors come from.
     fn unreadable(&self, before: u64, e: DeltaTableError) -> StorageError {
         if self.failures.count() > before {
             return self.fault("read", e);

@@ -206,8 +206,8 @@ async fn three_commits() -> (Arc<InMemory>, Store) {
     (objects, store)
 }
 
-/// Opens (or, where one is given that is behind, refreshes) a table again and again, another read failing each time, until
-/// none is left to fail. Gives how many were tried.
+/// Opens (or, where one is given that is behind, refreshes) a table again and again, another read failing each time,
+/// until none is left to fail. Gives how many were tried.
 async fn each_read_fails_in_turn(objects: &Arc<InMemory>, in_body: bool, refresh: bool) -> usize {
     let plain = Store::new(Arc::clone(objects) as Arc<dyn ObjectStore>, "memory://");
     for nth in 0..200 {
