@@ -12,6 +12,6 @@ CREATE TABLE tool_usage_hourly (
     sum_ms       DOUBLE    NOT NULL, -- this and the next three: of dispatched calls, since a denied one ran nothing
     min_ms       DOUBLE    NOT NULL, -- the greatest double where none was dispatched
     max_ms       DOUBLE    NOT NULL,
-    latency      BINARY    NOT NULL, -- mergeable histogram, see src/rollup/histogram.rs
+    latency      BINARY    NOT NULL, -- mergeable histogram, see src/rollup/histogram
     date         DATE      NOT NULL  -- partition column: UTC date of window_start
 );

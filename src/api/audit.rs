@@ -32,7 +32,7 @@ use super::{Api, Problem};
 use crate::audit::entry;
 use crate::ingest::{RowKind, is_action};
 use crate::model::{Decision, OrgName, Role};
-use crate::query::{Asker, QueryError, SqlRequest};
+use crate::query::{Asker, OrgView, QueryError, SqlRequest};
 
 const NEWEST_FIRST: &str = include_str!("../../queries/audit_newest_first.sql");
 const OLDEST_FIRST: &str = include_str!("../../queries/audit_oldest_first.sql");
@@ -41,6 +41,9 @@ const CANONICAL: &str = include_str!("../../queries/audit_canonical.sql");
 /// Entries of a page, if nothing else is asked for, and at most.
 const LIMIT: u64 = 100;
 const MOST: u64 = 1_000;
+/// Entries that a page is looked for in first, and how many times as many it is looked for in each time after that.
+const FIRST_WINDOW: i64 = 16_384;
+const GROWTH: i64 = 16;
 /// Canonical entries of an answer at most: they are streamed, and none is held for long.
 const MOST_CANONICAL: u64 = 10_000;
 
@@ -70,9 +73,19 @@ pub(super) async fn get(
 
 async fn answer(api: &Api, org: &OrgName, page: &Page, who: &Who) -> Result<Vec<u8>, Problem> {
     let view = api.plane.view(org).await?;
-    // Readers of ledgers have places of their own, so that a page waits for nobody's statement.
-    let result = api.engine.query(view, page.request(), Asker::ledger(who.label())).await?;
-    let batches: Vec<RecordBatch> = result.stream.try_collect().await?;
+    let wanted = page.limit.saturating_add(1);
+    let (mut batches, mut rows): (Vec<RecordBatch>, u64) = (Vec::new(), 0);
+    for window in page.windows(numbers(&view)) {
+        if rows >= wanted {
+            break;
+        }
+        // Readers of ledgers have places of their own, so that a page waits for nobody's statement.
+        let request = page.request(window, wanted - rows);
+        let result = api.engine.query(view.clone(), request, Asker::ledger(who.label())).await?;
+        let found: Vec<RecordBatch> = result.stream.try_collect().await?;
+        rows += found.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+        batches.extend(found);
+    }
     let unreadable = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a page of the ledger could not be read");
         Problem::internal()
@@ -85,6 +98,17 @@ async fn answer(api: &Api, org: &OrgName, page: &Page, who: &Who) -> Result<Vec<
     let more = all.count() > limit;
     let next_cursor = entries.last().filter(|_| more).map(|entry| page.cursor(entry.seq));
     serde_json::to_vec(&Answer { entries, next_cursor }).map_err(|error| unreadable(&error))
+}
+
+/// The numbers of the entries that a view of a ledger has: the first, and the one after the last.
+fn numbers(view: &OrgView) -> std::ops::Range<i64> {
+    let files = view.audit.files.iter().filter_map(|file| file.seq_range);
+    let live = view.audit.live.iter().filter_map(|batch| {
+        let numbers = batch.column_by_name("seq")?.as_primitive_opt::<Int64Type>()?.values();
+        numbers.first().copied().zip(numbers.last().copied())
+    });
+    let all = files.chain(live).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+    all.map_or(0..0, |(first, last)| first..last.saturating_add(1))
 }
 
 /// Gives entries as they were hashed, one a line: `sha256sum` of a line without its end is the entry's hash.
@@ -180,7 +204,10 @@ async fn entries(
     // A ledger's key is named by its origin.
     let origin = vkey.split('+').next().unwrap_or_default().to_owned();
     let view = api.plane.view(org).await?;
-    let params = vec![json!(range.from), json!(range.limit)];
+    // Entries have no gaps: of those that were removed, the first ones after them come.
+    let from = range.from.max(numbers(&view).start);
+    let before = from.saturating_add(i64::try_from(range.limit).unwrap_or(i64::MAX));
+    let params = vec![json!(from), json!(before)];
     let request = SqlRequest { query: CANONICAL.to_owned(), params };
     let result = api.engine.query(view, request, Asker::ledger(None)).await?;
     Ok((origin, result.stream))
@@ -285,12 +312,40 @@ impl Page {
         }
     }
 
-    /// The statement, asking for one entry more than the page has, which tells whether there is a next one.
-    fn request(&self) -> SqlRequest {
+    /// The entries in which the page is looked for, a few first and ever more: most pages are full by then, and all other segments
+    /// stay closed.
+    fn windows(&self, all: std::ops::Range<i64>) -> impl Iterator<Item = std::ops::Range<i64>> {
+        let oldest_first = self.oldest_first;
+        let mut left = match self.after {
+            Some(after) if oldest_first => all.start.max(after.saturating_add(1))..all.end,
+            Some(after) => all.start..all.end.min(after),
+            None => all,
+        };
+        let mut width = FIRST_WINDOW;
+        std::iter::from_fn(move || {
+            if left.is_empty() {
+                return None;
+            }
+            let window = if oldest_first {
+                left.start..left.end.min(left.start.saturating_add(width))
+            } else {
+                left.start.max(left.end.saturating_sub(width))..left.end
+            };
+            if oldest_first {
+                left.start = window.end
+            } else {
+                left.end = window.start
+            }
+            width = width.saturating_mul(GROWTH);
+            Some(window)
+        })
+    }
+
+    /// The statement, over the entries of a window.
+    fn request(&self, window: std::ops::Range<i64>, rows: u64) -> SqlRequest {
         let query = if self.oldest_first { OLDEST_FIRST } else { NEWEST_FIRST };
         let mut params = self.filters.to_vec();
-        params.push(json!(self.after));
-        params.push(json!(self.limit + 1));
+        params.extend([json!(window.start), json!(window.end), json!(rows)]);
         SqlRequest { query: query.to_owned(), params }
     }
 
@@ -477,6 +532,32 @@ mod tests {
         assert_eq!(Page::parse(&format!("order=asc&cursor={cursor}")).unwrap().after, Some(41));
         assert_eq!(Page::parse(&format!("cursor={cursor}")).unwrap_err().code(), "invalid_cursor");
         assert_eq!(Page::parse("cursor=x").unwrap_err().code(), "invalid_cursor");
+    }
+
+    #[test]
+    fn windows_are_looked_through_in_the_order_of_the_page_and_leave_none_out() {
+        for (query, first) in [("", 4_000_000 - 16_384..4_000_000), ("order=asc", 7..7 + 16_384)] {
+            let page = Page::parse(query).unwrap();
+            let windows: Vec<_> = page.windows(7..4_000_000).collect();
+            assert_eq!(windows[0], first);
+            assert!(windows.len() <= 4, "{windows:?}");
+            let mut sorted = windows.clone();
+            if !page.oldest_first {
+                sorted.reverse();
+            }
+            assert!(sorted.windows(2).all(|pair| pair[0].end == pair[1].start), "{windows:?}");
+            assert_eq!((sorted[0].start, sorted.last().unwrap().end), (7, 4_000_000));
+        }
+        let after = |oldest_first, after| {
+            let page = Page { oldest_first, after: Some(after), ..Page::parse("").unwrap() };
+            page.windows(7..100).collect::<Vec<_>>()
+        };
+        assert_eq!(after(false, 50), [7..50]);
+        assert_eq!(after(true, 50), [51..100]);
+        for nothing in [after(false, 7), after(false, 0), after(true, 99), after(true, i64::MAX)] {
+            assert!(nothing.is_empty(), "{nothing:?}");
+        }
+        assert_eq!(Page::parse("").unwrap().windows(0..0).count(), 0);
     }
 
     #[test]

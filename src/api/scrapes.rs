@@ -1,12 +1,15 @@
-//! Scrapes of orgs' metrics: rendered once for all that wait for the same one, a few at a time, compressed, and bounded in memory.
+//! Scrapes of orgs' metrics: rendered once for all that wait for the same one, a few at a time, compressed, and bounded
+//! in memory.
 //!
 //! An org is loaded before a scrape of it takes its turn: one whose files hang keeps no other org's scrape waiting.
 //!
-//! A scrape shows all that was acknowledged before it came. So one that comes while another waits to be rendered gets that rendering, and one that
-//! comes once it has begun gets the next. What slow readers hold of their answers is bounded: past it a scrape is told to come again.
+//! A scrape shows all that was acknowledged before it came. So one that comes while another waits to be rendered gets
+//! that rendering, and one that comes once it has begun gets the next. What slow readers hold of their answers is
+//! bounded: past it a scrape is told to come again. One org has at most half of that room, so that its slow readers
+//! keep no other org's scrapes out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -24,8 +27,9 @@ use crate::rollup::exposition::{Format, Shown, render_shown};
 
 /// Renderings at once: each holds the org's totals still for as long as it takes.
 const AT_ONCE: usize = 2;
-/// What all answers may hold until they are sent.
+/// What all answers may hold until they are sent, and those of one org.
 const HELD_BYTES: usize = 256 << 20;
+const HELD_BYTES_OF_ORG: usize = HELD_BYTES / 2;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,7 +54,7 @@ type Rendering = Shared<BoxFuture<'static, Result<Rendered, Problem>>>;
 pub(super) struct Scrapes {
     waiting: Mutex<HashMap<Wanted, Rendering>>,
     turns: Semaphore,
-    room: Arc<Semaphore>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Scrapes {
@@ -61,18 +65,51 @@ impl std::fmt::Debug for Scrapes {
 
 impl Default for Scrapes {
     fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
-            room: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
-        }
+        Self { waiting: Mutex::default(), turns: Semaphore::new(AT_ONCE), room: Room::default() }
     }
+}
+
+/// The room for answers that are being sent.
+struct Room {
+    all: Arc<Semaphore>,
+    /// Of orgs that have answers there.
+    of: Mutex<HashMap<OrgName, Weak<Semaphore>>>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(HELD_BYTES / 1024)), of: Mutex::default() }
+    }
+}
+
+impl Room {
+    /// Room for an answer of an org, if there is any.
+    fn take(&self, org: &OrgName, bytes: usize) -> Option<Place> {
+        let kibibytes = u32::try_from(bytes / 1024 + 1).ok()?;
+        let share = {
+            let mut of = self.of.lock();
+            of.retain(|_, share| share.strong_count() > 0);
+            let known = of.get(org).and_then(Weak::upgrade);
+            let share = known.unwrap_or_else(|| Arc::new(Semaphore::new(HELD_BYTES_OF_ORG / 1024)));
+            of.insert(org.clone(), Arc::downgrade(&share));
+            share
+        };
+        let of_org = share.try_acquire_many_owned(kibibytes).ok()?;
+        let of_all = Arc::clone(&self.all).try_acquire_many_owned(kibibytes).ok()?;
+        Some(Place { _of_org: of_org, _of_all: of_all })
+    }
+}
+
+/// The room that an answer takes.
+struct Place {
+    _of_org: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// Bytes, with the room that they take.
 struct Held {
     bytes: Vec<u8>,
-    _room: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl AsRef<[u8]> for Held {
@@ -110,6 +147,7 @@ async fn render_next(api: Arc<Api>, wanted: Wanted) -> Result<Rendered, Problem>
     api.scrapes.waiting.lock().remove(&wanted);
     loaded?;
     let Wanted { org, granularity, format, shown, coding } = wanted;
+    let of = org.clone();
     let now = micros(api.clock.now());
     let exemplars = api.exemplars.of(&org);
     let read = api.plane.with_totals(&org, move |totals| {
@@ -129,10 +167,34 @@ async fn render_next(api: Arc<Api>, wanted: Wanted) -> Result<Rendered, Problem>
         }
     };
     drop(turn);
-    let kibibytes = u32::try_from(packed.len() / 1024 + 1).unwrap_or(u32::MAX);
-    let room = Arc::clone(&api.scrapes.room).try_acquire_many_owned(kibibytes).map_err(|_| {
+    let place = api.scrapes.room.take(&of, packed.len()).ok_or_else(|| {
         let detail = "too many scrapes are being read slowly; come again, and read faster or ask for gzip";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(Duration::from_secs(1))
     })?;
-    Ok(Rendered { body: Bytes::from_owner(Held { bytes: packed, _room: room }), series })
+    Ok(Rendered { body: Bytes::from_owner(Held { bytes: packed, _place: place }), series })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HELD_BYTES, HELD_BYTES_OF_ORG, Room};
+
+    #[test]
+    fn slow_readers_of_one_org_leave_room_to_the_others() {
+        let room = Room::default();
+        let (noisy, quiet) = ("noisy".parse().unwrap(), "quiet".parse().unwrap());
+        let answer = 22 << 20;
+        let mut held = Vec::new();
+        while let Some(place) = room.take(&noisy, answer) {
+            held.push(place);
+        }
+        assert!(!held.is_empty() && held.len() * answer <= HELD_BYTES_OF_ORG);
+        let of_quiet = room.take(&quiet, answer).unwrap();
+        held.pop();
+        assert!(room.take(&noisy, answer).is_some(), "who reads makes room");
+        drop((held, of_quiet));
+        assert_eq!(room.all.available_permits(), HELD_BYTES / 1024);
+        assert!(room.take(&noisy, HELD_BYTES_OF_ORG - 1024).is_some());
+        assert!(room.take(&quiet, answer).is_some());
+        assert_eq!(room.of.lock().len(), 1, "who has no answers there is forgotten");
+    }
 }

@@ -10,12 +10,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::body::{Incoming, json};
 use super::retention::dry_run;
 use super::who::Who;
 use super::{Api, Problem};
@@ -82,16 +84,28 @@ pub(super) async fn erase(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
     who: Who,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Erased>, Problem> {
     let org = api.allow(&who, &org, Role::Operator).await?;
     let advice = r#"send whose samples go and why, as JSON: {"caller": "…", "reason": "…"}, each 1 to 1024 characters"#;
     let invalid = || Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", advice);
-    let body = to_bytes(body, BODY).await.map_err(|_| invalid())?;
-    let Erasure { caller, reason } = serde_json::from_slice(&body).map_err(|_| invalid())?;
+    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
+    let mut body = Incoming::new(&headers, body);
+    let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= BODY).unwrap_or(0)).await?;
+    let body = body.read(BODY, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
+    drop(admission);
+    let Erasure { caller, reason } = json(&body).map_err(|_| invalid())?;
     let is_sane = |text: &str| (1..=TEXT).contains(&text.chars().count()) && !text.trim().is_empty();
     if !is_sane(&caller) || !is_sane(&reason) {
         return Err(invalid());
     }
-    Ok(Json(api.plane.erase(&org, who.actor(), &caller, &reason).await?))
+    // It goes on whether or not its client waits for it: one that has left may ask again for what came of it.
+    let (plane, actor) = (Arc::clone(&api.plane), who.actor().to_owned());
+    let erasing = tokio::spawn(async move { plane.erase(&org, &actor, &caller, &reason).await });
+    let erased = erasing.await.map_err(|error| {
+        tracing::error!(%error, "an erasure did not come to its end");
+        Problem::internal()
+    })?;
+    Ok(Json(erased?))
 }

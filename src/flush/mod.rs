@@ -92,14 +92,15 @@ pub(crate) async fn flush(node: &Node, org: &Org) -> Result<bool, PlaneError> {
 pub(crate) enum Part {
     Samples,
     Rollup(Granularity),
-    /// Sealed payloads, which are flushed apart and merged by nobody.
+    /// Sealed payloads, which are flushed apart.
     Payloads,
 }
 
 impl Part {
+    /// What is made of samples.
     pub(crate) const ALL: [Self; 3] = [Self::Samples, Self::Rollup(Granularity::Hour), Self::Rollup(Granularity::Day)];
 
-    /// All that is kept for a time, and of which files that nobody needs are deleted.
+    /// All that maintenance looks after.
     pub(crate) const KEPT: [Self; 4] =
         [Self::Samples, Self::Rollup(Granularity::Hour), Self::Rollup(Granularity::Day), Self::Payloads];
 

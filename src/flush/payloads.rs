@@ -1,8 +1,9 @@
-//! From the live rows of sealed payloads to their table: the bytes that the rows name are read, and held against the hashes that the log
-//! has of them. A flush reads so many bytes at a time and commits them, so that its memory is bounded however much waits.
+//! From the live rows of sealed payloads to their table: the bytes that the rows name are read, and held against the
+//! hashes that the log has of them. A flush reads so many bytes at a time and commits them, so that its memory is
+//! bounded however much waits.
 //!
-//! What the log names is deleted a day later by the org's maintenance. A node that comes upon an object that is gone looks at the table
-//! again: another one may have moved it on.
+//! What the log names is deleted a day later by the org's maintenance. A node that comes upon an object that is gone
+//! looks at the table again: another one may have moved it on.
 
 use std::collections::HashMap;
 use std::sync::Arc;

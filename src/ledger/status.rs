@@ -28,6 +28,9 @@ pub(crate) const HOLD: &str = "ledger.hold";
 pub(crate) const RELEASE: &str = "ledger.release";
 /// Checkpoints are signed by another key from here on.
 pub(crate) const KEY: &str = "ledger.key";
+/// Rows go from the tables: of a caller, or since they are old.
+pub(crate) const ERASURE: &str = "operator.erasure";
+pub(crate) const RETENTION: &str = "operator.retention";
 /// The control plane has read its configuration.
 pub(crate) const CONFIG_LOADED: &str = "operator.config_loaded";
 /// What an action of the ledger's own begins with.
@@ -45,6 +48,9 @@ pub(crate) struct Status {
     pub(crate) pruned: Option<Pruned>,
     /// The newest entry that tells of a configuration loaded.
     pub(crate) config: Option<u64>,
+    /// The newest entry since this node has the ledger that tells of rows which go from the tables: what it knows of their files is old.
+    #[serde(skip)]
+    pub(crate) removal: Option<u64>,
     /// The verifier key that the newest `ledger.key` tells of.
     pub(crate) key: Option<String>,
     /// The keys of sealed payloads.
@@ -86,7 +92,8 @@ impl Status {
                 self.payload_keys.fold(action, actor, time, rows.detail(row).as_ref());
                 continue;
             }
-            if action != CONFIG_LOADED && !of_sessions && !action.starts_with(LEDGER) {
+            let of_tables = action == ERASURE || action == RETENTION;
+            if action != CONFIG_LOADED && !of_sessions && !of_tables && !action.starts_with(LEDGER) {
                 continue;
             }
             let Some(seq) = rows.seq(row) else { continue };
@@ -99,6 +106,7 @@ impl Status {
                 HOLD => {
                     self.hold.get_or_insert(seq);
                 }
+                ERASURE | RETENTION => self.removal = Some(seq),
                 RELEASE => (self.hold, self.released) = (None, Some(seq)),
                 KEY => self.key = rows.detail(row).and_then(|detail| Some(detail.get("vkey")?.as_str()?.to_owned())),
                 CONFIG_LOADED if rows.actor.value(row).starts_with(OWN_ACTOR) => self.config = Some(seq),
@@ -200,6 +208,15 @@ mod tests {
         let mut status = Status::default();
         status.fold(&entries(&[("operator.config_loaded", "user:mallory", "{}")]));
         assert_eq!(status.config, None);
+    }
+
+    #[test]
+    fn rows_that_go_from_the_tables_are_known_of_and_not_stored() {
+        let mut status = Status::default();
+        status.fold(&entries(&[("operator.retention", NODE, "{}"), ("operator.erasure", "user:a", "{}")]));
+        assert_eq!(status.removal, Some(11));
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap().removal, None, "what is loaded has fresh tables");
     }
 
     #[test]

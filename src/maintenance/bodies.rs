@@ -1,5 +1,6 @@
-//! Deleting the objects that held sealed payloads before their table did: a day after they were written, so that a store which is restored
-//! to an hour ago finds what its log names. Those that no log ever named, left by a crash, go with them.
+//! Deleting the objects that held sealed payloads before their table did: a day after they were written, so that a
+//! store which is restored to an hour ago finds what its log names. Those that no log ever named, left by a crash, go
+//! with them.
 
 use object_store::path::Path;
 

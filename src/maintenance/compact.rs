@@ -14,6 +14,10 @@ use crate::storage::StorageError;
 use crate::storage::parquet::is_partial;
 use crate::storage::table::Replacement;
 
+/// Merges of a turn that may fail before it ends: one file that cannot be read keeps the others from nothing, and a
+/// store that fails is not asked again and again.
+const MOST_FAILED: usize = 3;
+
 /// Merges what is due of a table, as far as a turn goes.
 pub(super) async fn compact(node: &Node, tables: &Handles, part: Part, done: &mut Done) -> Result<(), StorageError> {
     let bounds = Bounds::of(node);
@@ -22,7 +26,8 @@ pub(super) async fn compact(node: &Node, tables: &Handles, part: Part, done: &mu
         return Ok(());
     }
     let (mut merges, before) = (0, *done);
-    while merges < MERGES_A_TURN {
+    let mut failed = Vec::new();
+    while merges < MERGES_A_TURN && failed.is_empty() {
         // What was known may be old, and each round makes files for the next.
         let view = tables.refresh(node, part).await?;
         let due = plan(&view.files, view.partitioning, bounds, node.now());
@@ -34,18 +39,21 @@ pub(super) async fn compact(node: &Node, tables: &Handles, part: Part, done: &mu
                 done.more = true;
                 break;
             }
+            if failed.len() == MOST_FAILED {
+                break;
+            }
             merges += 1;
             if !tables.may_write() || !lease::take(node, tables.org()).await? {
                 return Ok(());
             }
-            one(node, tables, part, &due, bounds, done).await?;
+            failed.extend(one(node, tables, part, &due, bounds, done).await.err());
         }
     }
     if done.merges > before.merges {
         let now = TableReport { last_compaction: report::time(node.now()), ..TableReport::default() };
         report::note(node, tables.org(), name(part), now).await?;
     }
-    Ok(())
+    failed.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Does one merge.

@@ -1,4 +1,5 @@
-//! Folding partial rollups: rows of one window and series become one, by what `queries/usage_*.sql` merge them by when they are read.
+//! Folding partial rollups: rows of one window and series become one, by what `queries/usage_*.sql` merge them by when
+//! they are read.
 //!
 //! | column | of the rows |
 //! |---|---|
@@ -7,8 +8,9 @@
 //! | other numbers | summed |
 //! | the rest | the same in all of them |
 //!
-//! Each of these is exact and the same in any order (`rollup`), so that folding leaves no trace in an answer. Rows must come in the
-//! order of their table: what is alike lies side by side. The last row is held back, since the next may belong to it.
+//! Each of these is exact and the same in any order (`rollup`), so that folding leaves no trace in an answer. Rows must
+//! come in the order of their table: what is alike lies side by side. The last row is held back, since the next may
+//! belong to it.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Deleting what nobody needs any more: files that no version of a table names, or none since a day ago, and Delta's log before the newest
-//! checkpoint that is a day old.
+//! Deleting what nobody needs any more: files that no version of a table names, or none since a day ago, and Delta's
+//! log before the newest checkpoint that is a day old.
 //!
-//! That a file which is deleted is never committed afterwards does not depend on clocks: see [`crate::storage::table`]. That no query
-//! reads it does, as far as a day.
+//! That a file which is deleted is never committed afterwards does not depend on clocks: see [`crate::storage::table`].
+//! That no query reads it does, as far as a day.
 
 use super::report::{self, TableReport};
 use super::tables::{Handles, name};

@@ -1,6 +1,6 @@
-//! Who keeps an org's tables for the time being: an object that says so. It spares nodes from doing the same work, and nothing else
-//! depends on it: two that hold it at once, by a pause or by clocks that differ, waste what one of them does, since every commit
-//! checks that its inputs are live.
+//! Who keeps an org's tables for the time being: an object that says so. It spares nodes from doing the same work, and
+//! nothing else depends on it: two that hold it at once, by a pause or by clocks that differ, waste what one of them
+//! does, since every commit checks that its inputs are live.
 
 use chrono::{DateTime, SecondsFormat};
 use object_store::path::Path;

@@ -6,11 +6,16 @@
 //! store ─▶ row group ─▶ batch ─┘
 //! ```
 //!
-//! Whatever the files' size, in memory are a row group of bytes and a batch of rows of each input ([`super::plan::cost`]), the row
-//! group that is being written, and a part that is being sent: 256 MiB at most. Nothing is sorted as a whole. The store is asked on the
-//! runtime; decoding, comparing and encoding happen on threads that may block, a step at a time.
+//! Whatever the files' size, in memory are a row group of bytes and a batch of rows of each input
+//! ([`super::plan::cost`]), the row group that is being written, and a part that is being sent: 256 MiB at most.
+//! Nothing is sorted as a whole. The store is asked on the runtime; decoding, comparing and encoding happen on threads
+//! that may block, a step at a time.
 //!
-//! What is put into the store is named by nobody until it is committed: a crash or an error leaves orphans, for the vacuum.
+//! What is put into the store is named by nobody until it is committed: a crash or an error leaves orphans, for the
+//! vacuum.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::{filter_record_batch, interleave_record_batch};
@@ -20,6 +25,7 @@ use arrow::record_batch::RecordBatch;
 use arrow::row::Row;
 use bytes::Bytes;
 use object_store::path::Path;
+use uuid::Uuid;
 
 use super::fold::Folder;
 use super::names::Stage;
@@ -31,10 +37,21 @@ use crate::storage::StorageError;
 use crate::storage::parquet::{FileWriter, Keys, Purpose, is_partial};
 use crate::storage::table::{Partitioning, WrittenFile};
 
-/// Rows that are read of an input at a time.
-pub(super) const READ_ROWS: usize = 1_024;
-/// Rows that are written at a time.
+/// Rows that are read of an input at a time, and their bytes where rows are wide.
+const READ_ROWS: usize = 1_024;
+const READ_BYTES: u64 = 1 << 20;
+/// Rows that are written at a time, and their bytes where rows are wide.
 const WRITE_ROWS: usize = 8_192;
+const WRITE_BYTES: u64 = 8 << 20;
+
+/// How many rows of so many bytes each are read of an input at a time.
+pub(super) fn read_rows(row_bytes: u64) -> usize {
+    rows_at_once(row_bytes, READ_ROWS, READ_BYTES)
+}
+
+fn rows_at_once(row_bytes: u64, rows: usize, bytes: u64) -> usize {
+    usize::try_from(bytes / row_bytes.max(1)).unwrap_or(rows).clamp(1, rows)
+}
 
 /// What a merge has written.
 #[derive(Debug, Default)]
@@ -45,18 +62,38 @@ pub(super) struct Merged {
 
 /// Rows that are left out.
 #[derive(Debug, Clone)]
-pub(super) struct Filter {
-    /// A column of texts.
-    pub(super) column: &'static str,
-    /// Rows that have it there are left out.
-    pub(super) value: String,
+pub(super) enum Filter {
+    /// Those of a caller.
+    Caller(String),
+    /// Those of calls, by their ids.
+    Calls(Arc<HashSet<u128>>),
 }
 
 impl Filter {
+    /// The column that names calls.
+    pub(super) const CALL: &'static str = "invocation_id";
+
+    /// The column that says which rows these are.
+    pub(super) fn column(&self) -> &'static str {
+        match self {
+            Self::Caller(_) => "caller",
+            Self::Calls(_) => Self::CALL,
+        }
+    }
+
+    /// Whether a row that has this there is one of them.
+    pub(super) fn takes(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::Caller(caller) => value == Some(caller),
+            Self::Calls(calls) => {
+                value.and_then(|id| Uuid::try_parse(id).ok()).is_some_and(|id| calls.contains(&id.as_u128()))
+            }
+        }
+    }
+
     fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let Some(column) = batch.column_by_name(self.column) else { return Ok(batch.clone()) };
-        let column = column.as_string::<i32>();
-        let kept: BooleanArray = column.iter().map(|value| Some(value != Some(self.value.as_str()))).collect();
+        let Some(column) = batch.column_by_name(self.column()) else { return Ok(batch.clone()) };
+        let kept: BooleanArray = column.as_string::<i32>().iter().map(|value| Some(!self.takes(value))).collect();
         filter_record_batch(batch, &kept)
     }
 }
@@ -93,6 +130,8 @@ pub(super) async fn merge(
     }
     let purpose = if merge.into.stage >= Stage::Day { Purpose::Kept } else { Purpose::Merged };
     let mut work = Work::new(sources, &site.schema, purpose, bounds).map_err(failed)?;
+    let rows: u64 = merge.inputs.iter().map(|input| input.data.rows).sum();
+    work.write_rows = rows_at_once(merge.bytes() / rows.max(1), WRITE_ROWS, WRITE_BYTES);
     work.filter = filter;
     let mut merged = Merged::default();
     let mut upload: Option<(String, Upload)> = None;
@@ -190,6 +229,7 @@ struct Work {
     batches: Vec<RecordBatch>,
     picked: Vec<(usize, usize)>,
     writer: Option<FileWriter>,
+    write_rows: usize,
     filter: Option<Filter>,
     is_over: bool,
 }
@@ -217,6 +257,7 @@ impl Work {
             batches: Vec::new(),
             picked: Vec::new(),
             writer: None,
+            write_rows: WRITE_ROWS,
             filter: None,
             is_over: false,
         }))
@@ -271,7 +312,7 @@ impl Work {
     /// Picks the rows that come next, until an input has none left or there are enough.
     fn pick(&mut self) -> Result<(), StorageError> {
         let mut is_read = false;
-        while self.picked.len() < WRITE_ROWS && !is_read {
+        while self.picked.len() < self.write_rows && !is_read {
             let Some((least, to)) = self.run() else { break };
             let Some(cursor) = self.cursors.get_mut(least) else { break };
             let batch = match cursor.place {
@@ -289,7 +330,7 @@ impl Work {
                 self.cursors.swap_remove(least);
             }
         }
-        if self.picked.len() >= WRITE_ROWS { self.emit() } else { Ok(()) }
+        if self.picked.len() >= self.write_rows { self.emit() } else { Ok(()) }
     }
 
     /// The input whose rows come next, and the row up to which they do.
@@ -305,7 +346,7 @@ impl Work {
                 second = Some(cursor);
             }
         }
-        let most = first.rows().min(first.row + WRITE_ROWS - self.picked.len());
+        let most = first.rows().min(first.row + self.write_rows - self.picked.len());
         let mut to = first.row + 1;
         match (&first.head.keys, second.map(Cursor::key)) {
             (Some(keys), Some(Some(bound))) => {

@@ -1,5 +1,5 @@
-//! Maintenance: what keeps an org's tables small, and keeps of them what is to be kept. It is apart from flushing, which it never holds up
-//! for longer than a commit.
+//! Maintenance: what keeps an org's tables small, and keeps of them what is to be kept. It is apart from flushing,
+//! which it never holds up for longer than a commit.
 //!
 //! | file | holds |
 //! |---|---|
@@ -17,14 +17,16 @@
 //!
 //! Invariants:
 //!
-//! - **The same rows.** A merge commits files in the place of others only if those are live on the version that it commits upon, and
-//!   only if as many rows came out as went in (of rollups, as many calls). So no row is lost or doubled, whoever else merges, flushes
-//!   or removes at the same time, and however long this node was paused in between. Positions are not touched: queries, counters and
-//!   replay do not notice.
+//! - **The same rows.** A merge commits files in the place of others only if those are live on the version that it
+//!   commits upon, and only if as many rows came out as went in (of rollups, as many calls). So no row is lost or
+//!   doubled, whoever else merges, flushes or removes at the same time, and however long this node was paused in
+//!   between. Positions are not touched: queries, counters and replay do not notice.
 //! - **Queries survive.** What no version names any more is deleted a day later.
-//! - **Nothing waits for it.** It holds an org's tables for the time of a commit; all reading and writing of data is beside that.
+//! - **Nothing waits for it.** It holds an org's tables for the time of a commit; all reading and writing of data is
+//!   beside that.
 //!
-//! After a crash at any step what was put and not committed is an orphan, and goes with the others. Everything else is begun again.
+//! After a crash at any step what was put and not committed is an orphan, and goes with the others. Everything else is
+//! begun again.
 
 mod bodies;
 mod compact;
@@ -60,8 +62,8 @@ use crate::state::runs;
 use crate::storage::StorageError;
 use crate::storage::table::{LiveFile, Partitioning};
 
-/// How old a file that no version names must be before it is deleted, and how old a part of Delta's log, µs. Longer than any query
-/// runs, here or in another engine that reads the table.
+/// How old a file that no version names must be before it is deleted, and how old a part of Delta's log, µs. Longer
+/// than any query runs, here or in another engine that reads the table.
 const KEPT: i64 = 24 * 3_600 * 1_000_000;
 /// How often files are looked for that nobody needs.
 const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3_600);
@@ -72,11 +74,31 @@ const SMALL_FILE: u64 = 16 << 20;
 /// Merges of one table in one turn: then it is another org's.
 const MERGES_A_TURN: usize = 16;
 
+/// For how long after rows were taken out the tables are read again each turn: another node may still be at it.
+const WATCHED: Duration = Duration::from_secs(900);
+
 /// What a node remembers of the maintenance of an org.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     refreshed: Option<Instant>,
     housekept: Option<Instant>,
+    /// The newest entry of the ledger that tells of rows that go, and since when this node knows of it.
+    removal: Option<(u64, Instant)>,
+}
+
+impl Memory {
+    /// Whether the tables are to be read again: rows that another node takes out are to be seen no more here either.
+    fn is_old(&mut self, tables: &Handles) -> bool {
+        let known = self.removal.map(|(entry, _)| entry);
+        if let Some(entry) = tables.removal().filter(|entry| Some(*entry) != known) {
+            self.removal = Some((entry, Instant::now()));
+        }
+        self.removal.is_some_and(|(_, since)| since.elapsed() < WATCHED) || is_past(self.refreshed, REFRESH)
+    }
+}
+
+fn is_past(at: Option<Instant>, period: Duration) -> bool {
+    at.is_none_or(|at| at.elapsed() >= period)
 }
 
 /// What a turn did.
@@ -102,35 +124,58 @@ pub struct Done {
     pub more: bool,
 }
 
-/// Does what is due of an org's tables, as far as a turn goes.
+/// Does what is due of an org's tables, as far as a turn goes. What fails of one table keeps nothing from the others.
 ///
 /// # Errors
-/// What the store says. What was done until then stays done.
+/// What failed first. What was done stays done.
 pub(crate) async fn turn(node: &Node, tables: &Handles, memory: &mut Memory) -> Result<Done, StorageError> {
-    let mut done = Done::default();
-    let stale = |at: Option<Instant>, period| at.is_none_or(|at: Instant| at.elapsed() >= period);
-    if stale(memory.refreshed, REFRESH) {
+    let (mut done, mut first) = (Done::default(), Ok(()));
+    if memory.is_old(tables) {
         for part in Part::KEPT {
             tables.refresh(node, part).await?;
         }
         memory.refreshed = Some(Instant::now());
     }
-    for part in Part::ALL {
-        Box::pin(compact::compact(node, tables, part, &mut done)).await?;
-        tables.checkpoint(part).await?;
+    for part in Part::KEPT {
+        let merged = Box::pin(compact::compact(node, tables, part, &mut done)).await;
+        let kept = match tables.checkpoint(part).await {
+            Ok(_) => merged,
+            Err(e) => merged.and(Err(e)),
+        };
+        note(tables, part, "merging its files", kept, &mut first);
     }
-    tables.checkpoint(Part::Payloads).await?;
-    if stale(memory.housekept, HOUSEKEEPING) && lease::take(node, tables.org()).await? {
+    if is_past(memory.housekept, HOUSEKEEPING) && lease::take(node, tables.org()).await? {
+        let mut is_sound = true;
         bodies::delete(node, tables, &mut done).await?;
         for part in Part::KEPT {
-            Box::pin(housekeeping::keep(node, tables, part, &mut done)).await?;
+            let kept = Box::pin(housekeeping::keep(node, tables, part, &mut done)).await;
+            is_sound &= kept.is_ok();
+            note(tables, part, "deleting what it does not need", kept, &mut first);
         }
         let swept = runs::sweep(node, tables.org(), tables.runs(), node.now().saturating_sub(KEPT)).await?;
         done.deleted += swept;
         node.metrics.maintenance.deleted.inc_by(swept);
-        memory.housekept = Some(Instant::now());
+        if is_sound {
+            memory.housekept = Some(Instant::now());
+        }
     }
-    Ok(done)
+    first.map(|()| done)
+}
+
+/// Keeps the first failure, and logs each with its table.
+fn note(
+    tables: &Handles,
+    part: Part,
+    what: &str,
+    outcome: Result<(), StorageError>,
+    first: &mut Result<(), StorageError>,
+) {
+    if let Err(error) = outcome {
+        tracing::warn!(org = %tables.org(), table = tables::name(part), %error, "{what} failed");
+        if first.is_ok() {
+            *first = Err(error);
+        }
+    }
 }
 
 /// What there is to say of an org's tables, by name.
@@ -174,7 +219,7 @@ pub(crate) fn of_table(
 /// Bytes of an org's tables that merges which are due would read, as far as is known without asking the store.
 pub(crate) async fn debt_of(node: &Node, tables: &Handles) -> u64 {
     let mut bytes = 0;
-    for part in Part::ALL {
+    for part in Part::KEPT {
         let view = tables.view(part).await;
         bytes += debt(&view.files, view.partitioning, node.now());
     }

@@ -1,7 +1,7 @@
 //! Which files of a table are merged with which: a function of the files and of the time, and of nothing else.
 //!
-//! Files go by when their rows **arrived**, not by when their calls happened: what is late arrives in a later hour, and merges once with
-//! what arrived then. Each merge brings rows to a higher stage:
+//! Files go by when their rows **arrived**, not by when their calls happened: what is late arrives in a later hour, and
+//! merges once with what arrived then. Each merge brings rows to a higher stage:
 //!
 //! | stage | of | when |
 //! |---|---|---|
@@ -13,8 +13,8 @@
 //!
 //! Invariants, whatever files there are (`bounded` in the tests):
 //!
-//! - **Four merges.** Rows that were merged four times are never read again: what writing a row costs is bounded by construction,
-//!   at any rate of flushes and for any number of days.
+//! - **Four merges.** Rows that were merged four times are never read again: what writing a row costs is bounded by
+//!   construction, at any rate of flushes and for any number of days.
 //! - **No large input.** A file of half the target or more is never read.
 //! - **No more than fits.** The inputs of one merge fit the memory of one: see [`Bounds`].
 //! - No file is in two merges of one plan, and all files of a merge are of one partition.
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use super::names::{HOUR, Origin, Stage};
 use crate::node::Node;
-use crate::storage::parquet::{MERGED_ROW_GROUP_ROWS, ROW_GROUP_ROWS};
+use crate::storage::parquet::{MERGED_ROW_GROUP_BYTES, MERGED_ROW_GROUP_ROWS, ROW_GROUP_ROWS};
 use crate::storage::table::{LiveFile, Partitioning};
 
 const MINUTE: i64 = 60_000_000;
@@ -39,7 +39,8 @@ const DAY_CLOSES: i64 = 2 * HOUR;
 /// What is new of a partition is merged with its day run if it is one part of so many of all.
 const WORTH: u64 = 20;
 
-/// Memory that a decoded row is taken to need, with its key: names as long as they may be need twice as much.
+/// Memory that a decoded row is taken to need, with its key: names as long as they may be need twice as much. Rows that
+/// take more as they are stored hold sealed bytes, which need no more decoded than stored.
 const ROW_BYTES: u64 = 1_024;
 
 /// What merges are bounded by.
@@ -90,14 +91,23 @@ struct File {
     origin: Origin,
 }
 
-/// Memory that reading a file takes: a row group of it, a batch of that and what holds them. Files that are no larger than a row
-/// group are read whole.
+/// Memory that reading a file takes: a row group of it, a batch of that and what holds them. Files that are no larger
+/// than a row group are read whole.
 pub(super) fn cost(file: &LiveFile) -> u64 {
     let rows = file.data.rows.max(1);
     // A flush has longer row groups.
-    let group = if Origin::of(file).stage == Stage::Flushed { ROW_GROUP_ROWS } else { MERGED_ROW_GROUP_ROWS };
+    let is_flushed = Origin::of(file).stage == Stage::Flushed;
+    let group = if is_flushed { ROW_GROUP_ROWS } else { MERGED_ROW_GROUP_ROWS };
     let piece = file.data.size.saturating_mul((group as u64).min(rows)) / rows;
-    piece + rows.min(super::merge::READ_ROWS as u64) * ROW_BYTES + (64 << 10)
+    let piece = if is_flushed { piece } else { piece.min(2 * MERGED_ROW_GROUP_BYTES as u64) };
+    // Of wide rows the widest may all be in one batch.
+    let wide = if row_bytes(file) > ROW_BYTES { piece } else { 0 };
+    piece + wide + rows.min(super::merge::read_rows(row_bytes(file)) as u64) * ROW_BYTES + (64 << 10)
+}
+
+/// Bytes that a row of a file takes as it is stored, all in all.
+pub(super) fn row_bytes(file: &LiveFile) -> u64 {
+    file.data.size / file.data.rows.max(1)
 }
 
 /// The merges that are due at a time.
@@ -250,7 +260,8 @@ fn small(mut files: Vec<File>) -> Vec<File> {
     files
 }
 
-/// The files in groups of which each fits the memory of one merge, by the order in which they arrived. Groups of one are none.
+/// The files in groups of which each fits the memory of one merge, by the order in which they arrived. Groups of one
+/// are none.
 fn fitting(mut files: Vec<File>, bounds: Bounds) -> Vec<Vec<File>> {
     files.sort_by(|a, b| (a.origin.hour, &a.live.name).cmp(&(b.origin.hour, &b.live.name)));
     let (mut groups, mut group, mut memory) = (Vec::new(), Vec::new(), 0);

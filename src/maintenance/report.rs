@@ -1,4 +1,5 @@
-//! When what was done last to an org's tables: the object `orgs/<org>/maintenance/report`, for those who ask. Nothing is decided by it.
+//! When what was done last to an org's tables: the object `orgs/<org>/maintenance/report`, for those who ask. Nothing
+//! is decided by it.
 
 use std::collections::BTreeMap;
 

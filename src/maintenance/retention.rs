@@ -1,10 +1,11 @@
 //! Retention of the tables: partitions go whole, once all that they hold is older than it is kept.
 //!
-//! What is due is said first: `operator.retention` in the org's ledger names the rule, the partitions and how many rows go with them. Then one
-//! commit a table removes the files, which queries that run may read for a day yet. A crash between the two is made good by the next
-//! run, which finds the same. While the org's ledger is on hold nothing goes.
+//! What is due is said first: `operator.retention` in the org's ledger names the rule, the partitions and how many rows
+//! go with them. Then one commit a table removes the files, which queries that run may read for a day yet. A crash
+//! between the two is made good by the next run, which finds the same. While the org's ledger is on hold nothing goes.
 //!
-//! Counters and histograms are the state's and the ledger is apart: neither notices. A rollup is kept longer than what it was made of.
+//! Counters and histograms are the state's and the ledger is apart: neither notices. A rollup is kept longer than what
+//! it was made of.
 
 use std::collections::BTreeMap;
 
@@ -46,6 +47,9 @@ pub struct ExpiredTable {
     pub rows: u64,
     /// How many bytes they have.
     pub bytes: u64,
+    /// A digest of their names: what came anew is not what went before, however alike they are.
+    #[serde(skip)]
+    pub(crate) names: String,
 }
 
 fn rule(retention: &TableRetention, part: Part) -> &Retention {
@@ -62,6 +66,14 @@ fn expired(view: &View, before: DateTime<Utc>) -> Vec<LiveFile> {
     let before = before.timestamp_micros();
     let is_over = |file: &&LiveFile| view.partitioning.range(file.data.date).1 <= before;
     view.files.iter().filter(is_over).cloned().collect()
+}
+
+fn digest(files: &[LiveFile]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        hasher.update(file.name.as_bytes()).update(b"\n");
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 fn before(node: &Node, rule: &Retention) -> DateTime<Utc> {
@@ -96,6 +108,7 @@ pub(crate) async fn plan(
             files: files.len() as u64,
             rows: files.iter().map(|file| file.data.rows).sum(),
             bytes: files.iter().map(|file| file.data.size).sum(),
+            names: digest(&files),
         });
     }
     Ok(plan)

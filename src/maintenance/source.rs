@@ -1,8 +1,8 @@
 //! One input of a merge: its rows in order, a row group of bytes and a batch of rows in memory at a time.
 //!
-//! Bytes are asked of the store on the runtime, and decoded on a thread that may block: [`Source::next`] says when it needs bytes. A small
-//! file is read whole, in one request. A file that does not say that its rows are in order (one of an older version) is put in order
-//! batch by batch: it then lies less well in the outcome, and is there all the same.
+//! Bytes are asked of the store on the runtime, and decoded on a thread that may block: [`Source::next`] says when it
+//! needs bytes. A small file is read whole, in one request. A file that does not say that its rows are in order (one of
+//! an older version) is put in order batch by batch: it then lies less well in the outcome, and is there all the same.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::merge::READ_ROWS;
+use super::merge::read_rows;
+use super::plan::row_bytes;
 use crate::storage::parquet::{Keys, sorted, taken};
 use crate::storage::table::LiveFile;
 use crate::storage::{StorageError, Store};
@@ -97,6 +98,8 @@ pub(super) struct Source {
     is_sorted: bool,
     /// The stored columns of the table.
     schema: SchemaRef,
+    /// Rows of a batch.
+    rows: usize,
     whole: Option<Piece>,
     group: usize,
     reader: Option<ParquetRecordBatchReader>,
@@ -135,7 +138,8 @@ impl Source {
             return Err(StorageError::failed("merge", &path, reason));
         }
         let whole = (piece.from == 0).then_some(piece);
-        Ok(Self { path, size, metadata, is_sorted, schema, whole, group: 0, reader: None, piece: None })
+        let rows = read_rows(row_bytes(file));
+        Ok(Self { path, size, metadata, is_sorted, schema, rows, whole, group: 0, reader: None, piece: None })
     }
 
     /// The next rows. To be called where it may block.
@@ -161,7 +165,7 @@ impl Source {
                 return Ok(Next::Needs(range(self.metadata.metadata(), self.group)));
             };
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(piece, self.metadata.clone());
-            let reader = builder.with_row_groups(vec![self.group]).with_batch_size(READ_ROWS).build();
+            let reader = builder.with_row_groups(vec![self.group]).with_batch_size(self.rows).build();
             self.reader = Some(reader.map_err(|e| StorageError::damaged(&self.path, e))?);
             self.group += 1;
         }

@@ -1,5 +1,5 @@
-//! The tables of an org as its maintenance has them: those of the loaded org, which its flushes write and its queries see, or handles of
-//! their own where the org is not loaded. Each is held for the time of one operation.
+//! The tables of an org as its maintenance has them: those of the loaded org, which its flushes write and its queries
+//! see, or handles of their own where the org is not loaded. Each is held for the time of one operation.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -134,6 +134,14 @@ impl Handles {
         }
     }
 
+    /// The newest entry of the ledger that tells of rows that go, where that is known.
+    pub(super) fn removal(&self) -> Option<u64> {
+        match self {
+            Self::Loaded(org) => org.ledger.read().status().removal,
+            Self::Apart(..) => None,
+        }
+    }
+
     /// Whether they may be written: an instance of the org in whose place there is another one writes nothing.
     pub(super) fn may_write(&self) -> bool {
         match self {
@@ -200,9 +208,9 @@ impl Handles {
         self.hold().await.table(part).checkpoint().await
     }
 
-    /// Makes a checkpoint of Delta's log.
-    pub(super) async fn checkpoint_now(&self, part: Part) -> Result<(), StorageError> {
-        self.hold().await.table(part).checkpoint_now().await
+    /// Makes a checkpoint of Delta's log, unless there is one of the version that was read last.
+    pub(super) async fn checkpoint_past(&self, part: Part) -> Result<(), StorageError> {
+        self.hold().await.table(part).checkpoint_past().await
     }
 
     /// What must not be deleted.

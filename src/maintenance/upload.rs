@@ -64,7 +64,8 @@ impl Upload {
         let Some(parts) = &mut self.parts else { return Ok(self.size) };
         match parts.complete().await {
             Ok(_) => Ok(self.size),
-            // The request to put the parts together is repeated after a lost answer; then there is no such upload any more.
+            // The request to put the parts together is repeated after a lost answer; then there is no such upload any
+            // more.
             Err(e @ Error::NotFound { .. }) => match self.store.head(&self.path).await? {
                 Some(found) if found.size == self.size => Ok(self.size),
                 _ => Err(self.failed(e)),

@@ -1,10 +1,10 @@
-//! Keeping the tables of every org, loaded or not, one at a time: so that the memory of one merge is all that it takes. One whose files hang
-//! is not waited for for ever: the others are looked after beside it (rule L10).
+//! Keeping the tables of every org, loaded or not, one at a time: so that the memory of one merge is all that it takes.
+//! One whose files hang is not waited for for ever: the others are looked after beside it (rule L10).
 //!
-//! Orgs that are loaded are looked at in each round, which costs nothing where nothing is due. The others are opened now and then, at times
-//! that are apart: what was written before they were forgotten is merged when its day is over.
+//! Orgs that are loaded are looked at in each round, which costs nothing where nothing is due. The others are opened
+//! now and then, at times that are apart: what was written before they were forgotten is merged when its day is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Plane, PlaneError, Readiness, SystemEvent};
 use crate::audit;
 use crate::flush::flush;
+use crate::ledger::status::{ERASURE, RETENTION};
 use crate::log;
 use crate::maintenance::{self, Done, Erased, ExpiredTable, Handles, Memory, RetentionPlan};
 use crate::model::OrgName;
@@ -31,7 +32,7 @@ const FIRST_APART: Duration = Duration::from_secs(3_600);
 const BACKOFF: Duration = Duration::from_secs(60);
 const MOST_BACKOFF: Duration = Duration::from_secs(3_600);
 /// How often it is looked for rows that are older than they are kept.
-const RETENTION: Duration = Duration::from_secs(6 * 3_600);
+const RETENTION_PERIOD: Duration = Duration::from_secs(6 * 3_600);
 
 /// What the key of the digests of erased callers is derived by.
 const ERASURE_DERIVATION: &str = "mcpg 2026-11-27 digests of erased callers";
@@ -78,9 +79,9 @@ impl Visits {
 /// Keeps the tables until the plane is drained.
 pub(super) async fn run(plane: Arc<Plane>) {
     let (every, began) = (plane.node.settings.maintenance_interval, Instant::now());
+    let mut outcomes = Outcomes::default();
     while plane.readiness() != Readiness::Draining {
         sleep(every).await;
-        let (mut debt, mut is_sound) = (0, true);
         for name in plane.node.settings.orgs.clone() {
             if plane.readiness() == Readiness::Draining {
                 return;
@@ -103,19 +104,50 @@ pub(super) async fn run(plane: Arc<Plane>) {
                 Err(_) => Err(hangs()),
             };
             match visited {
-                Ok(of) => debt += of,
+                Ok(debt) => outcomes.of(name, Some(debt)),
                 Err(_) if plane.readiness() == Readiness::Draining => return,
                 Err(e) => {
-                    is_sound = false;
                     plane.node.metrics.maintenance.failures.inc();
                     tracing::warn!(org = %name, error = %e, "the tables were not looked after and will be again");
+                    outcomes.of(name, None);
                 }
             }
         }
-        plane.node.metrics.maintenance.debt_bytes.set(i64::try_from(debt).unwrap_or(i64::MAX));
-        if is_sound {
+        plane.node.metrics.maintenance.debt_bytes.set(i64::try_from(outcomes.debt()).unwrap_or(i64::MAX));
+        if outcomes.are_sound() {
             plane.node.metrics.maintenance.last_success.set(plane.node.now() as f64 / 1e6);
         }
+    }
+}
+
+/// What came of the last visit to each org: not all are visited in each round, and one that fails ever more seldom.
+#[derive(Debug, Default)]
+struct Outcomes {
+    debts: HashMap<OrgName, u64>,
+    failing: HashSet<OrgName>,
+}
+
+impl Outcomes {
+    /// Notes the bytes that merges of an org which are due would read; none if its visit failed.
+    fn of(&mut self, name: OrgName, debt: Option<u64>) {
+        match debt {
+            Some(debt) => {
+                self.failing.remove(&name);
+                self.debts.insert(name, debt);
+            }
+            None => {
+                self.failing.insert(name);
+            }
+        }
+    }
+
+    fn debt(&self) -> u64 {
+        self.debts.values().sum()
+    }
+
+    /// Whether no org's last visit failed.
+    fn are_sound(&self) -> bool {
+        self.failing.is_empty()
     }
 }
 
@@ -167,13 +199,15 @@ impl Plane {
             return Ok(0);
         }
         let tables = self.handles(name).await?;
-        let done = maintenance::turn(&self.node, &tables, &mut visit.memory).await?;
-        if done.merges > 0 || done.deleted > 0 {
-            tracing::info!(org = %name, merges = done.merges, files = done.files_read, rows = done.rows, deleted = done.deleted, "looked after the tables");
-        }
-        if visit.retained.is_none_or(|at| at.elapsed() >= RETENTION) {
+        // Rows that are too old go whatever else fails.
+        let done = maintenance::turn(&self.node, &tables, &mut visit.memory).await;
+        if visit.retained.is_none_or(|at| at.elapsed() >= RETENTION_PERIOD) {
             self.retain(name, &tables, &self.actor()).await?;
             visit.retained = Some(Instant::now());
+        }
+        let done = done?;
+        if done.merges > 0 || done.deleted > 0 {
+            tracing::info!(org = %name, merges = done.merges, files = done.files_read, rows = done.rows, deleted = done.deleted, "looked after the tables");
         }
         Ok(maintenance::debt_of(&self.node, &tables).await)
     }
@@ -247,11 +281,11 @@ impl Plane {
         let detail = json!({ "tables": plan.tables });
         // Nodes that find the same to be due say so once.
         let of = |table: &ExpiredTable| {
-            let ExpiredTable { table, files, rows, bytes, partitions, .. } = table;
-            format!("{table} {files} {rows} {bytes} {partitions:?}")
+            let ExpiredTable { table, partitions, names, .. } = table;
+            format!("{table} {partitions:?} {names}")
         };
         let what = audit::Hash::of(&[plan.tables.iter().map(of).collect::<Vec<_>>().join(", ").as_bytes()]);
-        let event = SystemEvent::new(actor, "operator.retention").target(name.as_str()).detail(detail);
+        let event = SystemEvent::new(actor, RETENTION).target(name.as_str()).detail(detail);
         self.record_once(name, vec![event], &format!("retention/{what}")).await?;
         // Whichever of the two entries the ledger has first counts, whoever took note of the hold.
         plan.hold = self.caught_up(name).await?.ledger.read().status().hold;
@@ -277,7 +311,7 @@ impl Plane {
         }
         let (key, _) = self.node.signing.derive(ERASURE_DERIVATION);
         let digest = blake3::keyed_hash(&key, caller.as_bytes()).to_hex().to_string();
-        let event = SystemEvent::new(actor, "operator.erasure").target(name.as_str()).reason(reason);
+        let event = SystemEvent::new(actor, ERASURE).target(name.as_str()).reason(reason);
         self.record(name, vec![event.detail(json!({ "caller_digest": digest }))]).await?;
         // Whichever of the two entries the ledger has first counts, whoever took note of the hold.
         let org = self.caught_up(name).await?;
@@ -305,5 +339,23 @@ impl Plane {
             plan.hold = self.caught_up(name).await?.ledger.read().status().hold;
         }
         Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcomes;
+
+    #[test]
+    fn an_org_that_fails_is_not_forgotten_in_the_rounds_that_leave_it_out() {
+        let mut outcomes = Outcomes::default();
+        let (sound, failing) = ("sound".parse().unwrap(), "failing".parse::<crate::model::OrgName>().unwrap());
+        outcomes.of(failing.clone(), Some(7));
+        outcomes.of(sound, Some(3));
+        assert_eq!((outcomes.debt(), outcomes.are_sound()), (10, true));
+        outcomes.of(failing.clone(), None);
+        assert_eq!((outcomes.debt(), outcomes.are_sound()), (10, false), "as far as is known");
+        outcomes.of(failing, Some(0));
+        assert_eq!((outcomes.debt(), outcomes.are_sound()), (3, true));
     }
 }

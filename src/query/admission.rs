@@ -1,11 +1,17 @@
 //! Who runs next, so that nobody takes every place.
 //!
-//! A place is held while a query computes. With `places` of `n`, one token runs at most `n` queries at once, one org `n + 1`, all together
-//! `n + 2`: whatever one token does, another of its org finds a place, and whatever one org does, another org finds one. Who waits is let in by
-//! how few of its org run, then how few of its token, then how long it has waited.
+//! A place is held while a query computes. With `places` of `n`, one token runs at most `n` queries at once, one org
+//! `n + 1`, all together `n + 2`: whatever one token does, another of its org finds a place, and whatever one org does,
+//! another org finds one. Who waits is let in by how few of its org run, then how few of its token, then how long it
+//! has waited.
 //!
-//! A query whose reader is slow gives its place back and is *parked*: it goes on when its reader has read, once it has a place again. What is
-//! parked holds memory, so an org may have only so many parked, and the answer of one more is broken off: a slow reader costs its own.
+//! Threads that compute are shared by whatever there is to compute. So the more queries of an org run as one begins,
+//! the fewer parts it is cut into that run at once: an org that asks much has not much more of the processors than one
+//! that asks one thing.
+//!
+//! A query whose reader is slow gives its place back and is *parked*: it goes on when its reader has read, once it has
+//! a place again. What is parked holds memory, so an org may have only so many parked, and the answer of one more is
+//! broken off: a slow reader costs its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -94,6 +100,11 @@ impl Admission {
             place
         };
         timeout(patience, place).await.ok()?.ok()
+    }
+
+    /// How many queries of an org run.
+    pub(super) fn running_of(&self, org: &OrgName) -> usize {
+        self.state.lock().by_org.get(org).copied().unwrap_or_default()
     }
 
     /// Notes a query as parked, if its org may have one more.
@@ -204,6 +215,7 @@ mod tests {
             held.extend(place);
         }
         assert_eq!(held.len(), admission.most());
+        assert_eq!(admission.running_of(&"acme".parse().unwrap()), 3);
         held.clear();
         assert!(admission.enter(&party("acme", "a"), SOON).await.is_some());
     }

@@ -1,4 +1,5 @@
-//! The names a query can resolve: one catalog, two schemas, the tables put there, and nothing that could be added later.
+//! The names a query can resolve: one catalog, two schemas, the tables put there, and nothing that could be added
+//! later.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -81,8 +81,8 @@ impl Asker {
 pub struct QueryResult {
     /// The columns.
     pub schema: SchemaRef,
-    /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err` and the last item.
-    /// Dropped, it stops the query.
+    /// The rows, in batches of `schema`. It ends with `None` only when the answer is complete; a failure is an `Err`
+    /// and the last item. Dropped, it stops the query.
     pub stream: BoxStream<'static, Result<RecordBatch, QueryError>>,
     /// How many rows were handed over so far.
     pub rows: Arc<AtomicUsize>,
@@ -137,11 +137,13 @@ impl LocalEngine {
         };
         let (sql, ledger) = (Admission::new(limits.concurrency), Admission::new(limits.concurrency));
         let most = sql.most().saturating_add(ledger.most());
+        let sessions = Arc::new(Sessions::new(store, &limits)?);
+        let spills = Arc::clone(sessions.spills());
         Ok(Self {
-            sessions: Arc::new(Sessions::new(store, &limits)?),
+            sessions,
             sql,
             ledger,
-            watchdog: Watchdog::start(limits.resident_bytes).map_err(start)?,
+            watchdog: Watchdog::start(limits.resident_bytes, move || spills.balance()).map_err(start)?,
             workers: Workers::start(limits.threads.max(most)).map_err(start)?,
             room: HeadRoom::new(HEAD_BYTES.saturating_mul(limits.concurrency.max(1))),
             limits: Arc::new(limits),

@@ -1,4 +1,5 @@
-//! `EXPLAIN` and `EXPLAIN ANALYZE`: the plan of a query as text, a line a row, with how many files and bytes it reads and, analysed, what each operator did.
+//! `EXPLAIN` and `EXPLAIN ANALYZE`: the plan of a query as text, a line a row, with how many files and bytes it reads
+//! and, analysed, what each operator did.
 //!
 //! Paths are the store's business: in their place stands how many files there are.
 

@@ -90,7 +90,8 @@ pub(super) async fn flush(
     }
 }
 
-/// The tables of an org whose samples are partly flushed: samples up to `flushed.0`, the rollups in two flushes up to `flushed.1`.
+/// The tables of an org whose samples are partly flushed: samples up to `flushed.0`, the rollups in two flushes up to
+/// `flushed.1`.
 pub(super) async fn view(store: &InMemory, org: &str, all: &RecordBatch, flushed: (usize, usize)) -> OrgView {
     let rest = |from: usize| {
         if from == all.num_rows() { Vec::new() } else { vec![all.slice(from, all.num_rows() - from)] }

@@ -1,7 +1,7 @@
 //! `information_schema`: what a query can name and call, and nothing of the server.
 //!
-//! The tables `tables`, `columns`, `schemata`, `views` and `routines`, with the columns of the SQL standard that mean something here. They are
-//! the same for every org.
+//! The tables `tables`, `columns`, `schemata`, `views` and `routines`, with the columns of the SQL standard that mean
+//! something here. They are the same for every org.
 
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ fn views() -> Result<RecordBatch> {
     ])
 }
 
-/// The columns of the org's tables. A rollup as it is queried has no partition column: its parts are merged, whatever file they are in.
+/// The columns of the org's tables. A rollup as it is queried has no partition column: its parts are merged, whatever
+/// file they are in.
 fn columns() -> Result<RecordBatch> {
     let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
     let all = [

@@ -1,11 +1,18 @@
-//! Measures the batches that a plan's operators hand on, and bounds those that take a whole input before they give anything.
+//! Measures the batches that a plan's operators hand on, and bounds those that take a whole input before they give
+//! anything.
 //!
-//! A window function over a frame that has no end takes all its rows in and computes them in one go, which nothing can interrupt, and the
-//! engine's memory pool does not see them. So its input is charged to the pool as it is taken, and what there is to compute in one go is bounded.
+//! A window function over a frame that has no end takes all its rows in and computes them in one go, which nothing can
+//! interrupt, and the engine's memory pool does not see them. So its input is charged to the pool as it is taken, and
+//! what there is to compute in one go is bounded.
+//!
+//! One over a frame that has an end gives rows as it takes others in, and holds those between: few, but where many rows
+//! are alike in what they are ordered by, all of these. They are charged as what went in and has not come out. A frame
+//! that reaches back by values holds as many as the values say: all that went in is charged.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use arrow::datatypes::SchemaRef;
@@ -28,12 +35,38 @@ use super::usage::Usage;
 const MAX_VALUES_AT_ONCE: usize = 10_000_000;
 
 /// What becomes of the batches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Kept {
     /// Each is gone when the next one comes.
     One,
     /// All are kept, and so many functions are then computed over all of them in one go.
     All { functions: usize },
+    /// Those are kept that have not come out again, and so many rows before: rows of each partition that have come out
+    /// are counted here.
+    Until(Counts, usize),
+    /// Counts the rows that come out.
+    Counted(Counts),
+}
+
+/// Rows of each partition.
+#[derive(Debug, Clone)]
+pub(super) struct Counts(Arc<[AtomicUsize]>);
+
+impl Counts {
+    /// None yet, of so many partitions.
+    pub(super) fn new(partitions: usize) -> Self {
+        Self((0..partitions).map(|_| AtomicUsize::new(0)).collect())
+    }
+
+    fn of(&self, partition: usize) -> usize {
+        self.0.get(partition).map_or(0, |rows| rows.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, partition: usize, rows: usize) {
+        if let Some(count) = self.0.get(partition) {
+            count.fetch_add(rows, Ordering::Relaxed);
+        }
+    }
 }
 
 /// An operator whose batches are measured.
@@ -89,14 +122,14 @@ impl ExecutionPlan for Metered {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.usage), self.kept))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.usage), self.kept.clone()))),
             _ => exec_err!("one operator is measured at a time"),
         }
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.usage), self.kept))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.usage), self.kept.clone()))),
             _ => exec_err!("one operator is measured at a time"),
         }
     }
@@ -106,9 +139,11 @@ impl ExecutionPlan for Metered {
         Ok(Box::pin(MeteredStream {
             input: self.input.execute(partition, context)?,
             usage: Arc::clone(&self.usage),
-            kept: self.kept,
+            kept: self.kept.clone(),
+            partition,
             last: 0,
             rows: 0,
+            bytes: 0,
             reservation,
         }))
     }
@@ -118,23 +153,26 @@ struct MeteredStream {
     input: SendableRecordBatchStream,
     usage: Arc<Usage>,
     kept: Kept,
+    partition: usize,
     /// Bytes of the batch that was handed on last.
     last: usize,
+    /// Rows and bytes that were handed on.
     rows: usize,
+    bytes: usize,
     reservation: MemoryReservation,
 }
 
 impl MeteredStream {
     fn measure(&mut self, batch: &RecordBatch) -> Result<()> {
         let bytes = batch.get_array_memory_size();
-        match self.kept {
+        match &self.kept {
             Kept::One => {
                 self.usage.flows(self.last, bytes);
                 self.last = bytes;
             }
             Kept::All { functions } => {
                 self.rows = self.rows.saturating_add(batch.num_rows());
-                if self.rows.saturating_mul(functions) > MAX_VALUES_AT_ONCE {
+                if self.rows.saturating_mul(*functions) > MAX_VALUES_AT_ONCE {
                     return Err(DataFusionError::External(Box::new(QueryError::Memory(format!(
                         "window functions over a whole partition compute at most {MAX_VALUES_AT_ONCE} values; filter more, use \
                          fewer of them, or a frame that ends at the current row"
@@ -142,6 +180,14 @@ impl MeteredStream {
                 }
                 self.reservation.try_grow(bytes)?;
             }
+            Kept::Until(given, before) => {
+                self.rows = self.rows.saturating_add(batch.num_rows());
+                self.bytes = self.bytes.saturating_add(bytes);
+                let given = given.of(self.partition);
+                let kept = self.rows.saturating_sub(given).saturating_add(given.min(*before));
+                self.reservation.try_resize((self.bytes / self.rows.max(1)).saturating_mul(kept))?;
+            }
+            Kept::Counted(given) => given.add(self.partition, batch.num_rows()),
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Parameters: `$1`, `$2` … or a `?` each, given as JSON values.
 //!
-//! A value takes its placeholder's place in the parsed statement, as the literal it is: it cannot become anything but a value, and it
-//! is typed as the same literal would be, so a string compares with a timestamp.
+//! A value takes its placeholder's place in the parsed statement, as the literal it is: it cannot become anything but a
+//! value, and it is typed as the same literal would be, so a string compares with a timestamp.
 
 use std::ops::ControlFlow;
 

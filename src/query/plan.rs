@@ -1,7 +1,8 @@
 //! From a checked statement to a plan that can be stopped, measured and held in memory.
 //!
-//! How many rows a batch has is chosen by how wide a row can be: a batch of wide rows, or of calls that each make a large value, would otherwise take
-//! gigabytes in one step, which nothing sees before it is done. Rows wider than [`MAX_COLUMNS`] are refused.
+//! How many rows a batch has is chosen by how wide a row can be: a batch of wide rows, or of calls that each make a
+//! large value, would otherwise take gigabytes in one step, which nothing sees before it is done. Rows wider than
+//! [`MAX_COLUMNS`] are refused.
 
 use std::sync::Arc;
 
@@ -26,11 +27,13 @@ const BATCH_BYTES: usize = 64 << 20;
 
 /// What a value of a stored text column takes at most: 256 characters, and most far less.
 const TEXT_BYTES: usize = 256;
-/// What one of the ledger takes, taken over its columns: `detail` is up to 64 KiB, `reason` 16 KiB, all others are short.
+/// What one of the ledger takes, taken over its columns: `detail` is up to 64 KiB, `reason` 16 KiB, all others are
+/// short.
 const LEDGER_TEXT_BYTES: usize = 4 << 10;
 /// What any other value takes.
 const FIXED_BYTES: usize = 16;
-/// Into how many rows `unnest` may turn one: as many as a list has elements, which is a value and so bounded; stored lists have few.
+/// Into how many rows `unnest` may turn one: as many as a list has elements, which is a value and so bounded; stored
+/// lists have few.
 const MAX_UNNESTED: usize = 256;
 const UNNESTED: usize = 16;
 

@@ -1,8 +1,8 @@
 //! One query from its text to its last batch, as the task that runs it holds it.
 //!
-//! Its place goes back when the task ends, not when the client leaves: a query that does not stop at once still counts. It goes back for a while
-//! when the reader is slow, see `admission`. Time that a query waits for its reader or for a place is none of its own, but all of it together has an
-//! end, and so has the answer.
+//! Its place goes back when the task ends, not when the client leaves: a query that does not stop at once still counts.
+//! It goes back for a while when the reader is slow, see `admission`. Time that a query waits for its reader or for a
+//! place is none of its own, but all of it together has an end, and so has the answer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admission, Party, Place};
 use super::explain::{Explain, explained};
-use super::scanned::Scanned;
+use super::scanned::{Reads, Scanned};
 use super::session::Sessions;
 use super::usage::{Usage, too_much};
 use super::view::OrgView;
@@ -29,8 +29,8 @@ use super::{QueryError, SqlLimits, SqlRequest, guard, plan};
 /// How long a reader may leave a batch unread before the query gives its place to others.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the end means a
-/// query that died without a word.
+/// What travels from the query's task to its reader: a batch, the end, or a failure. A channel that closes before the
+/// end means a query that died without a word.
 pub(super) type Item = Result<Option<RecordBatch>, QueryError>;
 
 /// A query.
@@ -134,9 +134,16 @@ impl Running {
 
     async fn start(&self) -> Result<SendableRecordBatchStream, QueryError> {
         let checked = guard::check(&self.request.query, &self.request.params)?;
-        let state =
-            self.sessions.open(&self.view, Arc::clone(&self.memory), |table| checked.tables.contains(table)).await?;
         let explain = checked.explain;
+        let reads = Reads {
+            limits: Arc::clone(&self.limits),
+            org: self.party.org.clone(),
+            runs: explain != Some(Explain::Plan),
+        };
+        let mentions = |table: &str| checked.tables.contains(table);
+        let mut state = self.sessions.open(&self.view, Arc::clone(&self.memory), reads, mentions).await?;
+        let parts = self.limits.threads / self.admission.running_of(&self.party.org).max(1);
+        *state.config_mut() = state.config().clone().with_target_partitions(parts.max(1));
         let (plan, context) = plan::physical(state, checked, &self.usage).await?;
         // What a plan reads is told however much it is; only what runs is bounded.
         if explain != Some(Explain::Plan) {

@@ -1,9 +1,10 @@
-//! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches that they do not
-//! hold yet, as one.
+//! A table as a query reads it: the live Parquet files of a Delta table, or the segments of a ledger, and the batches
+//! that they do not hold yet, as one.
 //!
-//! Files are dropped before they are opened when their date or their range of event times, of `seq` or of ids of calls shows that no row can match; what is left
-//! is pruned by row group and page inside DataFusion's Parquet source. Strings come out of Parquet as views; the live batches
-//! hold plain strings and are turned into views as they are read, only the columns that are asked for.
+//! Files are dropped before they are opened when their date or their range of event times, of `seq` or of ids of calls
+//! shows that no row can match; what is left is pruned by row group and page inside DataFusion's Parquet source.
+//! Strings come out of Parquet as views; the live batches hold plain strings and are turned into views as they are
+//! read, only the columns that are asked for.
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ use crate::model::schema::PARTITION_COLUMN;
 use crate::storage::parquet::SOUGHT_ID;
 use crate::storage::table::DataFile;
 
+use super::scanned::Reads;
 use super::{QueryError, TableState, types};
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
@@ -59,11 +61,12 @@ pub(super) struct EventTable {
     state: TableState,
     store_url: ObjectStoreUrl,
     store: Arc<dyn ObjectStore>,
+    reads: Option<Reads>,
 }
 
 impl EventTable {
-    /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition column, no file
-    /// holds it. Live batches have exactly the stored columns.
+    /// A table of `stored` columns, of which `event_time` is what windows are cut by. If the last is the partition
+    /// column, no file holds it. Live batches have exactly the stored columns.
     pub(super) fn new(
         stored: &Schema,
         event_time: &'static str,
@@ -71,7 +74,12 @@ impl EventTable {
         store_url: ObjectStoreUrl,
         store: Arc<dyn ObjectStore>,
     ) -> Self {
-        Self { schema: types::with_views(stored), event_time, state, store_url, store }
+        Self { schema: types::with_views(stored), event_time, state, store_url, store, reads: None }
+    }
+
+    /// The table with a bound of what may be read of it before the query is planned.
+    pub(super) fn bounded(self, reads: Reads) -> Self {
+        Self { reads: Some(reads), ..self }
     }
 
     /// The partition column, if the table has one.
@@ -102,6 +110,12 @@ impl EventTable {
     /// Makes sure of files that must be proved. Gives the versions that were found right, in the order of the files.
     async fn prove(&self, files: &[&DataFile]) -> Result<Vec<ObjectMeta>> {
         let Some(evidence) = &self.state.evidence else { return Ok(Vec::new()) };
+        if let Some(reads) = &self.reads {
+            if !reads.runs {
+                return Ok(Vec::new());
+            }
+            reads.check(files).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        }
         let mut proved = Vec::with_capacity(files.len());
         for file in files {
             let meta = evidence.prove(file).await;
@@ -255,8 +269,8 @@ fn balanced(files: &[&DataFile], proved: &[ObjectMeta], partitions: usize, parti
 
 /// Whether a filter keeps few enough rows that the reader gains by applying it while it decodes.
 ///
-/// Measured: it halves a search for one caller or one id, and slows a full scan by a third. So: equality with values that are
-/// not the common ones.
+/// Measured: it halves a search for one caller or one id, and slows a full scan by a third. So: equality with values
+/// that are not the common ones.
 fn is_selective(filter: &Expr) -> bool {
     let rare = |column: &Expr, value: &Expr| match (column, value) {
         (Expr::Column(column), Expr::Literal(value, _)) => {

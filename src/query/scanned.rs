@@ -1,4 +1,9 @@
 //! How much a plan reads, known before it runs: the files that are left once their dates and times were looked at.
+//!
+//! Files that must be proved are read whole as the query is planned: what they come to is bounded before that, see
+//! [`Reads`].
+
+use std::sync::Arc;
 
 use datafusion::datasource::physical_plan::ParquetSource;
 use datafusion::datasource::source::DataSourceExec;
@@ -6,6 +11,23 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::{QueryError, SqlLimits};
 use crate::model::OrgName;
+use crate::storage::table::DataFile;
+
+/// What a query may read, and whether it is going to: a plan that is only told needs no proof.
+#[derive(Debug, Clone)]
+pub(super) struct Reads {
+    pub(super) limits: Arc<SqlLimits>,
+    pub(super) org: OrgName,
+    pub(super) runs: bool,
+}
+
+impl Reads {
+    /// Refuses files that are more than the query may read.
+    pub(super) fn check(&self, files: &[&DataFile]) -> Result<(), QueryError> {
+        let bytes = files.iter().fold(0, |bytes: u64, file| bytes.saturating_add(file.size));
+        Scanned { files: files.len() as u64, bytes }.within(&self.limits, &self.org)
+    }
+}
 
 /// Files of a plan, each as often as it is read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use arrow::datatypes::Schema;
 use datafusion::catalog::TableProvider;
 use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::datasource::ViewTable;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -27,6 +26,8 @@ use super::catalog::{CATALOG, INFORMATION_SCHEMA, OneCatalog, PUBLIC, Tables};
 use super::functions::Functions;
 use super::functions::arithmetic::CheckedArithmetic;
 use super::scan::EventTable;
+use super::scanned::Reads;
+use super::spill::Spills;
 use super::usage::Shares;
 use super::view::{OrgView, TableState};
 use super::views::{FILES, FRESH, merged_sql};
@@ -39,6 +40,10 @@ const STORE_URL: &str = "mcpg://store";
 pub(super) const BATCH_ROWS: usize = 8192;
 /// Rows of a batch of a query that can make large values, so that a column of them stays small.
 pub(super) const BATCH_ROWS_OF_LARGE_VALUES: usize = 512;
+
+/// What is remembered of files' footers and page indexes, of all orgs together; what was used longest ago gives way.
+/// About a hundred of the largest files, or some thousands of small ones.
+const FOOTER_BYTES: usize = 64 << 20;
 
 /// How many consumers of memory an error names in the log.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -53,6 +58,7 @@ pub(super) struct Sessions {
     functions: Functions,
     information: Tables,
     shares: Shares,
+    spills: Arc<Spills>,
 }
 
 impl Sessions {
@@ -68,6 +74,7 @@ impl Sessions {
                 functions,
                 store,
                 shares: Shares::default(),
+                spills: Arc::new(Spills::new(limits)),
             })
         };
         build().map_err(|error| {
@@ -86,12 +93,19 @@ impl Sessions {
         &self.shares
     }
 
-    /// A session that holds the tables of `view` and the information schema, and takes its memory from `memory`. `mentions` tells which tables the
-    /// query may name, so that the others need not be made.
+    /// Where each org's queries spill to.
+    pub(super) fn spills(&self) -> &Arc<Spills> {
+        &self.spills
+    }
+
+    /// A session that holds the tables of `view` and the information schema, and takes its memory from `memory`.
+    /// `mentions` tells which tables the query may name, so that the others need not be made; `reads` bounds what is
+    /// read as it is planned.
     pub(super) async fn open(
         &self,
         view: &OrgView,
         memory: Arc<dyn MemoryPool>,
+        reads: Reads,
         mentions: impl Fn(&str) -> bool,
     ) -> Result<SessionState, QueryError> {
         for table in [&view.samples, &view.hourly, &view.daily, &view.payloads, &view.audit] {
@@ -101,7 +115,8 @@ impl Sessions {
             let schemas = schemas().map_err(|error| DataFusionError::External(Box::new(error)))?;
             let mut tables = Tables::new();
             tables.insert(TOOL_INVOCATIONS.to_owned(), self.samples(Arc::clone(&view.samples.files), &view.samples)?);
-            tables.insert(AUDIT_LOG.to_owned(), self.table(&schemas.audit_log, "occurred_at", &view.audit));
+            let ledger = self.events(&schemas.audit_log, "occurred_at", &view.audit).bounded(reads);
+            tables.insert(AUDIT_LOG.to_owned(), Arc::new(ledger));
             if mentions(TOOL_INVOCATION_PAYLOADS) {
                 let seen = &schemas.payloads_in_sql;
                 let columns: Vec<usize> = (0..seen.fields().len()).collect();
@@ -117,7 +132,8 @@ impl Sessions {
                 let daily = self.rollup(Granularity::Day, &schemas.tool_usage_daily, &view.daily).await?;
                 tables.insert(TOOL_USAGE_DAILY.to_owned(), daily);
             }
-            let runtime = RuntimeEnv { memory_pool: memory, ..RuntimeEnv::clone(&self.runtime) };
+            let disk_manager = self.spills.of(&view.org)?;
+            let runtime = RuntimeEnv { memory_pool: memory, disk_manager, ..RuntimeEnv::clone(&self.runtime) };
             let schemas = [(PUBLIC, tables), (INFORMATION_SCHEMA, self.information.clone())];
             let mut state = self.state(schemas, Arc::new(runtime));
             // What now() answers, at each place of the query.
@@ -138,7 +154,11 @@ impl Sessions {
     }
 
     fn table(&self, stored: &Schema, event_time: &'static str, state: &TableState) -> Arc<dyn TableProvider> {
-        Arc::new(EventTable::new(stored, event_time, state.clone(), self.store_url.clone(), Arc::clone(&self.store)))
+        Arc::new(self.events(stored, event_time, state))
+    }
+
+    fn events(&self, stored: &Schema, event_time: &'static str, state: &TableState) -> EventTable {
+        EventTable::new(stored, event_time, state.clone(), self.store_url.clone(), Arc::clone(&self.store))
     }
 
     /// A rollup table, merged from its files and its live samples.
@@ -206,15 +226,10 @@ fn config(limits: &SqlLimits) -> SessionConfig {
 }
 
 fn runtime(store: Arc<dyn ObjectStore>, limits: &SqlLimits) -> Result<Arc<RuntimeEnv>> {
-    let mode = match &limits.spill_dir {
-        Some(folder) => DiskManagerMode::Directories(vec![folder.clone()]),
-        None => DiskManagerMode::OsTmpDirectory,
-    };
-    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(limits.spill_bytes);
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes), TOP_CONSUMERS)))
-        .with_disk_manager_builder(disk)
         .with_object_store_registry(Arc::new(OneStore(store)))
+        .with_metadata_cache_limit(FOOTER_BYTES)
         .build_arc()
 }
 

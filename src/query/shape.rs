@@ -6,7 +6,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 /// The longest shape.
 const MOST: usize = 2_000;
 
-/// The text with literals as `?` and without comments, cut after so many characters. Of a text that has no tokens nothing is told.
+/// The text with literals as `?` and without comments, cut after so many characters. Of a text that has no tokens
+/// nothing is told.
 pub fn shape(text: &str) -> String {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else {
         return "(not SQL)".to_owned();
@@ -16,7 +17,8 @@ pub fn shape(text: &str) -> String {
         match token {
             Token::Whitespace(_) if shape.ends_with(' ') || shape.is_empty() => {}
             Token::Whitespace(_) => shape.push(' '),
-            // What is in double quotes is a name: as it is written by a program, and perhaps a text by one who took them for such.
+            // What is in double quotes is a name: as it is written by a program, and perhaps a text by one who took
+            // them for such.
             Token::Word(word) if word.quote_style.is_none() => shape.push_str(&word.value),
             Token::Word(_) => shape.push_str("\"?\""),
             Token::Comma

@@ -1,10 +1,12 @@
 //! The engine as a whole: the cases, and the behaviours that a case cannot tell.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -12,7 +14,9 @@ use super::case_files::cases;
 use super::fixture::{ACME, World, samples, small, view};
 use super::formats::Format;
 use super::watchdog::resident_bytes;
-use super::{Asker, Engine, QueryError, SqlLimits, SqlRequest};
+use super::{Asker, Engine, Evidence, QueryError, SqlLimits, SqlRequest};
+use crate::storage::StorageError;
+use crate::storage::table::DataFile;
 
 async fn run(folder: &str) -> World {
     let world = World::new(small()).await;
@@ -253,7 +257,88 @@ async fn a_query_that_would_read_too_much_is_refused_before_it_begins() {
     assert_eq!(world.json(everything, vec![]).await.unwrap_err().code(), "scan_too_large");
 }
 
-/// A window function over a whole input holds it: that is charged to the pool, and what it computes in one go is bounded.
+/// A running sum holds what is alike in what it is ordered by, and little else; a frame that reaches back by values
+/// holds what these say. Neither is counted by the engine.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_window_holds_between_its_rows_is_charged() {
+    let limits = SqlLimits { time: Duration::from_secs(60), memory_bytes: 16 << 20, ..small() };
+    let world = World::new(limits).await;
+    let windows = |over: &str, rows: u64| {
+        format!(
+            "SELECT count(x) FROM (SELECT sum(value) OVER ({over}) AS x FROM (SELECT value, value / 1000000000 AS one \
+             FROM generate_series(1, {rows})))"
+        )
+    };
+    let apart = "ORDER BY value";
+    assert_eq!(world.json(&windows(apart, 100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
+    let near = "ORDER BY value RANGE BETWEEN 10 PRECEDING AND CURRENT ROW";
+    assert_eq!(world.json(&windows(near, 100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
+    let alike = "ORDER BY one";
+    let far = "ORDER BY value RANGE BETWEEN 1000000000 PRECEDING AND CURRENT ROW";
+    for over in [alike, far] {
+        let error = world.json(&windows(over, 20_000_000), vec![]).await.unwrap_err();
+        assert_eq!(error.code(), "query_memory", "{over}");
+    }
+}
+
+/// What proves the files of a ledger, and counts for how many it was asked.
+#[derive(Debug)]
+struct Proofs(AtomicUsize, Arc<dyn ObjectStore>);
+
+#[async_trait]
+impl Evidence for Proofs {
+    async fn prove(&self, file: &DataFile) -> Result<ObjectMeta, StorageError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(StorageError::damaged(&file.path, "it is not there"))
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.1)
+    }
+}
+
+/// A segment is read whole to be proved: that happens only within the bound of what a query reads, and only where it
+/// runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_past_the_bound_are_not_even_proved() {
+    let mut world = World::new(SqlLimits { scan_bytes: 1_500, ..small() }).await;
+    let proofs = Arc::new(Proofs(AtomicUsize::new(0), Arc::clone(&world.store) as Arc<dyn ObjectStore>));
+    let segment = |first: i64| DataFile {
+        path: format!("orgs/acme/audit/segments/{first}.parquet").into(),
+        size: 1_000,
+        rows: 10,
+        date: 0,
+        time_range: None,
+        seq_range: Some((first, first + 9)),
+        id_range: None,
+    };
+    world.acme.audit.files = Arc::new(vec![segment(0), segment(10)]);
+    world.acme.audit.evidence = Some(Arc::clone(&proofs) as Arc<dyn Evidence>);
+    let asked = || proofs.0.load(Ordering::Relaxed);
+    let everything = "SELECT max(action) FROM audit_log";
+    assert_eq!(world.json(everything, vec![]).await.unwrap_err().code(), "scan_too_large");
+    world.json(&format!("EXPLAIN {everything}"), vec![]).await.unwrap();
+    world.json(&format!("{everything} WHERE seq >= 20"), vec![]).await.unwrap();
+    assert_eq!(asked(), 0);
+    let error = world.json(&format!("{everything} WHERE seq BETWEEN 12 AND 14"), vec![]).await.unwrap_err();
+    assert_eq!((error.code(), asked()), ("storage_damaged", 1));
+}
+
+/// What a query has read of a file's footer is not read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_are_remembered() {
+    let world = World::new(small()).await;
+    // No row group of any file can have it, says its footer.
+    let query = "SELECT count(*) AS n FROM tool_invocations WHERE duration_ms > 1e9";
+    assert_eq!(world.json(query, vec![]).await.unwrap()["rows"], json!([[0]]));
+    for file in world.acme.samples.files.iter() {
+        world.store.delete(&file.path).await.unwrap();
+    }
+    assert_eq!(world.json(query, vec![]).await.unwrap()["rows"], json!([[0]]));
+}
+
+/// A window function over a whole input holds it: that is charged to the pool, and what it computes in one go is
+/// bounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_over_a_whole_input_is_charged_and_bounded() {
     let world = World::new(SqlLimits { time: Duration::from_secs(60), ..small() }).await;

@@ -47,7 +47,8 @@ pub(super) fn name(data_type: &DataType) -> String {
     }
 }
 
-/// The schema with strings as views: Parquet decodes into them without copying, and comparing them mostly reads 16 bytes.
+/// The schema with strings as views: Parquet decodes into them without copying, and comparing them mostly reads 16
+/// bytes.
 pub(super) fn with_views(schema: &Schema) -> SchemaRef {
     retyped(schema, |data_type| match data_type {
         DataType::Utf8 => DataType::Utf8View,
@@ -60,7 +61,8 @@ pub(super) fn without_views(schema: &Schema) -> SchemaRef {
     retyped(schema, plain)
 }
 
-/// The schema with each name once: of columns of one name, the second is numbered `_2`, the third `_3`, past names that are there already.
+/// The schema with each name once: of columns of one name, the second is numbered `_2`, the third `_3`, past names that
+/// are there already.
 pub(super) fn with_names_apart(schema: &Schema) -> SchemaRef {
     let mut taken: HashSet<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
     let mut seen = HashSet::new();

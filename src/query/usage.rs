@@ -1,8 +1,8 @@
 //! What one query holds: what it has reserved of the engine's memory pool, and the batches that are on their way in it.
 //!
-//! The pool counts what sorts, groups, joins and whole windows hold, for all queries together; [`QueryPool`] stands before it and counts by query and
-//! org, so that one org leaves a share of the pool to the others. The pool does not count batches on their way between operators: [`Usage`] has them
-//! from the plan's own streams, see `metered`.
+//! The pool counts what sorts, groups, joins and whole windows hold, for all queries together; [`QueryPool`] stands
+//! before it and counts by query and org, so that one org leaves a share of the pool to the others. The pool does not
+//! count batches on their way between operators: [`Usage`] has them from the plan's own streams, see `metered`.
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Display};
@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use super::QueryError;
 use crate::model::OrgName;
 
-/// The share of the pool that one org may have, in quarters.
-const SHARE_OF_ORG: usize = 3;
+/// The share of the pool, and of the room for spill files, that one org may have, in quarters.
+pub(super) const SHARE_OF_ORG: usize = 3;
 
 /// What a query holds, in bytes.
 #[derive(Debug, Default)]

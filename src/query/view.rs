@@ -31,8 +31,8 @@ pub struct TableState {
     pub files: Arc<Vec<DataFile>>,
     /// Batches of `tool_invocations`, or of `audit_log`, that `files` do not hold yet.
     pub live: Vec<RecordBatch>,
-    /// What proves the files; none where they are taken as they lie there. What a file that must be proved says of its rows beside
-    /// the rows, such as their least and greatest values, is not looked at.
+    /// What proves the files; none where they are taken as they lie there. What a file that must be proved says of its
+    /// rows beside the rows, such as their least and greatest values, is not looked at.
     pub evidence: Option<Arc<dyn Evidence>>,
 }
 

@@ -1,8 +1,8 @@
-//! The rollup tables as queries see them: one row a window and series, merged from the partial rows in the files and from partial rows made on
-//! the spot of the samples that the files do not hold yet.
+//! The rollup tables as queries see them: one row a window and series, merged from the partial rows in the files and
+//! from partial rows made on the spot of the samples that the files do not hold yet.
 //!
-//! They are plain SQL over the tables below, inlined into the query, so a filter on a window or a series goes down into the scan
-//! of both sides before anything is merged.
+//! They are plain SQL over the tables below, inlined into the query, so a filter on a window or a series goes down into
+//! the scan of both sides before anything is merged.
 
 use crate::rollup::Granularity;
 

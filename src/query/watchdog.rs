@@ -1,9 +1,9 @@
 //! Stops queries when they together hold more than they may (invariant I7).
 //!
-//! The engine's memory pool bounds what sorts, groups and hash tables hold, and refuses more; batches on their way it does not see. So while queries
-//! run a thread adds up, twenty times a second, what each of them holds of both, and past the bound stops the query that holds the most, and waits
-//! until it has ended before it looks again. What the process holds for anything else is not counted: no query is stopped for samples that wait to be
-//! flushed.
+//! The engine's memory pool bounds what sorts, groups and hash tables hold, and refuses more; batches on their way it
+//! does not see. So while queries run a thread adds up, twenty times a second, what each of them holds of both, and
+//! past the bound stops the query that holds the most, and waits until it has ended before it looks again. What the
+//! process holds for anything else is not counted: no query is stopped for samples that wait to be flushed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,11 +58,11 @@ pub(super) struct Ticket {
 }
 
 impl Watchdog {
-    /// Starts to watch for more than `bound` bytes.
-    pub(super) fn start(bound: u64) -> std::io::Result<Self> {
+    /// Starts to watch for more than `bound` bytes, and to call `each` as often as it looks.
+    pub(super) fn start(bound: u64, each: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watching = Arc::clone(&shared);
-        std::thread::Builder::new().name("mcpg-sql-memory".to_owned()).spawn(move || watch(&watching, bound))?;
+        std::thread::Builder::new().name("mcpg-sql-memory".to_owned()).spawn(move || watch(&watching, bound, &each))?;
         Ok(Self(shared))
     }
 
@@ -114,7 +114,7 @@ impl Drop for Ticket {
     }
 }
 
-fn watch(shared: &Shared, bound: u64) {
+fn watch(shared: &Shared, bound: u64, each: &dyn Fn()) {
     let mut watched = shared.watched.lock();
     while !watched.closed {
         if watched.running.is_empty() {
@@ -122,6 +122,7 @@ fn watch(shared: &Shared, bound: u64) {
             continue;
         }
         shared.changed.wait_for(&mut watched, PERIOD);
+        each();
         let held = watched.running.iter().map(|query| query.usage.bytes()).fold(0, usize::saturating_add);
         let is_stopping = watched.running.iter().any(|query| query.stop.is_cancelled());
         if held as u64 <= bound || is_stopping {
@@ -163,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn past_the_bound_the_largest_query_is_stopped_and_the_next_only_once_it_has_ended() {
-        let watchdog = Watchdog::start(10).unwrap();
+        let watchdog = Watchdog::start(10, || ()).unwrap();
         let small = watchdog.enter(holding(4));
         let large = watchdog.enter(holding(8));
         let middle = watchdog.enter(holding(7));
@@ -177,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn within_the_bound_nothing_is_stopped_however_large_the_process_is() {
-        let watchdog = Watchdog::start(12).unwrap();
+        let watchdog = Watchdog::start(12, || ()).unwrap();
         let ticket = watchdog.enter(holding(12));
         tokio::time::timeout(Duration::from_millis(300), ticket.stopped()).await.unwrap_err();
         assert_eq!(watchdog.running(), 1);

@@ -1,8 +1,8 @@
 //! The threads that queries run on.
 //!
-//! They are apart from the threads that take samples in, so that a query that keeps a thread busy delays no acknowledgement. Their
-//! stacks are deep, because planning and evaluating an expression recurse as deep as it is nested; the guard bounds that depth, and the
-//! stacks hold it many times over.
+//! They are apart from the threads that take samples in, so that a query that keeps a thread busy delays no
+//! acknowledgement. Their stacks are deep, because planning and evaluating an expression recurse as deep as it is
+//! nested; the guard bounds that depth, and the stacks hold it many times over.
 
 use tokio::runtime::{Builder, Handle, Runtime};
 

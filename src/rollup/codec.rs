@@ -12,14 +12,14 @@
 //! | sum, in units of 2^-16 ms | varint of up to 128 bits |
 //! | least, greatest duration in ms | two doubles, little-endian |
 //!
-//! The last two rows are left out when nothing was counted. Varints are LEB128. Equal histograms have equal bytes, since
-//! every value has one form only; a reader refuses any other. It also refuses bytes that no histogram could have written:
-//! buckets out of range, a least or greatest duration outside the outermost buckets, a sum that so many durations between
-//! these two cannot have. Reading takes no memory and never panics. A call in one bucket takes about 30 bytes, the thousand
-//! calls of a busy hour 300.
+//! The last two rows are left out when nothing was counted. Varints are LEB128. Equal histograms have equal bytes,
+//! since every value has one form only; a reader refuses any other. It also refuses bytes that no histogram could have
+//! written: buckets out of range, a least or greatest duration outside the outermost buckets, a sum that so many
+//! durations between these two cannot have. Reading takes no memory and never panics. A call in one bucket takes about
+//! 30 bytes, the thousand calls of a busy hour 300.
 //!
-//! Another scale or layout is another version. A reader says plainly that it cannot read it: rollups of an unknown version
-//! are never guessed at.
+//! Another scale or layout is another version. A reader says plainly that it cannot read it: rollups of an unknown
+//! version are never guessed at.
 
 use super::histogram::{
     FIRST_BUCKET, Histogram, LAST_BUCKET, Moments, SCALE, ZERO_BUCKET, bucket_of, nearest_rank, sum_units,
@@ -162,8 +162,8 @@ impl Runs {
     }
 }
 
-/// Reads and checks an encoded histogram: `f` is called with each bucket and its count, ascending, the zero bucket first.
-/// Gives the count and the moments of all.
+/// Reads and checks an encoded histogram: `f` is called with each bucket and its count, ascending, the zero bucket
+/// first. Gives the count and the moments of all.
 fn read(bytes: &[u8], mut f: impl FnMut(i16, u64)) -> Result<(u64, Moments), DecodeError> {
     let mut reader = Reader::new(bytes);
     match (reader.byte("the version")?, reader.byte("the scale")?) {

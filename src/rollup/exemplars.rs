@@ -1,11 +1,12 @@
 //! Exemplars: for a series, one call that has a trace, so that a point of a graph leads to a trace.
 //!
-//! They are no part of the totals. They are kept in the memory of the node that took the samples, and neither in the log nor in a state: a
-//! restart forgets them, and of two nodes each shows those of the samples that it took itself. Nothing depends on them.
+//! They are no part of the totals. They are kept in the memory of the node that took the samples, and neither in the
+//! log nor in a state: a restart forgets them, and of two nodes each shows those of the samples that it took itself.
+//! Nothing depends on them.
 //!
-//! A series has at most two: the slowest dispatched call with a trace of the last minute in which there was one, and the newest call with a trace that
-//! failed. They are looked for in the last [`LOOKED_AT`] rows of a batch, so a large batch costs no more than a small one. One that is older
-//! than [`LIFETIME`] is not shown and makes room.
+//! A series has at most two: the slowest dispatched call with a trace of the last minute in which there was one, and
+//! the newest call with a trace that failed. They are looked for in the last [`LOOKED_AT`] rows of a batch, so a large
+//! batch costs no more than a small one. One that is older than [`LIFETIME`] is not shown and makes room.
 
 use std::hash::{Hash, Hasher};
 

@@ -10,8 +10,9 @@
 //! | [`exposition`] | the three formats of a scrape |
 //!
 //! One invariant holds all this together: **order and batching leave no trace**. Counts, sums, least and greatest
-//! durations and buckets are exact and commute, so the same samples give the same rollups to the last bucket, whether they
-//! came early or late, in one batch or in many, through SQL or through the running totals. `properties.rs` tests it.
+//! durations and buckets are exact and commute, so the same samples give the same rollups to the last bucket, whether
+//! they came early or late, in one batch or in many, through SQL or through the running totals. `properties.rs` tests
+//! it.
 
 mod codec;
 mod digest;

@@ -11,15 +11,17 @@
 //! | – windows | count; for each, by ascending start: start in hours or days since the Unix epoch, signed; histogram |
 //! | checksum | 32 bytes, BLAKE3 of all before |
 //!
-//! A series' beginning is in microseconds since the Unix epoch, signed, 0 if it is not known. Numbers are varints, signed ones zigzag. A text or histogram is its length and its bytes; histograms are in the form of
-//! [`super::codec`]. The same totals have the same bytes on every node. A reader checks the checksum first, then every byte:
-//! a snapshot is taken whole or not at all. The cap on series is a setting and not part of it: with a lower cap, the series
-//! there are stay.
+//! A series' beginning is in microseconds since the Unix epoch, signed, 0 if it is not known. Numbers are varints,
+//! signed ones zigzag. A text or histogram is its length and its bytes; histograms are in the form of [`super::codec`].
+//! The same totals have the same bytes on every node. A reader checks the checksum first, then every byte: a snapshot
+//! is taken whole or not at all. The cap on series is a setting and not part of it: with a lower cap, the series there
+//! are stay.
 //!
-//! Version 2, of magic 3 (and 4 for changes), says neither whose the folded series were nor when a series began and was counted in.
+//! Version 2, of magic 3 (and 4 for changes), says neither whose the folded series were nor when a series began and was
+//! counted in.
 //!
-//! Version 1, of magic 1 (and 2 for changes), has no calls: its histograms counted denied calls too, so the count of each is its calls. It is
-//! read as it is; what it counted of denied calls stays in those histograms.
+//! Version 1, of magic 1 (and 2 for changes), has no calls: its histograms counted denied calls too, so the count of
+//! each is its calls. It is read as it is; what it counted of denied calls stays in those histograms.
 
 use super::codec::{DecodeError, encode};
 use super::digest::SeriesName;
@@ -31,8 +33,8 @@ use crate::model::OrgName;
 
 /// What every snapshot begins with; its last byte is the form.
 const MAGIC: &[u8; 8] = b"MCPGTOT\x05";
-/// What the changes between two snapshots begin with: the parts of a snapshot, but that each series is followed by the windows
-/// of its tool, and no other tool's windows are there.
+/// What the changes between two snapshots begin with: the parts of a snapshot, but that each series is followed by the
+/// windows of its tool, and no other tool's windows are there.
 const CHANGES: &[u8; 8] = b"MCPGTOT\x06";
 /// The same of version 2.
 const MAGIC_2: &[u8; 8] = b"MCPGTOT\x03";
@@ -74,8 +76,8 @@ impl RunningTotals {
         out
     }
 
-    /// What has changed since an epoch that [`RunningTotals::mark`] ended, as bytes: every series that was counted in since,
-    /// as it is now, each with the windows of its tool. Put upon the totals of then, they give those of now.
+    /// What has changed since an epoch that [`RunningTotals::mark`] ended, as bytes: every series that was counted in
+    /// since, as it is now, each with the windows of its tool. Put upon the totals of then, they give those of now.
     pub fn encode_changes(&self, since: u64) -> Vec<u8> {
         let mut out = CHANGES.to_vec();
         let mut scratch = Vec::new();
@@ -366,7 +368,8 @@ mod tests {
         }
     }
 
-    /// The totals in the form of an earlier version: of the first, whose histograms counted every call, or of the second.
+    /// The totals in the form of an earlier version: of the first, whose histograms counted every call, or of the
+    /// second.
     fn earlier_form(totals: &RunningTotals, magic: &[u8; 8], changes: bool) -> Vec<u8> {
         let (mut out, mut scratch) = (magic.to_vec(), Vec::new());
         put_bytes(&mut out, totals.org().as_str().as_bytes());

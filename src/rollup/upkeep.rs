@@ -1,9 +1,10 @@
 //! The partial rollups of a flush: the SQL of `queries/rollup_*.sql` over the samples that it writes.
 //!
-//! A partial holds one row for each window and series that the samples touch. A late sample is in no way special: its row
-//! is of the hour and the day that it belongs to, and merges with the partials written before. Readers merge the partials of
-//! all flushes by sum, least, greatest and `latency_merge`; since each of these is exact and the same in any order, so
-//! are the rollups, however the samples were batched. For the same reason days are made of hours: samples are read once.
+//! A partial holds one row for each window and series that the samples touch. A late sample is in no way special: its
+//! row is of the hour and the day that it belongs to, and merges with the partials written before. Readers merge the
+//! partials of all flushes by sum, least, greatest and `latency_merge`; since each of these is exact and the same in
+//! any order, so are the rollups, however the samples were batched. For the same reason days are made of hours: samples
+//! are read once.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ use super::{Granularity, RollupError, aggregate_functions};
 use crate::model::schema::schemas;
 
 /// The query that makes partial rollups of the columns of `tool_usage_hourly` of a table [`SAMPLES`] of those of
-/// `tool_invocations`, or those of `tool_usage_daily` of a table [`HOURS`] of the hourly ones. It needs the functions of
-/// [`aggregate_functions`].
+/// `tool_invocations`, or those of `tool_usage_daily` of a table [`HOURS`] of the hourly ones. It needs the functions
+/// of [`aggregate_functions`].
 pub const fn partials_sql(granularity: Granularity) -> &'static str {
     match granularity {
         Granularity::Hour => include_str!("../../queries/rollup_hourly.sql"),
@@ -38,8 +39,8 @@ pub const SAMPLES: &str = "samples";
 /// The name that the daily query knows the hourly partials by.
 pub const HOURS: &str = "hours";
 
-/// The partial hourly rollups of some canonical batches of one org: rows of exactly the schema of `tool_usage_hourly`, ordered
-/// by window, plugin, tool and workspace.
+/// The partial hourly rollups of some canonical batches of one org: rows of exactly the schema of `tool_usage_hourly`,
+/// ordered by window, plugin, tool and workspace.
 ///
 /// # Errors
 /// When a batch is not of the canonical schema, or the query fails.
@@ -49,7 +50,8 @@ pub async fn hourly_partials(batches: &[RecordBatch]) -> Result<RecordBatch, Rol
     rolled_up(Granularity::Hour, samples, &all.tool_usage_hourly).await
 }
 
-/// The partial daily rollups that hourly ones add up to: rows of exactly the schema of `tool_usage_daily`, in the same order.
+/// The partial daily rollups that hourly ones add up to: rows of exactly the schema of `tool_usage_daily`, in the same
+/// order.
 ///
 /// # Errors
 /// When the hours are not of their schema, or the query fails.

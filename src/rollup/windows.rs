@@ -2,8 +2,8 @@
 
 use super::{Granularity, Histogram};
 
-/// How far ahead of this node's clock a window may begin, in microseconds: samples may be 10 minutes in the future by the
-/// clock of the node that took them, and that clock as much ahead of this one.
+/// How far ahead of this node's clock a window may begin, in microseconds: samples may be 10 minutes in the future by
+/// the clock of the node that took them, and that clock as much ahead of this one.
 const AHEAD: i64 = 20 * 60 * 1_000_000;
 
 /// Histograms by granularity and start of window.

@@ -1,6 +1,6 @@
-//! The atoms of this program's compact binary forms: LEB128 variable-length integers, as Protocol Buffers have them, with
-//! zigzag for signed ones. Reading is strict: an integer has one form only, the shortest, so that equal values are equal
-//! bytes.
+//! The atoms of this program's compact binary forms: LEB128 variable-length integers, as Protocol Buffers have them,
+//! with zigzag for signed ones. Reading is strict: an integer has one form only, the shortest, so that equal values are
+//! equal bytes.
 
 /// Why bytes could not be read, and where: byte offsets count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,5 @@
-//! Another engine's own figures: DuckDB opens the Delta tables of a running server, and its counts and exact quantiles agree with
-//! SQL over HTTP, with the rollups and with the scrape.
+//! Another engine's own figures: DuckDB opens the Delta tables of a running server, and its counts and exact quantiles
+//! agree with SQL over HTTP, with the rollups and with the scrape.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Maintenance of a running server's tables: merging while DuckDB reads and clients write, retention, and what is said of both.
+//! Maintenance of a running server's tables: merging while DuckDB reads and clients write, retention, and what is said
+//! of both.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Config, Sample, Server, eventually, ndjson, now, python};
+use crate::harness::s3::Seaweed;
+use crate::harness::{Client, Cluster, Config, Sample, Server, eventually, ndjson, now, org_names, python};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -164,4 +166,77 @@ async fn the_routes_of_the_storage_are_for_operators() {
     }
     let wrong = client.send(Method::POST, "storage/retention?dry_run=maybe", &[], Vec::new()).await.unwrap();
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+}
+
+/// What one node takes out is seen on no other node for long, neither in the files that it knows nor among what it has
+/// not flushed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_caller_is_seen_on_no_other_node_either() {
+    let orgs = org_names(1);
+    let settings = "flush: { interval: 1h }\nmaintenance: { interval: 1s }";
+    let cluster = Cluster::new(&format!("{}\n{settings}", Cluster::orgs(&orgs)));
+    let (one, two) = (cluster.node().start().await, cluster.node().start().await);
+    let (client, other) = (one.client().with_org(&orgs[0]), two.client().with_org(&orgs[0]));
+    for caller in ["user:alice@acme", "user:bob@acme", "user:carol@acme"] {
+        client.post(ndjson(&vec![Sample::new("github", "list", 7.0).with("caller", caller); 3]), None).await;
+    }
+    assert_eq!(other.count().await, 9);
+    // Of the first the other node knows by the log alone, of the second by a file.
+    for (caller, left) in [("user:alice@acme", 6), ("user:bob@acme", 3)] {
+        let body = json!({ "caller": caller, "reason": "request 4711" }).to_string().into_bytes();
+        let erased = client.send(Method::POST, "erasure", &[], body).await.unwrap().ok().json();
+        assert_eq!(erased["rows"], 3, "{erased}");
+        assert_eq!(client.count().await, left);
+        eventually("the other node to see it", SOON, async || (other.count().await == left).then_some(())).await;
+        assert_eq!(other.number("SELECT sum(calls) FROM tool_usage_daily").await, 9);
+    }
+    let callers = other.sql("SELECT DISTINCT caller FROM tool_invocations").await;
+    assert_eq!(callers, [[json!("user:carol@acme")]]);
+}
+
+/// Merging, retention and the deletion of files on a bucket, with files that are large enough to be put in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_on_a_bucket_are_merged_and_removed() {
+    let seaweed = Seaweed::shared().await;
+    let bucket = seaweed.bucket().await;
+    let config = "orgs: [{ name: default, tier: community }]\nflush: { interval: 1h }\nmaintenance: { interval: 1h, small_files: 2 }";
+    let mut server = Config::new().on_bucket(&bucket.yaml("prod")).with(config).start().await;
+    // Three flushes, at least two of which fall into one hour; with ids that nothing packs, so that two files make one
+    // of more than one part.
+    for _ in 0..3 {
+        let client = server.client();
+        for _ in 0..4 {
+            let call = Sample::new("github", "list", 7.0);
+            let ids = || (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().simple().to_string());
+            let calls: Vec<_> = (0..20_000)
+                .map(|_| {
+                    let (request, trace) = ids();
+                    call.clone().with("request_id", request).with("trace_id", trace)
+                })
+                .collect();
+            client.post(ndjson(&calls), None).await;
+        }
+        let old = Sample::new("github", "list", 7.0).started_at(now() - TimeDelta::days(40));
+        client.post(ndjson(&[old]), None).await;
+        // A drain flushes.
+        assert!(server.stop_however_long().await.success());
+        server.start().await;
+    }
+    let client = server.client();
+    assert_eq!(client.count().await, 240_003);
+    let before = client.get("storage").await.ok().json()["tables"]["tool_invocations"].clone();
+    let done = post(&client, "storage/compact").await;
+    assert!(done["merges"].as_u64().unwrap() > 0, "{done}");
+    let after = client.get("storage").await.ok().json()["tables"]["tool_invocations"].clone();
+    assert!(after["files"].as_u64() < before["files"].as_u64(), "{before} {after}");
+    assert!(after["bytes"].as_u64().unwrap() > 9 << 20, "{after}");
+    assert_eq!(client.count().await, 240_003);
+    assert_eq!(client.number("SELECT count(DISTINCT request_id) FROM tool_invocations").await, 240_000);
+    assert_eq!(post(&client, "storage/retention").await["tables"][0]["rows"], 3);
+    assert_eq!(client.count().await, 240_000);
+    // Another node finds the table as it is now.
+    assert!(server.stop_however_long().await.success());
+    server.start().await;
+    assert_eq!(server.client().count().await, 240_000);
+    assert_eq!(server.client().number("SELECT sum(calls) FROM tool_usage_daily").await, 240_003);
 }

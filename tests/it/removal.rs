@@ -1,5 +1,5 @@
-//! Removing an org: served no more at once, restored whole within the grace, deleted but for a tombstone after it; on every node, and
-//! without hurting any other org.
+//! Removing an org: served no more at once, restored whole within the grace, deleted but for a tombstone after it; on
+//! every node, and without hurting any other org.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The SQL cases against the real program, over HTTP: good queries answer, and no statement gives one org a byte of another, of the
-//! server's files or of its settings, takes the server down, or takes it past its memory.
+//! The SQL cases against the real program, over HTTP: good queries answer, and no statement gives one org a byte of
+//! another, of the server's files or of its settings, takes the server down, or takes it past its memory.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::harness::{Config, Server, cases};
 const ACME: &str = include_str!("cases/data/acme.ndjson");
 const GLOBEX: &str = include_str!("cases/data/globex.ndjson");
 
-/// Two orgs and their samples; small limits, so that what must run into one does so soon. Part of the samples is flushed meanwhile.
+/// Two orgs and their samples; small limits, so that what must run into one does so soon. Part of the samples is
+/// flushed meanwhile.
 async fn server() -> Server {
     let server = Config::new()
         .with("orgs: [{ name: acme }, { name: globex }]")

@@ -1,4 +1,5 @@
-//! SQL over HTTP as clients, proxies and neighbours meet it: what now() says, how errors are told, how answers end, who waits for whom.
+//! SQL over HTTP as clients, proxies and neighbours meet it: what now() says, how errors are told, how answers end, who
+//! waits for whom.
 
 use std::process::Command;
 use std::time::Duration;
@@ -145,7 +146,8 @@ async fn an_answer_that_fails_half_way_does_not_look_whole() {
     }
 }
 
-/// A proxy as operators have it: `proxy_pass` and nothing else, which speaks HTTP/1.0 to the server; and one that speaks HTTP/1.1.
+/// A proxy as operators have it: `proxy_pass` and nothing else, which speaks HTTP/1.0 to the server; and one that
+/// speaks HTTP/1.1.
 #[tokio::test]
 async fn through_nginx_no_half_answer_looks_whole() {
     let server = Config::new().with("limits: { sql: { rows: 300000 } }").start().await;

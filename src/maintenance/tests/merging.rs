@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -10,10 +11,11 @@ use proptest::prelude::*;
 use rand::RngExt;
 
 use super::super::names::{HOUR, Origin, Stage};
-use super::{BEGAN, DAY, World, rng, samples};
+use super::{BEGAN, DAY, World, column, payloads, rng, samples};
 use crate::flush::Part;
 use crate::rollup::Granularity;
 use crate::storage::parquet::{EncodedFile, sorted};
+use crate::storage::table::LiveFile;
 
 const HOURLY: Part = Part::Rollup(Granularity::Hour);
 const DAILY: Part = Part::Rollup(Granularity::Day);
@@ -172,55 +174,95 @@ proptest! {
     }
 }
 
-/// What a week does to one org: run it by `cargo test --lib a_week_of_real_flushes -- --ignored --nocapture`.
+/// Sealed payloads are as wide as calls are: what a merge holds of them is bounded by bytes, and so is what their
+/// readers do.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
-async fn a_week_of_real_flushes() {
-    let (world, mut rng) = (World::new(), rng(21));
-    let (mut now, mut sent, mut written, mut flushed, mut read) = (BEGAN, 0, 0, 0, 0);
-    for day in 0..7 {
-        let (began, mut flushing) = (std::time::Instant::now(), std::time::Duration::ZERO);
-        while now < BEGAN + (day + 1) * DAY {
-            now += 15 * 60_000_000;
-            world.set(now);
-            let at = std::time::Instant::now();
-            world.flush(&samples(&mut rng, 50, now - 15 * 60_000_000, 15 * 60_000_000)).await;
-            flushing += at.elapsed();
-            sent += 50;
-            flushed += world
-                .files(Part::Samples)
-                .await
-                .iter()
-                .filter(|file| file.added_at == now)
-                .map(|file| file.data.size)
-                .sum::<u64>();
-            if now % HOUR == 0 {
-                let done = world.maintain().await;
-                (written, read) = (written + done.bytes_written, read + done.bytes_read);
-            }
-        }
-        let folder = world.table(Part::Samples).await.folder().clone();
-        let log =
-            world.node.store.list(&object_store::path::Path::from(format!("{folder}/_delta_log"))).await.unwrap().len();
-        let there = world.node.store.list(&folder).await.unwrap().len() - log;
-        println!(
-            "day {day}: live {} {} {}, files there {there}, log objects {log}, flushing {flushing:?} of {:?}",
-            count(&world, Part::Samples).await,
-            count(&world, HOURLY).await,
-            count(&world, DAILY).await,
-            began.elapsed()
-        );
+async fn sealed_payloads_become_a_file_a_day_in_row_groups_that_fit_memory() {
+    let (world, mut rng) = (World::new(), rng(22));
+    let (mut bytes, mut ids) = (0, BTreeSet::new());
+    for hour in 0..8 {
+        world.set(BEGAN + hour * HOUR + HOUR / 2);
+        let calls = samples(&mut rng, 25, BEGAN + hour * HOUR, HOUR / 2);
+        let sealed = payloads(&mut rng, &calls, 100 << 10);
+        bytes += 25 * (100 << 10);
+        ids.extend(column(&sealed, "invocation_id").as_string::<i32>().iter().map(|id| id.unwrap().to_owned()));
+        world.flush_payloads(&sealed).await;
     }
-    world.set(now + 3 * HOUR);
+    let before = world.rows(Part::Payloads).await;
+    world.set(BEGAN + 2 * DAY);
+    world.maintain().await;
+    assert_eq!(world.rows(Part::Payloads).await, before);
+    let files = world.files(Part::Payloads).await;
+    assert_eq!(files.len(), 1, "{files:?}");
+    let stored = world.node.store.get(&files[0].data.path).await.unwrap().unwrap();
+    let metadata = ParquetRecordBatchReaderBuilder::try_new(stored).unwrap().metadata().clone();
+    assert!(metadata.num_row_groups() > 1, "{bytes} bytes in one row group");
+    for group in metadata.row_groups() {
+        assert!(group.compressed_size() < 20 << 20, "{} bytes", group.compressed_size());
+        assert!(group.column(1).bloom_filter_offset().is_some(), "a call is looked for by its id");
+    }
+    let found = files[0].data.id_range.clone().unwrap();
+    assert_eq!((Some(&*found.0), Some(&*found.1)), (ids.first().map(String::as_str), ids.last().map(String::as_str)));
+}
+
+/// One file that nobody can read keeps nothing else from being looked after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_keeps_no_other_merge_and_no_other_table_waiting() {
+    let (world, mut rng) = (World::new(), rng(23));
+    for day in 0..2 {
+        for minute in 0..3 {
+            world.set(BEGAN + day * DAY + HOUR + minute * 60_000_000);
+            world.flush(&samples(&mut rng, 20, BEGAN + day * DAY, HOUR)).await;
+        }
+    }
+    let damaged = world.files(Part::Samples).await.remove(0);
+    let bytes = vec![7; usize::try_from(damaged.data.size).unwrap()];
+    world.node.store.put(&damaged.data.path, bytes.into()).await.unwrap();
+    world.set(BEGAN + 3 * DAY);
+    let (tables, mut memory) = (world.handles().await, super::Memory::default());
+    let error = super::turn(&world.node, &tables, &mut memory).await.unwrap_err().to_string();
+    assert!(error.contains(damaged.data.path.as_ref()), "{error}");
+    let of_day = |files: Vec<LiveFile>, day: i64| {
+        files.iter().filter(|file| i64::from(file.data.date) == BEGAN / DAY + day).count()
+    };
+    assert_eq!(of_day(world.files(Part::Samples).await, 0), 3, "they stay as they are");
+    assert_eq!(of_day(world.files(Part::Samples).await, 1), 1, "the next day's are merged");
+    assert_eq!((count(&world, HOURLY).await, count(&world, DAILY).await), (2, 2));
+    // The files that were merged are deleted in time.
+    world.set(BEGAN + 5 * DAY);
+    super::turn(&world.node, &tables, &mut super::Memory::default()).await.unwrap_err();
+    let folder = world.table(HOURLY).await.folder().clone();
+    let there = world.node.store.list(&folder).await.unwrap();
+    let data = there.iter().filter(|meta| !meta.location.as_ref().contains("_delta_log")).count();
+    assert_eq!(data, 2);
+}
+
+/// What a week does to one org: files and Delta's log stay as small as they are after the first days.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_week_of_real_flushes_leaves_few_files_and_a_short_log() {
+    let (world, mut rng) = (World::new(), rng(21));
+    let (mut sent, mut there) = (0, Vec::new());
+    for day in 0..7 {
+        for part in 0..8 {
+            let now = BEGAN + day * DAY + (part + 1) * 3 * HOUR;
+            world.set(now);
+            world.flush(&samples(&mut rng, 30, now - 3 * HOUR, 3 * HOUR)).await;
+            sent += 30;
+        }
+        world.maintain().await;
+        let folder = world.table(Part::Samples).await.folder().clone();
+        there.push(world.node.store.list(&folder).await.unwrap().len());
+    }
+    world.set(BEGAN + 7 * DAY + 3 * HOUR);
     world.maintain().await;
     for part in Part::ALL {
         let files = world.files(part).await;
-        let days: BTreeSet<_> = files.iter().map(|file| file.data.date).collect();
-        for day in days {
+        for day in files.iter().map(|file| file.data.date).collect::<BTreeSet<_>>() {
             let of = files.iter().filter(|file| file.data.date == day).count();
             assert!(of <= 12, "{of} files of {part:?} of day {day}");
         }
     }
     assert_eq!(world.rows(Part::Samples).await.len(), sent);
-    println!("bytes of samples flushed {flushed}, read by merges {read}, written by merges {written}");
+    let most = there.iter().max().unwrap();
+    assert!(*most < 130, "data files and Delta's log by day: {there:?}");
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Float64Array, Int64Array, StringArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
@@ -138,6 +138,14 @@ impl World {
         *self.position.lock() += 1;
     }
 
+    /// Puts sealed payloads into their table, as of now.
+    pub(super) async fn flush_payloads(&self, payloads: &RecordBatch) {
+        let mut table = self.table(Part::Payloads).await;
+        let base = table.refresh().await.unwrap().position;
+        let files = parquet::encode(&payloads.schema(), std::slice::from_ref(payloads), 1).unwrap();
+        table.append(files, base, base + 1, self.node.now(), || self.node.random.uuid()).await.unwrap();
+    }
+
     /// Takes turns until nothing is due.
     pub(super) async fn maintain(&self) -> Done {
         let (tables, mut memory, mut all) = (self.handles().await, Memory::default(), Done::default());
@@ -181,7 +189,8 @@ impl World {
         rows
     }
 
-    /// What a rollup says, by window and series: calls, errors, denials, sum, least, greatest and histogram, merged from its partial rows.
+    /// What a rollup says, by window and series: calls, errors, denials, sum, least, greatest and histogram, merged
+    /// from its partial rows.
     pub(super) async fn merged(&self, granularity: Granularity) -> BTreeMap<String, String> {
         let mut found: BTreeMap<String, (Vec<i64>, [f64; 3], Histogram)> = BTreeMap::new();
         for file in self.files(Part::Rollup(granularity)).await {
@@ -259,6 +268,37 @@ pub(super) fn samples(rng: &mut StdRng, rows: usize, from: i64, span: i64) -> Re
         }
         "date" => Arc::new(Date32Array::from_iter_values(times.iter().map(|time| time.div_euclid(DAY) as i32))),
         _ => new_null_array(field.data_type(), rows),
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect()).unwrap()
+}
+
+/// The samples with callers, one after the other in turn.
+pub(super) fn called_by(samples: &RecordBatch, callers: &[&str]) -> RecordBatch {
+    let at = samples.schema().index_of("caller").unwrap();
+    let mut columns = samples.columns().to_vec();
+    columns[at] =
+        Arc::new((0..samples.num_rows()).map(|row| Some(callers[row % callers.len()])).collect::<StringArray>());
+    RecordBatch::try_new(samples.schema(), columns).unwrap()
+}
+
+/// Sealed payloads of the calls of samples, each of so many bytes that nothing packs.
+pub(super) fn payloads(rng: &mut StdRng, samples: &RecordBatch, bytes: usize) -> RecordBatch {
+    let rows = samples.num_rows();
+    let records: Vec<Vec<u8>> = (0..rows).map(|_| (0..bytes).map(|_| rng.random()).collect()).collect();
+    let schema = &schemas().unwrap().payloads;
+    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
+        "direction" | "kind" | "epoch" | "content_type" => {
+            Arc::new(StringArray::from(vec![field.name().as_str(); rows])) as ArrayRef
+        }
+        "record_hash" => Arc::new((0..rows).map(|row| Some(format!("{row:064x}"))).collect::<StringArray>()),
+        "truncated" => Arc::new(BooleanArray::from(vec![false; rows])),
+        "ledger_seq" => Arc::new(Int64Array::from_iter_values(0..rows as i64)),
+        "envelope" => Arc::new(BinaryArray::from_iter_values(vec![b"envelope"; rows])),
+        "record" => Arc::new(BinaryArray::from_iter_values(&records)),
+        name => match samples.column_by_name(name) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), rows),
+        },
     });
     RecordBatch::try_new(Arc::clone(schema), columns.collect()).unwrap()
 }

@@ -172,13 +172,45 @@ fn daily_rollups_of_a_year_are_a_file_a_month() {
     assert!(shelf.files.iter().all(|file| Origin::of(file).stage >= Stage::Day));
 }
 
+/// Orgs of all kinds at the default flush interval: some that call all the time, at rates that are a hundred times
+/// apart, and many that call now and then.
+#[test]
+fn a_week_of_fifty_orgs_leaves_at_most_twelve_files_of_an_org_and_day() {
+    let every = |org: i64| if org < 8 { 10_000_000 } else { (org - 7) * 3 * MINUTE };
+    for org in 0..50 {
+        let (mut shelf, mut now) = (Shelf::new(Partitioning::Day), BEGAN);
+        // Up to a hundred samples a second: a day of more is more than a few files of the target's size.
+        let rows = if org < 8 { 10 << org } else { 1 + org as u64 % 7 };
+        let mut next = BEGAN;
+        for day in 0..7 {
+            while now < BEGAN + (day + 1) * DAY {
+                if now >= next {
+                    shelf.flush(now, rows, 4_000 + rows * 57, now);
+                    next += every(org);
+                }
+                now += 10_000_000;
+                if now % (20 * MINUTE) == 0 {
+                    shelf.maintain(Bounds::default(), now);
+                }
+            }
+        }
+        shelf.maintain(Bounds::default(), now + 3 * HOUR);
+        for day in 0..7 {
+            let count = shelf.of((BEGAN / DAY + day) as i32);
+            assert!(count <= 12, "org {org}: {count} files of day {day}, three hours after the end of the last");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever arrives when, and of which day: every merge is within its bounds, no row is merged more than four times, and
-    /// nothing that could be merged for ever is left in pieces.
+    /// Whatever arrives when, and of which day: every merge is within its bounds, no row is merged more than four
+    /// times, and nothing that could be merged for ever is left in pieces.
     #[test]
     fn bounded(
         arrivals in prop::collection::vec((0i64..6 * 24 * 60, 0i64..8, 1u64..400_000, 1u64..40), 1..300),
+        // Rows of samples, or wide ones, as those of sealed payloads are.
+        wide in prop_oneof![Just(1u64), 100u64..40_000],
         by_month in any::<bool>(),
         memory in (24u64 << 20)..(192 << 20),
     ) {
@@ -186,10 +218,10 @@ proptest! {
         let mut shelf = Shelf::new(if by_month { Partitioning::Month } else { Partitioning::Day });
         let mut arrivals = arrivals;
         arrivals.sort_unstable();
-        let rows: u64 = arrivals.iter().map(|(_, _, rows, _)| rows).sum();
+        let rows: u64 = arrivals.iter().map(|(_, _, rows, _)| (rows / wide).max(1)).sum();
         for (minute, age, rows, width) in arrivals {
             let now = BEGAN + minute * MINUTE;
-            shelf.flush(now - age * DAY, rows, rows * width + 500, now);
+            shelf.flush(now - age * DAY, (rows / wide).max(1), rows * width + 500, now);
             if minute % 3 == 0 {
                 shelf.maintain(bounds, now);
             }

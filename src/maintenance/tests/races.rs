@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures::FutureExt;
 use object_store::memory::InMemory;
 
+use super::super::erasure;
 use super::super::merge::merge;
 use super::super::names::HOUR;
 use super::super::plan::{Bounds, plan};
 use super::store::Played;
-use super::{BEGAN, DAY, Memory, World, rng, samples, turn};
+use super::{BEGAN, DAY, Memory, World, called_by, payloads, rng, samples, turn};
 use crate::flush::Part;
 use crate::rollup::Granularity;
 use crate::storage::parquet::encode;
@@ -56,6 +57,23 @@ async fn of_two_merges_of_the_same_files_one_changes_nothing() {
     assert_eq!(u8::from(a.unwrap()) + u8::from(b.unwrap()), 1, "one of them is committed");
     assert_eq!(said(&two).await, before);
     assert_eq!(one.files(Part::Samples).await.len(), 1);
+}
+
+/// Files that were to be removed, and that another node merged in the meantime, are not removed: their rows are
+/// elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_others_merged_do_not_count_as_removed() {
+    let objects = Arc::new(InMemory::new());
+    let (one, two) = (World::on(objects.clone(), 1), World::on(objects, 2));
+    flushed(&one, 3).await;
+    two.set(one.node.now());
+    let (before, inputs) = (said(&one).await, one.files(Part::Samples).await);
+    let operation = deltalake_core::protocol::DeltaOperation::Delete { predicate: None };
+    let removal = Replacement { inputs, outputs: Vec::new(), fence: 0, changes_rows: true, operation };
+    two.maintain().await;
+    let tables = one.handles().await;
+    assert!(!tables.replace(Part::Samples, &removal, one.node.now()).await.unwrap());
+    assert_eq!(said(&two).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,8 +125,8 @@ async fn a_merge_that_slept_while_others_merged_vacuumed_and_cut_the_log_changes
     assert_eq!(said(&other).await, before);
 }
 
-/// A flush that is paused just before its commit, while all that happens until it goes on takes the version that it creates
-/// out of the log again.
+/// A flush that is paused just before its commit, while all that happens until it goes on takes the version that it
+/// creates out of the log again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_whose_commit_comes_when_the_log_has_been_cut_is_not_believed() {
     let objects = Arc::new(InMemory::new());
@@ -209,4 +227,42 @@ async fn flushes_and_merges_at_the_same_time_lose_nothing() {
     assert_eq!(one.rows(Part::Samples).await.len(), 24 * 25);
     let calls = one.merged(Granularity::Day).await;
     assert!(!calls.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_fails_at_any_operation_is_made_good_by_the_next() {
+    let flushed_once = Arc::new(InMemory::new());
+    let world = World::on(flushed_once.clone(), 1);
+    let mut rng = rng(6);
+    world.set(BEGAN + HOUR);
+    let rows = called_by(&samples(&mut rng, 12, BEGAN, HOUR), &["user:alice@acme", "user:bob@acme"]);
+    world.flush(&rows).await;
+    world.flush_payloads(&payloads(&mut rng, &rows, 200)).await;
+    let all = world.rows(Part::Samples).await;
+    let others: Vec<_> = all.iter().filter(|row| !row.contains("user:alice@acme")).cloned().collect();
+    for is_done in [false, true] {
+        for nth in (usize::from(is_done)..).step_by(2) {
+            let objects = Arc::new(flushed_once.fork());
+            let played = Played::over(&objects);
+            let (world, plain) = (World::on(Arc::new(played.clone()), 1), World::on(objects, 2));
+            world.set(BEGAN + HOUR);
+            let tables = world.handles().await;
+            played.fail(nth, is_done);
+            let outcome = erasure::erase(&world.node, &tables, "user:alice@acme").await;
+            let is_over = !played.has_failed();
+            played.heal();
+            let left = plain.rows(Part::Samples).await;
+            assert!(left == all || left == others, "operation {nth} failed, done: {is_done}");
+            // Whose calls the payloads are of is known for as long as any of them is there.
+            assert!(left == all || plain.rows(Part::Payloads).await.len() == 6, "operation {nth}, done: {is_done}");
+            erasure::erase(&world.node, &tables, "user:alice@acme").await.unwrap();
+            assert_eq!(plain.rows(Part::Samples).await, others, "after operation {nth}, done: {is_done}");
+            assert_eq!(plain.rows(Part::Payloads).await.len(), 6, "after operation {nth}, done: {is_done}");
+            if is_over {
+                outcome.unwrap();
+                assert!(nth > 20, "{nth} operations failed in turn");
+                break;
+            }
+        }
+    }
 }

@@ -257,7 +257,8 @@ impl Column {
     }
 }
 
-/// Whether a double holds a number, and so whoever reads JSON numbers as doubles reads it: whole ones up to 2^53, fractions of 15 digits.
+/// Whether a double holds a number, and so whoever reads JSON numbers as doubles reads it: whole ones up to 2^53,
+/// fractions of 15 digits.
 fn fits_a_double(digits: &[u8]) -> bool {
     const EXACT: u64 = 1 << 53;
     let Ok(text) = std::str::from_utf8(digits) else { return false };

@@ -29,7 +29,8 @@ impl Coding {
         }
     }
 
-    /// The coding that an `Accept-Encoding` header likes best, zstd among equals; none without one, or where it likes the plain form better.
+    /// The coding that an `Accept-Encoding` header likes best, zstd among equals; none without one, or where it likes
+    /// the plain form better.
     pub fn negotiate(accept: Option<&str>) -> Option<Self> {
         let mut best: Option<(Self, f32)> = None;
         let (mut plain, mut any) = (None, None);

@@ -1,7 +1,8 @@
 //! CSV after RFC 4180: CRLF, a header line, quotes where needed. A null is an empty field, an empty string is `""`.
 //!
-//! Spreadsheets run a field that begins as a formula does, and what stands in these fields was chosen by whoever called a tool. So a text that
-//! begins so gets an apostrophe before it, which spreadsheets take as "this is text"; numbers and times are left as they are.
+//! Spreadsheets run a field that begins as a formula does, and what stands in these fields was chosen by whoever called
+//! a tool. So a text that begins so gets an apostrophe before it, which spreadsheets take as "this is text"; numbers
+//! and times are left as they are.
 
 use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;

@@ -1,11 +1,11 @@
 //! Integer arithmetic that is checked: `+`, `-`, `*` and the unary minus fail where the engine's own would wrap.
 //!
-//! The engine's kernels for decimals, dates and intervals are checked as they are, and floats have infinities, so only integers are
-//! rewritten. The rewrite comes after the engine's type coercion, which leaves both operands of one type, and before constants are
-//! folded, since folding would wrap too. `/` and `%` are checked by the engine.
+//! The engine's kernels for decimals, dates and intervals are checked as they are, and floats have infinities, so only
+//! integers are rewritten. The rewrite comes after the engine's type coercion, which leaves both operands of one type,
+//! and before constants are folded, since folding would wrap too. `/` and `%` are checked by the engine.
 //!
-//! Here too, since it is the one place where types are known and nothing has run: `LIKE` over what is no text is refused, which the engine would
-//! meet as an error of its own.
+//! Here too, since it is the one place where types are known and nothing has run: `LIKE` over what is no text is
+//! refused, which the engine would meet as an error of its own.
 
 use std::sync::{Arc, LazyLock};
 
@@ -66,8 +66,8 @@ fn checked(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
 }
 
-/// Whether an operand is a whole number. Operands were looked at before their operations, so what arithmetic they are themselves tells it: asking for the
-/// type of a long chain at each of its links would take the square of its length.
+/// Whether an operand is a whole number. Operands were looked at before their operations, so what arithmetic they are
+/// themselves tells it: asking for the type of a long chain at each of its links would take the square of its length.
 fn is_integer(operand: &Expr, schema: &DFSchema) -> Result<bool> {
     match operand {
         Expr::ScalarFunction(call) if call.func.inner().is::<Checked>() => Ok(true),

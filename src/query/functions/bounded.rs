@@ -13,8 +13,8 @@ use datafusion::logical_expr::{
 use super::MAX_VALUE_BYTES;
 use crate::query::QueryError;
 
-/// What a call might make at most, in bytes, before it is refused unrun. Estimates of the patterns' functions are far above what
-/// they make in fact, so this is more than [`MAX_VALUE_BYTES`], which holds for what is made in fact.
+/// What a call might make at most, in bytes, before it is refused unrun. Estimates of the patterns' functions are far
+/// above what they make in fact, so this is more than [`MAX_VALUE_BYTES`], which holds for what is made in fact.
 const MAX_ESTIMATE_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
 /// What an element of a list takes besides its own bytes.

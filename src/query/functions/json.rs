@@ -1,4 +1,5 @@
-//! Functions on JSON text, such as the ledger's `detail`: they lead along a path of keys and places and give what lies there.
+//! Functions on JSON text, such as the ledger's `detail`: they lead along a path of keys and places and give what lies
+//! there.
 //!
 //! | function | gives |
 //! |---|---|
@@ -10,8 +11,9 @@
 //! | `json_length` | how many items or members an array or object has |
 //! | `json_contains` | whether anything lies there |
 //!
-//! Names and meaning are those of the package `datafusion-functions-json`. What is not there, or not of the type, is null; a text that is no JSON
-//! has nothing anywhere. No value is larger than the text that it was found in. A place counts from 0, or from the end if it is negative.
+//! Names and meaning are those of the package `datafusion-functions-json`. What is not there, or not of the type, is
+//! null; a text that is no JSON has nothing anywhere. No value is larger than the text that it was found in. A place
+//! counts from 0, or from the end if it is negative.
 
 use std::sync::{Arc, LazyLock};
 

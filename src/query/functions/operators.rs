@@ -1,4 +1,5 @@
-//! Operators and literals that stand for functions: lists (`[a, b]`, `||`, `@>`, `<@`) and members of JSON (`->`, `->>`).
+//! Operators and literals that stand for functions: lists (`[a, b]`, `||`, `@>`, `<@`) and members of JSON (`->`,
+//! `->>`).
 //!
 //! They become calls of the functions that are offered, so that they are bounded as those are.
 

@@ -1,8 +1,8 @@
 //! `sum`, checked: the engine's own wraps when a sum leaves the range of its type.
 //!
-//! Whole numbers are added up as decimals, which hold any sum of 64-bit numbers, and the sum becomes a 64-bit number again when it is
-//! asked for: so it is exact or an error, in whatever order the rows come. Decimals that are too wide for a sum of them are widened before they
-//! are added. All else is as the engine does it.
+//! Whole numbers are added up as decimals, which hold any sum of 64-bit numbers, and the sum becomes a 64-bit number
+//! again when it is asked for: so it is exact or an error, in whatever order the rows come. Decimals that are too wide
+//! for a sum of them are widened before they are added. All else is as the engine does it.
 
 use std::sync::Arc;
 

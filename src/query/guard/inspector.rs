@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Location;
 use hashbrown::HashSet;
 
+use super::ignored;
 use super::pattern::{self, check_pattern, is_pattern_operator};
 use super::scope::{Scope, columns_named};
 use super::{ONLY_QUERIES, position, window};
@@ -94,6 +95,7 @@ impl Inspector {
             );
         }
         self.large_values |= functions::makes_large_values(&name);
+        ignored::check_call(&name, function)?;
         window::check_call(&name, function)?;
         pattern::check_call(&name, function)
     }
@@ -160,6 +162,7 @@ impl Visitor for Inspector {
         if select.into.is_some() {
             return refuse("SELECT INTO is not offered: the tables are read-only");
         }
+        ignored::check_select(select)?;
         for named in &select.named_window {
             if let NamedWindowExpr::WindowSpec(spec) = &named.1 {
                 window::check_window(spec)?;
@@ -169,6 +172,7 @@ impl Visitor for Inspector {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Verdict {
+        ignored::check_table(factor)?;
         match factor {
             TableFactor::Table { name, args: Some(_), .. } => match lower(name).as_str() {
                 "generate_series" | "range" | "unnest" => ControlFlow::Continue(()),

@@ -51,8 +51,8 @@ pub(super) fn check_call(name: &str, function: &Function) -> Verdict {
     check(pattern, &text.replace('g', ""))
 }
 
-/// Regular expressions are linear in the text, but also in their own size, which counted repetitions multiply. One that does not compile
-/// is refused here, where its place is known; the engine would meet it in the midst of the rows.
+/// Regular expressions are linear in the text, but also in their own size, which counted repetitions multiply. One that
+/// does not compile is refused here, where its place is known; the engine would meet it in the midst of the rows.
 fn check(pattern: &Expr, flags: &str) -> Verdict {
     let Some((text, at)) = literal(pattern) else {
         return refuse("a regular expression must be a literal or a parameter");

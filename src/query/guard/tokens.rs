@@ -7,7 +7,8 @@ use crate::query::QueryError;
 
 /// Words, symbols and literals of a text.
 const MAX_TOKENS: usize = 12_000;
-/// Operators of a text. Each may deepen the tree by one, and planning takes time that grows with the square of its depth.
+/// Operators of a text. Each may deepen the tree by one, and planning takes time that grows with the square of its
+/// depth.
 const MAX_OPERATORS: usize = 500;
 /// Brackets within brackets.
 const MAX_NESTING: usize = 32;
@@ -40,7 +41,8 @@ pub(super) fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
     Ok(())
 }
 
-/// Whether a token can make the tree deeper: every symbol that is no bracket and no separator, and the words that act like one.
+/// Whether a token can make the tree deeper: every symbol that is no bracket and no separator, and the words that act
+/// like one.
 fn is_operator(token: &Token) -> bool {
     match token {
         Token::Word(word) => matches!(

@@ -1,7 +1,7 @@
 //! Bounds on window functions.
 //!
-//! A frame that reaches some rows back or forward is held in memory, and so are the rows that `lag` and `lead` reach over: they are
-//! bounded here. Which aggregates are offered over windows is with the functions.
+//! A frame that reaches some rows back or forward is held in memory, and so are the rows that `lag` and `lead` reach
+//! over: they are bounded here. Which aggregates are offered over windows is with the functions.
 
 use std::ops::ControlFlow;
 
@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     WindowType,
 };
 
+use super::ignored;
 use super::inspector::{Verdict, value_text};
 use crate::query::QueryError;
 
@@ -30,8 +31,9 @@ pub(super) fn check_call(name: &str, function: &Function) -> Verdict {
 
 /// Checks a window's frame.
 pub(super) fn check_window(window: &WindowSpec) -> Verdict {
+    ignored::check_window(window)?;
     let Some(frame) = &window.window_frame else { return ControlFlow::Continue(()) };
-    // What a range of values reaches over depends on the values: the watchdog bounds it.
+    // What a range of values reaches over depends on the values: it is charged to the query as it runs.
     if frame.units == WindowFrameUnits::Range {
         return ControlFlow::Continue(());
     }

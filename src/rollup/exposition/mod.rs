@@ -9,15 +9,16 @@
 //! | `mcpg_tool_duration_seconds` | histogram | as calls: durations of dispatched calls, since a denied one ran nothing |
 //! | `mcpg_metrics_series_overflowed` | gauge | the org: series past the cap, folded into one |
 //!
-//! Every family that is shown is always there, with or without series. The classic buckets of the histogram end at powers of two seconds,
-//! which are bounds of our own buckets, so their counts are exact. The protobuf format carries those and the native
-//! histogram of schema 6, bucket for bucket as it is held.
+//! Every family that is shown is always there, with or without series. The classic buckets of the histogram end at
+//! powers of two seconds, which are bounds of our own buckets, so their counts are exact. The protobuf format carries
+//! those and the native histogram of schema 6, bucket for bucket as it is held.
 //!
-//! OpenMetrics has with each counter and histogram when it began (`_created`), and after a line, the exemplar that belongs to it: of a histogram the
-//! line of the bucket that the call fell into, of the counter of errors a call that failed. The protobuf format has the same in fields of its own.
+//! OpenMetrics has with each counter and histogram when it began (`_created`), and after a line, the exemplar that
+//! belongs to it: of a histogram the line of the bucket that the call fell into, of the counter of errors a call that
+//! failed. The protobuf format has the same in fields of its own.
 //!
-//! A scrape costs what there are of series, whatever the number of samples. It makes no copy of the totals: label texts were
-//! put into form when the series was first seen.
+//! A scrape costs what there are of series, whatever the number of samples. It makes no copy of the totals: label texts
+//! were put into form when the series was first seen.
 //!
 //! Sources: the Prometheus text format 0.0.4, OpenMetrics 1.0, `io/prometheus/client/metrics.proto` of Prometheus'
 //! client model.
@@ -71,8 +72,8 @@ impl Shown {
     pub const ALL: Self = Self { histogram: true, created: true };
 }
 
-/// The answer to a scrape at `now`, in microseconds since the Unix epoch; `granularity` says of which windows the latency
-/// gauges are.
+/// The answer to a scrape at `now`, in microseconds since the Unix epoch; `granularity` says of which windows the
+/// latency gauges are.
 pub fn render(totals: &RunningTotals, granularity: Granularity, now: i64, format: Format) -> Bytes {
     render_shown(totals, None, granularity, now, format, Shown::ALL)
 }
@@ -120,7 +121,8 @@ const OVERFLOWED_BY: Family = Family {
 /// The quantiles of the latency gauge, and their label.
 const QUANTILES: [(f64, &str); 3] = [(0.5, "0.5"), (0.95, "0.95"), (0.99, "0.99")];
 
-/// The classic buckets end at 2 to these powers seconds: 4 ms, 16 ms, 63 ms, 125 ms, 250 ms, 500 ms, 1 s, 4 s, 16 s, 64 s.
+/// The classic buckets end at 2 to these powers seconds: 4 ms, 16 ms, 63 ms, 125 ms, 250 ms, 500 ms, 1 s, 4 s, 16 s, 64
+/// s.
 const BUCKET_EXPONENTS: [i8; 10] = [-8, -6, -4, -3, -2, -1, 0, 2, 4, 6];
 
 /// The upper bounds of the classic buckets, in seconds.
@@ -128,7 +130,8 @@ fn bucket_bounds() -> [f64; BUCKET_EXPONENTS.len()] {
     BUCKET_EXPONENTS.map(|exponent| f64::exp2(exponent.into()))
 }
 
-/// The classic bucket that so many seconds fall into: its place among the bounds, or their number for the one without a bound.
+/// The classic bucket that so many seconds fall into: its place among the bounds, or their number for the one without a
+/// bound.
 fn bucket_of(seconds: f64) -> usize {
     let bounds = bucket_bounds();
     bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len())

@@ -1,8 +1,8 @@
 //! Which format an `Accept` header asks for (RFC 9110, 12.5.1).
 //!
-//! Each format is as welcome as the most specific media range that covers it says by its `q`; the most welcome wins, among
-//! equals the one whose range is named first, and among those of one range (`*/*`) text. When none is welcome the answer is
-//! text all the same: a client that asks for the impossible is better served by text than by an error.
+//! Each format is as welcome as the most specific media range that covers it says by its `q`; the most welcome wins,
+//! among equals the one whose range is named first, and among those of one range (`*/*`) text. When none is welcome the
+//! answer is text all the same: a client that asks for the impossible is better served by text than by an error.
 
 use super::Format;
 

@@ -4,8 +4,8 @@
 //! schema 6. A native bucket's index in Prometheus is one above ours, since Prometheus counts by upper bound. Runs of
 //! non-empty buckets are spans; a gap of one or two empty buckets is filled up, since a new span would take more bytes.
 //!
-//! The messages are written field by field rather than built up as objects first: a scrape of 10,000 series has a million
-//! buckets.
+//! The messages are written field by field rather than built up as objects first: a scrape of 10,000 series has a
+//! million buckets.
 
 use std::thread::available_parallelism;
 
@@ -76,8 +76,8 @@ enum Kind {
 /// Gaps of at most so many empty buckets are filled up.
 const FILLED_GAP: i64 = 2;
 
-/// From so many series on, histograms are written by several threads: they are nearly all of the answer, and nearly all of
-/// its time.
+/// From so many series on, histograms are written by several threads: they are nearly all of the answer, and nearly all
+/// of its time.
 const SHARED_SERIES: usize = 1_000;
 /// Threads that write one answer, at most.
 const MAX_THREADS: usize = 4;
@@ -105,8 +105,8 @@ fn capacity(scrape: &Scrape<'_>) -> usize {
     4096 + length.sum::<usize>()
 }
 
-/// An answer in the making. What is nested in a metric is written apart first, since its length stands before it; the memory
-/// for that is used again and again. A family is written in place, and then moved up by its length.
+/// An answer in the making. What is nested in a metric is written apart first, since its length stands before it; the
+/// memory for that is used again and again. A family is written in place, and then moved up by its length.
 #[derive(Default)]
 struct Page {
     out: Vec<u8>,
@@ -211,8 +211,9 @@ impl Page {
             self.put_classic(&series.latency, bounds, exemplar);
             self.put_native(&series.latency);
             put_created(&mut self.value, histogram::CREATED, series);
-            // Past the last bound no bucket can have it. Else a bucket has it: of native exemplars Prometheus 3.5 takes those of a family's first
-            // histogram alone.
+            // Past the last bound no bucket can have it. Else a bucket has it, so that whoever reads the classic
+            // buckets too finds it for each series: of native histograms alone Prometheus (3.5) reads exemplars of a
+            // family's first one.
             if let Some(exemplar) = exemplar.filter(|exemplar| super::bucket_of(exemplar.seconds) == bounds.len()) {
                 put_exemplar(&mut self.value, histogram::EXEMPLARS, exemplar, exemplar.seconds);
             }

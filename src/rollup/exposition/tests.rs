@@ -419,7 +419,8 @@ fn native_buckets_are_those_that_are_held() {
     let held: Vec<_> =
         totals.series()[0].latency.buckets().map(|(index, n)| (i32::from(index) + 1, n as i64)).collect();
     assert_eq!(read, held);
-    // 1 s is 2^0 and ends Prometheus' bucket 0; 1.01 s lies in the next, 1.04 s three further: one span, its gap filled.
+    // 1 s is 2^0 and ends Prometheus' bucket 0; 1.01 s lies in the next, 1.04 s three further: one span, its gap
+    // filled.
     assert_eq!(histogram.positive_span.len(), 3);
     assert!(held.contains(&(0, 2)) && held.contains(&(1, 1)) && held.contains(&(4, 1)), "{held:?}");
 }

@@ -1,7 +1,7 @@
 //! The two text formats: Prometheus' 0.0.4 and OpenMetrics 1.0.
 //!
-//! They differ in little: OpenMetrics names a counter's family without `_total`, writes the bounds of buckets as `1.0` where
-//! the older one has `1`, has when a series began and exemplars, and ends with `# EOF`.
+//! They differ in little: OpenMetrics names a counter's family without `_total`, writes the bounds of buckets as `1.0`
+//! where the older one has `1`, has when a series began and exemplars, and ends with `# EOF`.
 
 use super::{
     BUCKET_EXPONENTS, CALLS, DENIALS, DURATION, ERRORS, Exemplar, Family, LATENCY, OVERFLOWED, OVERFLOWED_BY,

@@ -1,7 +1,7 @@
 //! `latency_hist` and `latency_merge`: one aggregate fed with durations or with histograms.
 //!
-//! Its state between the phases of an aggregation is its result, the encoded histogram: a histogram of part of the rows is
-//! all that merging needs. Of no values it is NULL; of histograms of nothing it is one of nothing.
+//! Its state between the phases of an aggregation is its result, the encoded histogram: a histogram of part of the rows
+//! is all that merging needs. Of no values it is NULL; of histograms of nothing it is one of nothing.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! `latency_buckets(latency, per_octave)`: the counts of an encoded histogram as a list, for heat maps and charts.
 //!
-//! An item is a struct of `lower_ms` (exclusive), `upper_ms` (inclusive) and `calls`, ascending, empty ones left out. `per_octave` says into how many each
-//! doubling is cut: a power of two up to the 64 of the histogram itself, so that each bucket is a sum of whole ones and the counts are exact. What counts as
-//! zero is the item whose `lower_ms` is 0.
+//! An item is a struct of `lower_ms` (exclusive), `upper_ms` (inclusive) and `calls`, ascending, empty ones left out.
+//! `per_octave` says into how many each doubling is cut: a power of two up to the 64 of the histogram itself, so that
+//! each bucket is a sum of whole ones and the counts are exact. What counts as zero is the item whose `lower_ms` is 0.
 
 use std::sync::Arc;
 

@@ -7,8 +7,8 @@
 //! | `latency_quantile(latency, q)` | scalar | the quantile `q` of a histogram, in milliseconds, within 0.542 % |
 //! | `latency_buckets(latency, per_octave)` | scalar | its counts, a list of `{lower_ms, upper_ms, calls}` |
 //!
-//! As in all of SQL, NULLs are passed over by the aggregates, an aggregate of no rows is NULL, and a NULL argument of the
-//! scalar gives NULL. What is no duration, no histogram or no quantile is an error that says so.
+//! As in all of SQL, NULLs are passed over by the aggregates, an aggregate of no rows is NULL, and a NULL argument of
+//! the scalar gives NULL. What is no duration, no histogram or no quantile is an error that says so.
 
 mod aggregate;
 mod buckets;

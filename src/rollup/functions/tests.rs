@@ -206,7 +206,8 @@ async fn buckets_sum_whole_ones_and_leave_none_out() {
         );
         assert_eq!(number(&ctx, &sql).await, Some(120.0), "{per_octave}");
     }
-    // 1 to 40 ms once each, 10 to 400 and 100 to 4000 ms: a doubling whole holds what lies in it, its upper bound included.
+    // 1 to 40 ms once each, 10 to 400 and 100 to 4000 ms: a doubling whole holds what lies in it, its upper bound
+    // included.
     let within = |bound: &str| {
         format!(
             "SELECT sum(b['calls']) * 1.0 FROM (SELECT unnest(latency_buckets(latency_hist(ms), 1)) AS b FROM samples)

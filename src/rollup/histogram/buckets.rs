@@ -1,11 +1,12 @@
 //! The counts of a histogram's buckets, in as little memory as they need.
 //!
-//! - *Sparse*: a sorted list of up to [`SPARSE_MAX`] buckets with their counts, 8 bytes each. Most histograms of a query
-//!   with many groups, and of a rarely called tool, stay so.
-//! - *Dense*: one count for each bucket between the lowest and the highest seen, in 16, 32 or 64 bits. The width is chosen
-//!   by the total of all counts, which no count exceeds: checking the total spares a check for overflow in every bucket. A
-//!   tool whose 60,000 calls take from 5 ms to 5 s takes 1.3 KB. The sum of every 16 counts is kept beside them: a quantile
-//!   and the classic buckets of a scrape read these, a sixteenth of the memory, which is what a scrape's time goes into.
+//! - *Sparse*: a sorted list of up to [`SPARSE_MAX`] buckets with their counts, 8 bytes each. Most histograms of a
+//!   query with many groups, and of a rarely called tool, stay so.
+//! - *Dense*: one count for each bucket between the lowest and the highest seen, in 16, 32 or 64 bits. The width is
+//!   chosen by the total of all counts, which no count exceeds: checking the total spares a check for overflow in every
+//!   bucket. A tool whose 60,000 calls take from 5 ms to 5 s takes 1.3 KB. The sum of every 16 counts is kept beside
+//!   them: a quantile and the classic buckets of a scrape read these, a sixteenth of the memory, which is what a
+//!   scrape's time goes into.
 //!
 //! A form only ever grows into the next. The zero bucket is counted apart. The scale has 4,352 others, so no histogram
 //! takes more than 37 KiB. The total saturates at `u64::MAX`: what would exceed it is not counted.

@@ -3,11 +3,11 @@
 //! Bucket `i` holds the durations of more than 2^(i/64) and at most 2^((i+1)/64) seconds: OpenTelemetry's exponential
 //! histogram of scale 6, whose bucket `i` is the bucket `i + 1` of a Prometheus native histogram of schema 6.
 //!
-//! The bucket is found from the bits of the double alone. Its exponent gives the octave; within the octave, the 52 bits of
-//! its mantissa are compared with the mantissas of the 64 bounds 2^(k/64), each rounded to the nearest double. A table
-//! over the mantissa's first seven bits says how many bounds lie below a cell of width 1/128; since the bounds are at least
-//! 1/92 apart, a cell holds one bound at most, and one comparison finishes the search. There is no logarithm in it, so the
-//! answer is the same on every machine, and a value on a bound falls below it.
+//! The bucket is found from the bits of the double alone. Its exponent gives the octave; within the octave, the 52 bits
+//! of its mantissa are compared with the mantissas of the 64 bounds 2^(k/64), each rounded to the nearest double. A
+//! table over the mantissa's first seven bits says how many bounds lie below a cell of width 1/128; since the bounds
+//! are at least 1/92 apart, a cell holds one bound at most, and one comparison finishes the search. There is no
+//! logarithm in it, so the answer is the same on every machine, and a value on a bound falls below it.
 
 /// The scale: each doubling of a duration is cut into 2^6 buckets.
 pub const SCALE: u8 = 6;
@@ -109,8 +109,8 @@ const BOUNDS: [u64; 64] = [
 const CELLS: usize = 128;
 const CELL_SHIFT: u32 = MANTISSA_BITS - CELLS.trailing_zeros();
 
-/// For each cell: how many bounds lie below its start, and the mantissa of the first that does not (past the last bound, one
-/// that no mantissa exceeds).
+/// For each cell: how many bounds lie below its start, and the mantissa of the first that does not (past the last
+/// bound, one that no mantissa exceeds).
 const TABLE: [(u8, u64); CELLS] = table();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses an index out of range")]
@@ -155,8 +155,8 @@ pub(crate) fn upper_bound_seconds(index: i16) -> f64 {
     f64::from_bits((exponent as u64) << MANTISSA_BITS | mantissa)
 }
 
-/// The value that stands for bucket `index`, in milliseconds: the harmonic mean of its bounds, which is equally wrong, in
-/// proportion, for a duration at either end.
+/// The value that stands for bucket `index`, in milliseconds: the harmonic mean of its bounds, which is equally wrong,
+/// in proportion, for a duration at either end.
 pub(crate) fn midpoint_ms(index: i16) -> f64 {
     if index == ZERO_BUCKET {
         return 0.0;

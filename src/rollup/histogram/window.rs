@@ -154,8 +154,9 @@ impl<T: Count> Window<T> {
         counts.filter(|&(_, n)| n > 0)
     }
 
-    /// Calls `f` with each bucket that has counted anything, ascending. Which buckets of a run are empty is as good as random, and a wrongly guessed branch costs
-    /// more than all else here; so a run's empty buckets are found without branches first.
+    /// Calls `f` with each bucket that has counted anything, ascending. Which buckets of a run are empty is as good as
+    /// random, and a wrongly guessed branch costs more than all else here; so a run's empty buckets are found without
+    /// branches first.
     pub(super) fn for_each(&self, mut f: impl FnMut(i16, u64)) {
         let firsts = (self.first..).step_by(RUN);
         let runs = firsts.zip(self.counts.chunks(RUN)).zip(&self.sums).filter(|(_, sum)| (**sum).into() > 0);

@@ -2,12 +2,13 @@
 //!
 //! Chosen by measurement: zstd 1; times and counts as DELTA_BINARY_PACKED; no dictionary for ids and durations, which
 //! hardly repeat; ids of calls as DELTA_BYTE_ARRAY, since those of one moment begin alike, and the other ids as
-//! DELTA_LENGTH_BYTE_ARRAY, which packs better than lengths among the digits; dictionaries for the rest. No bounds are kept of
-//! ids but those of calls.
+//! DELTA_LENGTH_BYTE_ARRAY, which packs better than lengths among the digits; dictionaries for the rest. No bounds are
+//! kept of ids but those of calls.
 //!
-//! Samples are in order of plugin, tool and time: most queries are for a tool, and columns whose neighbours are alike pack
-//! better. Rollups are in order of window, plugin, tool and workspace, so that the partial rows of one series lie side by side. A
-//! file says its order in its footer (`sorting_columns`); one of an older version says none, and is in order of arrival.
+//! Samples are in order of plugin, tool and time: most queries are for a tool, and columns whose neighbours are alike
+//! pack better. Rollups are in order of window, plugin, tool and workspace, so that the partial rows of one series lie
+//! side by side. A file says its order in its footer (`sorting_columns`); one of an older version says none, and is in
+//! order of arrival.
 
 use arrow::datatypes::{DataType, Schema};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -21,6 +22,8 @@ use super::super::StorageError;
 pub const ROW_GROUP_ROWS: usize = 262_144;
 /// Rows of a row group of a merged file. Smaller, since merging reads one row group of each of its inputs at a time.
 pub const MERGED_ROW_GROUP_ROWS: usize = 98_304;
+/// Bytes of one, where its rows are so wide, as those of sealed payloads are, that fewer rows come to as much.
+pub const MERGED_ROW_GROUP_BYTES: usize = 16 << 20;
 /// How often a bloom filter says that a value may be there when it is not: about 10 bits a value.
 const BLOOM_FPP: f64 = 0.01;
 /// The order of the rows of samples.
@@ -74,6 +77,9 @@ pub fn properties(schema: &Schema, purpose: Purpose) -> Result<WriterProperties,
         .set_max_row_group_row_count(Some(group))
         .set_sorting_columns(sorting(schema))
         .set_statistics_enabled(EnabledStatistics::Page);
+    if purpose != Purpose::Flushed {
+        properties = properties.set_max_row_group_bytes(Some(MERGED_ROW_GROUP_BYTES));
+    }
     for field in schema.fields() {
         let column = ColumnPath::from(field.name().as_str());
         properties = match field.data_type() {

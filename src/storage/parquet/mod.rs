@@ -8,8 +8,8 @@
 //! | `stats` | the statistics that Delta's log carries of a file |
 //! | `writer` | writing a file of any size piece by piece |
 //!
-//! A flush encodes what it has in memory as one file a partition date. The partition column is not stored in the file, as Delta
-//! has it.
+//! A flush encodes what it has in memory as one file a partition date. The partition column is not stored in the file,
+//! as Delta has it.
 
 mod layout;
 mod order;
@@ -31,7 +31,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaDataPtr;
 use parquet::file::properties::WriterProperties;
 
-pub use layout::{MERGED_ROW_GROUP_ROWS, Purpose, ROW_GROUP_ROWS, is_partial, properties};
+pub use layout::{MERGED_ROW_GROUP_BYTES, MERGED_ROW_GROUP_ROWS, Purpose, ROW_GROUP_ROWS, is_partial, properties};
 pub use order::{Keys, sorted, taken};
 pub use reader::{StoredFile, open};
 pub use stats::{Counts, SOUGHT_ID, text_bounds, time_bounds};
@@ -47,7 +47,8 @@ const TAKEN_ROWS: usize = 16_384;
 /// An encoded file, not yet in the store.
 #[derive(Debug, Clone)]
 pub struct EncodedFile {
-    /// Partition value: days since the Unix epoch, of the first day of its month where the table is partitioned by month.
+    /// Partition value: days since the Unix epoch, of the first day of its month where the table is partitioned by
+    /// month.
     pub date: i32,
     /// The Parquet bytes.
     pub bytes: Bytes,
@@ -55,8 +56,8 @@ pub struct EncodedFile {
     pub stats: String,
 }
 
-/// Encodes batches of a table that is partitioned by day, in the order of the table, as one file a partition, on up to `threads`
-/// threads, of which the caller's is one. The bytes do not depend on how many.
+/// Encodes batches of a table that is partitioned by day, in the order of the table, as one file a partition, on up to
+/// `threads` threads, of which the caller's is one. The bytes do not depend on how many.
 ///
 /// # Errors
 /// When a batch is not of the table's schema, or Parquet cannot encode it.
@@ -160,8 +161,8 @@ fn row_groups(rows: &[RecordBatch]) -> Vec<Vec<RecordBatch>> {
     groups
 }
 
-/// The columns of one row group, encoded by several threads, each of which takes the next column when it is done with one.
-/// Column by column also means that what is at work, a dictionary above all, stays in the processor's cache.
+/// The columns of one row group, encoded by several threads, each of which takes the next column when it is done with
+/// one. Column by column also means that what is at work, a dictionary above all, stays in the processor's cache.
 fn encode_columns(
     schema: &SchemaRef,
     writers: Vec<ArrowColumnWriter>,
@@ -205,8 +206,8 @@ fn column_bytes(rows: &[RecordBatch], column: usize) -> usize {
     rows.iter().map(bytes).sum()
 }
 
-/// The rows of each partition, as they are stored in its files. Days are without the column that says which, as Delta has it;
-/// months keep their days.
+/// The rows of each partition, as they are stored in its files. Days are without the column that says which, as Delta
+/// has it; months keep their days.
 fn split(
     partitioning: Partitioning,
     schema: &SchemaRef,

@@ -42,8 +42,8 @@ impl Keys {
     }
 }
 
-/// Where the rows of some batches of one schema lie in order: pairs of a batch and a row of it. None where they are in order
-/// as they are, or their table has none. Rows that are alike stay in their order.
+/// Where the rows of some batches of one schema lie in order: pairs of a batch and a row of it. None where they are in
+/// order as they are, or their table has none. Rows that are alike stay in their order.
 ///
 /// # Errors
 /// When the batches are not of one schema.

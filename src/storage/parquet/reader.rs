@@ -1,4 +1,5 @@
-//! Reading parts of a Parquet file out of the store: the footer with its page index, and the pages that hold what is looked for.
+//! Reading parts of a Parquet file out of the store: the footer with its page index, and the pages that hold what is
+//! looked for.
 
 use std::ops::Range;
 use std::sync::Arc;

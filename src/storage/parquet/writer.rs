@@ -1,5 +1,5 @@
-//! Writing a file of any size: rows go in batch by batch, and the bytes that are done come out, so that no more than a row group is in
-//! memory.
+//! Writing a file of any size: rows go in batch by batch, and the bytes that are done come out, so that no more than a
+//! row group is in memory.
 
 use std::sync::Arc;
 

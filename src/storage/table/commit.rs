@@ -6,8 +6,8 @@
 //! | a merge | the same rows in other files | the files that they were in | false | goes on only if each of those is still live |
 //! | retention, erasure | nothing, or files with fewer rows | files | true | the same |
 //!
-//! Each attempt names one version, the one after what was read, and the library repeats nothing: its own check lets two merges of the
-//! same files both succeed. Neither checkpoints are made nor is the log cut in a commit: see `log`.
+//! Each attempt names one version, the one after what was read, and the library repeats nothing: its own check lets two
+//! merges of the same files both succeed. Neither checkpoints are made nor is the log cut in a commit: see `log`.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,8 @@ use super::{FENCE, LiveFile, Table, TableSnapshot};
 
 /// How often to try a commit that fails while the table stays where it was.
 const COMMIT_ATTEMPTS: usize = 3;
-/// How often to try a commit that others come before. Flushes come at their interval, and a commit takes a fraction of a second.
+/// How often to try a commit that others come before. Flushes come at their interval, and a commit takes a fraction of
+/// a second.
 const REPLACE_ATTEMPTS: usize = 8;
 
 /// A file that was put into the store and is to be committed.
@@ -94,8 +95,8 @@ impl Table {
         let mut last = None;
         for attempt in 0..=COMMIT_ATTEMPTS {
             let now = self.snapshot().await?;
-            // What was put for nothing is left to the vacuum: a commit that failed may have happened, and its files been read, or
-            // merged since.
+            // What was put for nothing is left to the vacuum: a commit that failed may have happened, and its files
+            // been read, or merged since.
             if now.position != base {
                 return Ok(now);
             }
@@ -115,7 +116,8 @@ impl Table {
                 .commit(Commit { actions, operation, transaction: Some((self.position_app.clone(), position)) })
                 .await?
             {
-                // Either another commit came first, or this one failed and may yet have happened: the table itself tells.
+                // Either another commit came first, or this one failed and may yet have happened: the table itself
+                // tells.
                 last = Some(e);
                 self.refresh().await?;
             }
@@ -202,8 +204,9 @@ impl Table {
             }
             if !inputs.iter().all(|input| self.is_live(&input.name)) {
                 let gone = inputs.iter().all(|input| !self.is_live(&input.name));
-                // Of what only removes, all that is wanted may have been done, by whomever.
-                return Ok(if outputs.is_empty() && gone {
+                // Of what only removes, the attempt before may have done all that is wanted. Without one others did so,
+                // and perhaps put the same rows elsewhere.
+                return Ok(if attempt > 0 && outputs.is_empty() && gone {
                     Replaced::Done(snapshot)
                 } else {
                     Replaced::Stale(snapshot)
@@ -239,8 +242,8 @@ impl Table {
         }
     }
 
-    /// Commits upon the version that was read last, once. Where it seems to have succeeded and may be none of the table's log, the
-    /// table is read anew.
+    /// Commits upon the version that was read last, once. Where it seems to have succeeded and may be none of the
+    /// table's log, the table is read anew.
     pub(super) async fn commit(&mut self, commit: Commit) -> Result<Result<(), DeltaTableError>, StorageError> {
         let Commit { actions, operation, transaction } = commit;
         let before = self.failures.count();
@@ -283,7 +286,8 @@ impl Table {
         Ok(Ok(()))
     }
 
-    /// Whether Delta's log, listed now, has no checkpoint at or after a version: then what was created there is a part of it.
+    /// Whether Delta's log, listed now, has no checkpoint at or after a version: then what was created there is a part
+    /// of it.
     async fn is_believed(&self, version: u64) -> Result<bool, StorageError> {
         let folder = self.log_folder();
         // Before all names that begin with the version, and after all of the ones before.

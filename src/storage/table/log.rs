@@ -1,9 +1,9 @@
-//! Checkpoints of Delta's log, and cutting the log before them. Neither belongs to a flush: to list the log at each commit costs more
-//! the longer it is.
+//! Checkpoints of Delta's log, and cutting the log before them. Neither belongs to a flush: to list the log at each
+//! commit costs more the longer it is.
 //!
-//! A checkpoint holds all live files and the transactions at one version, so that readers need no commit before it. The log is cut
-//! before the newest checkpoint that is a day old by the store's clock: who began to read the table within that day (other engines too)
-//! finds all that it looks for.
+//! A checkpoint holds all live files and the transactions at one version, so that readers need no commit before it. The
+//! log is cut before the newest checkpoint that is a day old by the store's clock: who began to read the table within
+//! that day (other engines too) finds all that it looks for.
 
 use deltalake_core::protocol::checkpoints::create_checkpoint;
 use object_store::path::Path;
@@ -17,7 +17,8 @@ use super::Table;
 const CHECKPOINT_EVERY: u64 = 50;
 
 impl Table {
-    /// Makes a checkpoint at the version that was read last, if the newest is so many commits before it. Says whether it did.
+    /// Makes a checkpoint at the version that was read last, if the newest is so many commits before it. Says whether
+    /// it did.
     ///
     /// # Errors
     /// What the store says; trying again is safe.
@@ -38,11 +39,19 @@ impl Table {
         self.checkpoint_now().await.map(|()| true)
     }
 
-    /// Makes a checkpoint at the version that was read last: once it is a day old, the commits before it go.
+    /// Makes a checkpoint at the version that was read last, unless that has one: once it is a day old, the commits
+    /// before it go.
     ///
     /// # Errors
     /// What the store says; trying again is safe.
-    pub async fn checkpoint_now(&mut self) -> Result<(), StorageError> {
+    pub async fn checkpoint_past(&mut self) -> Result<(), StorageError> {
+        if self.delta.version() == Some(self.last_checkpoint().await?) {
+            return Ok(());
+        }
+        self.checkpoint_now().await
+    }
+
+    async fn checkpoint_now(&mut self) -> Result<(), StorageError> {
         let Some(version) = self.delta.version() else { return Ok(()) };
         create_checkpoint(&self.delta, None).await.map_err(|e| self.fault("make a checkpoint of", e))?;
         self.checkpointed = Some(version);
@@ -64,8 +73,8 @@ impl Table {
     }
 }
 
-/// Deletes what Delta's log of a table has before the newest checkpoint that was made before `cutoff`, in µs since the epoch. Says
-/// how many objects.
+/// Deletes what Delta's log of a table has before the newest checkpoint that was made before `cutoff`, in µs since the
+/// epoch. Says how many objects.
 ///
 /// # Errors
 /// What the store says; trying again is safe.

@@ -1,8 +1,9 @@
 //! How a table's files are put into partitions: by the UTC day of their rows, or by its month.
 //!
-//! Samples and hourly rollups are partitioned by `date`. Daily rollups have one row a day and series, so that a partition a day would be
-//! thousands of tiny files in seven years: they are partitioned by `month`, the first day of the month, a column that their Delta table
-//! has after those of `schemas/tool_usage_daily.sql`. Tables that were made before go on by `date`.
+//! Samples and hourly rollups are partitioned by `date`. Daily rollups have one row a day and series, so that a
+//! partition a day would be thousands of tiny files in seven years: they are partitioned by `month`, the first day of
+//! the month, a column that their Delta table has after those of `schemas/tool_usage_daily.sql`. Tables that were made
+//! before go on by `date`.
 
 use chrono::{Datelike, Days, Months, NaiveDate};
 

@@ -1,8 +1,9 @@
-//! Files that no version names any more: which may be deleted, and the fence that keeps them from being committed after all.
+//! Files that no version names any more: which may be deleted, and the fence that keeps them from being committed after
+//! all.
 //!
-//! In this order, see [`super`]: 1. the live files and those removed lately are read; 2. all files are listed; 3. a fence is committed,
-//! and the table read; 4. what was listed, was neither live nor removed lately and is not live now is deleted. Between the steps
-//! any time may pass, and others may commit.
+//! In this order, see [`super`]: 1. the live files and those removed lately are read; 2. all files are listed; 3. a
+//! fence is committed, and the table read; 4. what was listed, was neither live nor removed lately and is not live now
+//! is deleted. Between the steps any time may pass, and others may commit.
 
 use std::collections::HashSet;
 
@@ -34,7 +35,8 @@ pub struct Orphans {
 }
 
 impl Table {
-    /// Reads which files are live, or were removed at or after `cutoff`, in µs since the epoch: queries that began before may read them.
+    /// Reads which files are live, or were removed at or after `cutoff`, in µs since the epoch: queries that began
+    /// before may read them.
     ///
     /// # Errors
     /// What the store says.
@@ -86,7 +88,8 @@ impl Table {
 }
 
 impl Reclaimable {
-    /// The files of a table's folder that need not be kept and were written before `cutoff`, in µs since the epoch, by the store's clock.
+    /// The files of a table's folder that need not be kept and were written before `cutoff`, in µs since the epoch, by
+    /// the store's clock.
     ///
     /// # Errors
     /// What the store says.

@@ -1,15 +1,15 @@
 //! The functions a query may call.
 //!
-//! A list of what is offered, not of what is not: a function that a new version of the engine brings is not offered until someone has
-//! looked at it. Left out are those that read what is not the org's (a file's name, the server's version), those that make arrays
-//! or structs of any size out of nothing, and casts to types of any size.
+//! A list of what is offered, not of what is not: a function that a new version of the engine brings is not offered
+//! until someone has looked at it. Left out are those that read what is not the org's (a file's name, the server's
+//! version), those that make arrays or structs of any size out of nothing, and casts to types of any size.
 //!
-//! What makes a value larger than its arguments is bounded, since nested calls double it at every step and the memory pool does
-//! not see it: such a call is measured before it runs, and no value that it, `||`, `array_agg` or `string_agg` makes may exceed
-//! [`MAX_VALUE_BYTES`]. A query with any of them runs in smaller batches.
+//! What makes a value larger than its arguments is bounded, since nested calls double it at every step and the memory
+//! pool does not see it: such a call is measured before it runs, and no value that it, `||`, `array_agg` or
+//! `string_agg` makes may exceed [`MAX_VALUE_BYTES`]. A query with any of them runs in smaller batches.
 //!
-//! Whole numbers never wrap: `arithmetic` and `sum` are checked. Of the aggregates, only those whose value at a row is at hand are offered over
-//! windows ([`WINDOWED`]): the others would compute a window anew at each row, or hold it.
+//! Whole numbers never wrap: `arithmetic` and `sum` are checked. Of the aggregates, only those whose value at a row is
+//! at hand are offered over windows ([`WINDOWED`]): the others would compute a window anew at each row, or hold it.
 
 pub(super) mod arithmetic;
 mod bounded;
@@ -162,7 +162,8 @@ const GROWING: &[(&str, Growth)] = &[
 /// Aggregate functions whose value can be as large as their input.
 const GATHERING: &[&str] = &["array_agg", "string_agg"];
 
-/// Aggregate functions that are offered over windows: each takes a row in, and mostly out again, in a few steps, and so gives its value.
+/// Aggregate functions that are offered over windows: each takes a row in, and mostly out again, in a few steps, and so
+/// gives its value.
 const WINDOWED: &[&str] = &[
     "avg",
     "bit_and",

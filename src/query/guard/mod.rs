@@ -1,13 +1,15 @@
 //! What is refused before anything is planned.
 //!
-//! The text is bounded before it is parsed, because parsers and planners recurse and multiply: its bytes, its tokens, its nesting, and
-//! its operators, since a chain of them is a tree as deep as it is long. The parsed statement is bounded by what it would become:
-//! a common table expression is copied wherever it is named, so tables are counted with those copies; and a condition is pushed down by
-//! putting what computes a column in its place, so where `n + n AS n` is nested, columns are counted as often as that would name them.
+//! The text is bounded before it is parsed, because parsers and planners recurse and multiply: its bytes, its tokens,
+//! its nesting, and its operators, since a chain of them is a tree as deep as it is long. The parsed statement is
+//! bounded by what it would become: a common table expression is copied wherever it is named, so tables are counted
+//! with those copies; and a condition is pushed down by putting what computes a column in its place, so where
+//! `n + n AS n` is nested, columns are counted as often as that would name them.
 //!
-//! Allowed is one `SELECT`, `WITH` or `VALUES` over tables and offered functions. The list of what is refused makes good errors and keeps values
-//! small; isolation does not rest on it, see [`super::session`].
+//! Allowed is one `SELECT`, `WITH` or `VALUES` over tables and offered functions. The list of what is refused makes
+//! good errors and keeps values small; isolation does not rest on it, see [`super::session`].
 
+mod ignored;
 mod inspector;
 mod pattern;
 mod scope;
@@ -276,6 +278,35 @@ mod tests {
         assert_eq!(code("SELECT regexp_like('a', 'A', tool) FROM tool_invocations"), "sql_not_allowed");
         let error = check("SELECT 'a' ~ $1", &["(".into()]).unwrap_err();
         assert!(error.to_string().contains("does not compile"), "{error}");
+    }
+
+    #[test]
+    fn what_the_engine_would_pass_over_is_refused() {
+        for sql in [
+            "SELECT count(*) FROM t TABLESAMPLE BERNOULLI (10)",
+            "SELECT count(*) FROM (SELECT 1 FROM t) TABLESAMPLE BERNOULLI (10)",
+            "SELECT a FROM t PREWHERE a > 1",
+            "SELECT a FROM t START WITH a = 1 CONNECT BY PRIOR a = b",
+            "SELECT a, count(*) FROM t GROUP BY a WITH ROLLUP",
+            "SELECT a, count(*) FROM t GROUP BY ALL WITH TOTALS",
+            "SELECT a FROM t WITH (NOLOCK)",
+            "SELECT * FROM generate_series(1, 3) WITH ORDINALITY",
+            "SELECT array(SELECT a FROM t)",
+            "SELECT quantile(0.9)(a) FROM t",
+            "SELECT sum(a) OVER (w ROWS 1 PRECEDING) FROM t WINDOW w AS (PARTITION BY b ORDER BY c)",
+            "SELECT sum(a) OVER v FROM t WINDOW w AS (PARTITION BY b), v AS (w ORDER BY c)",
+        ] {
+            assert_eq!(code(sql), "sql_not_allowed", "{sql}");
+        }
+        for sql in [
+            "SELECT * EXCLUDE (a) FROM t",
+            "SELECT a, count(*) FROM t GROUP BY ROLLUP (a)",
+            "SELECT a, count(*) FROM t GROUP BY ALL",
+            "SELECT sum(a) OVER w FROM t WINDOW w AS (PARTITION BY b ORDER BY c)",
+            "SELECT t.a, u.b FROM t AS t, LATERAL (SELECT b FROM u WHERE u.a = t.a) AS u",
+        ] {
+            assert_eq!(code(sql), "ok", "{sql}");
+        }
     }
 
     #[test]

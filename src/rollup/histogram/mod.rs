@@ -1,35 +1,37 @@
 //! The latency histogram: what every quantile of this program is read from.
 //!
-//! A base-2 exponential histogram of **scale 6** over **seconds**, which is at once OpenTelemetry's exponential histogram
-//! of scale 6 and Prometheus' native histogram of schema 6, so that one column feeds the quantile gauges, the native
-//! histograms and SQL. Merging adds buckets: an hour's histogram is exactly that of its flushes together, a day's of its
-//! hours, a fleet's of its nodes. The scale is part of the encoded form, whose version is in [`super::codec`].
+//! A base-2 exponential histogram of **scale 6** over **seconds**, which is at once OpenTelemetry's exponential
+//! histogram of scale 6 and Prometheus' native histogram of schema 6, so that one column feeds the quantile gauges, the
+//! native histograms and SQL. Merging adds buckets: an hour's histogram is exactly that of its flushes together, a
+//! day's of its hours, a fleet's of its nodes. The scale is part of the encoded form, whose version is in
+//! [`super::codec`].
 //!
 //! # What it holds
 //!
 //! - counts by bucket: bucket `i` holds the durations of more than γ^i and at most γ^(i+1) seconds, γ = 2^(1/64);
 //! - the zero bucket: durations of at most 2^-30 s (0.93 ns), which is Prometheus' `zero_threshold`;
-//! - the clamp: durations above 2^38 s (8,700 years) count as that long, in buckets and sum. The range is then 68 octaves of
-//!   64 buckets, 4,352 in all, and a histogram's memory is bounded by 37 KiB;
+//! - the clamp: durations above 2^38 s (8,700 years) count as that long, in buckets and sum. The range is then 68
+//!   octaves of 64 buckets, 4,352 in all, and a histogram's memory is bounded by 37 KiB;
 //! - the exact least and greatest duration;
-//! - the sum of durations, each rounded to a multiple of 2^-16 ms (15 ns). Whole multiples are added as 128-bit integers,
-//!   so the sum is exact and the same in whatever order the samples came. As a double it is exact up to 2^37 ms, and then
-//!   the nearest double.
+//! - the sum of durations, each rounded to a multiple of 2^-16 ms (15 ns). Whole multiples are added as 128-bit
+//!   integers, so the sum is exact and the same in whatever order the samples came. As a double it is exact up to 2^37
+//!   ms, and then the nearest double.
 //!
 //! # The error of a quantile is under 1 %
 //!
-//! [`Histogram::quantile`] is by nearest rank: of n durations in order, the quantile q is that of rank ⌈q·n⌉ (at least 1).
-//! Counting up the buckets finds the bucket that the duration x of this rank lies in, without error, for which bucket a
-//! duration falls into depends on the duration alone. So a < x ≤ b with b = γ·a. The answer is r = 2ab/(a+b), the harmonic
-//! mean of the bounds. The error |r − x|/x is largest at an end of the bucket, since r/x falls as x grows:
+//! [`Histogram::quantile`] is by nearest rank: of n durations in order, the quantile q is that of rank ⌈q·n⌉ (at least
+//! 1). Counting up the buckets finds the bucket that the duration x of this rank lies in, without error, for which
+//! bucket a duration falls into depends on the duration alone. So a < x ≤ b with b = γ·a. The answer is r = 2ab/(a+b),
+//! the harmonic mean of the bounds. The error |r − x|/x is largest at an end of the bucket, since r/x falls as x grows:
 //!
 //! - at x = a: r/a − 1 = 2b/(a+b) − 1 = (b − a)/(a + b);
 //! - at x = b: 1 − r/b = 1 − 2a/(a+b) = (b − a)/(a + b).
 //!
-//! Both are (γ − 1)/(γ + 1) = tanh(ln 2 / 128) < ln 2 / 128 < 0.005416. So **the error is under 0.542 %**, to which rounding
-//! in doubles adds less than 10^-15. Taking r into [min, max] moves it towards x, which lies there, and never past it. The
-//! first and the last rank are the least and the greatest duration, which are held exactly; so is a lone duration. A
-//! duration in the zero bucket is read as 0, or as the least duration if that is greater: wrong by less than 1 ns.
+//! Both are (γ − 1)/(γ + 1) = tanh(ln 2 / 128) < ln 2 / 128 < 0.005416. So **the error is under 0.542 %**, to which
+//! rounding in doubles adds less than 10^-15. Taking r into [min, max] moves it towards x, which lies there, and never
+//! past it. The first and the last rank are the least and the greatest duration, which are held exactly; so is a lone
+//! duration. A duration in the zero bucket is read as 0, or as the least duration if that is greater: wrong by less
+//! than 1 ns.
 
 mod buckets;
 mod scale;
@@ -173,14 +175,14 @@ impl Histogram {
         self.buckets.zero()
     }
 
-    /// The buckets above zero that counted anything, as (index, count), ascending. Bucket `i` ends at 2^((i+1)/64) seconds,
-    /// inclusive.
+    /// The buckets above zero that counted anything, as (index, count), ascending. Bucket `i` ends at 2^((i+1)/64)
+    /// seconds, inclusive.
     pub fn buckets(&self) -> impl Iterator<Item = (i16, u64)> {
         self.buckets.iter()
     }
 
-    /// The quantile `q` of 0 to 1 (outside, the nearer of the two), in milliseconds, by nearest rank, within 0.542 %. None
-    /// when nothing was counted or `q` is NaN.
+    /// The quantile `q` of 0 to 1 (outside, the nearer of the two), in milliseconds, by nearest rank, within 0.542 %.
+    /// None when nothing was counted or `q` is NaN.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let rank = nearest_rank(q, self.count())?;
         Some(self.moments.at_rank(rank, self.count(), || self.buckets.at_rank(rank)))
@@ -191,8 +193,8 @@ impl Histogram {
         self.buckets.for_each(f);
     }
 
-    /// How many durations are at most 2^e seconds, for each `e` of `exponents`: exact, since such a bound is a bucket's. The
-    /// exponents ascend and lie between −30 and 38.
+    /// How many durations are at most 2^e seconds, for each `e` of `exponents`: exact, since such a bound is a
+    /// bucket's. The exponents ascend and lie between −30 and 38.
     pub fn cumulative<const N: usize>(&self, exponents: [i8; N]) -> [u64; N] {
         let mut from = FIRST_BUCKET;
         let mut seen = self.zero_count();
@@ -227,8 +229,8 @@ impl Moments {
     }
 }
 
-/// The rank ⌈q·n⌉ of 1 to `n`; none when `n` is 0 or `q` is NaN. A product within rounding of a whole number is taken for that
-/// number, so that the quantile 0.07 of 100 is the seventh and not the eighth.
+/// The rank ⌈q·n⌉ of 1 to `n`; none when `n` is 0 or `q` is NaN. A product within rounding of a whole number is taken
+/// for that number, so that the quantile 0.07 of 100 is the seventh and not the eighth.
 pub(crate) fn nearest_rank(q: f64, n: u64) -> Option<u64> {
     if n == 0 || q.is_nan() {
         return None;

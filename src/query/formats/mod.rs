@@ -1,16 +1,18 @@
-//! Answers as bodies: JSON, NDJSON, CSV, an Arrow stream, or Parquet, each made as the rows come, on the threads that queries run on, and charged to
-//! their query.
+//! Answers as bodies: JSON, NDJSON, CSV, an Arrow stream, or Parquet, each made as the rows come, on the threads that
+//! queries run on, and charged to their query.
 //!
-//! A status line cannot be taken back once a body has begun, so [`begin`] makes the first [`HEAD_BYTES`] of it, or all if it is
-//! shorter, before it returns: whatever fails by then still gets its own status. Such beginnings wait in memory for their clients, also after
-//! their queries have ended, so all together are bounded ([`HeadRoom`]); where there is no room, a body begins earlier. What fails later ends the body
-//! with an error, which the server must turn into a broken transfer, never into an orderly end; JSON and NDJSON say before it, in a member `error`, what
-//! it was. Batches are cut into pieces before they are written, so that a chunk is never far larger than `CHUNK_BYTES`.
+//! A status line cannot be taken back once a body has begun, so [`begin`] makes the first [`HEAD_BYTES`] of it, or all
+//! if it is shorter, before it returns: whatever fails by then still gets its own status. Such beginnings wait in
+//! memory for their clients, also after their queries have ended, so all together are bounded ([`HeadRoom`]); where
+//! there is no room, a body begins earlier. What fails later ends the body with an error, which the server must turn
+//! into a broken transfer, never into an orderly end; JSON and NDJSON say before it, in a member `error`, what it was.
+//! Batches are cut into pieces before they are written, so that a chunk is never far larger than `CHUNK_BYTES`.
 //!
-//! In text formats a timestamp is RFC 3339 in UTC with as many digits as it needs, a date `YYYY-MM-DD`, bytes are lower-case
-//! hexadecimal, a decimal is a JSON number, NaN and the infinities are null in JSON. Numbers that a double cannot hold are strings where
-//! [`Options::text_numbers`] asks for it. In CSV a text that a spreadsheet would take for a formula begins with an apostrophe, unless
-//! [`Options::raw_csv`] says otherwise. In Arrow and Parquet strings are plain `Utf8`. Columns of one name are numbered: `n`, `n_2`, `n_3`.
+//! In text formats a timestamp is RFC 3339 in UTC with as many digits as it needs, a date `YYYY-MM-DD`, bytes are
+//! lower-case hexadecimal, a decimal is a JSON number, NaN and the infinities are null in JSON. Numbers that a double
+//! cannot hold are strings where [`Options::text_numbers`] asks for it. In CSV a text that a spreadsheet would take for
+//! a formula begins with an apostrophe, unless [`Options::raw_csv`] says otherwise. In Arrow and Parquet strings are
+//! plain `Utf8`. Columns of one name are numbered: `n`, `n_2`, `n_3`.
 
 mod arrow;
 mod cell;
@@ -191,8 +193,8 @@ pub struct Begun {
 /// Begins the body of an answer: makes the first [`HEAD_BYTES`] of it, or all of it.
 ///
 /// # Errors
-/// Whatever the query or the encoding fails with by then. Later failures are the last item of the body: then the transfer
-/// must be broken off, so that nobody takes what came for the whole.
+/// Whatever the query or the encoding fails with by then. Later failures are the last item of the body: then the
+/// transfer must be broken off, so that nobody takes what came for the whole.
 pub async fn begin(result: QueryResult, options: impl Into<Options>) -> Result<Begun, QueryError> {
     let mut options: Options = options.into();
     if options.format.is_compressed() {
@@ -240,7 +242,8 @@ impl HeadRoom {
     }
 }
 
-/// What the making of a body sends: a chunk, the end, or a failure. A channel that closes before the end means that it died.
+/// What the making of a body sends: a chunk, the end, or a failure. A channel that closes before the end means that it
+/// died.
 type Piece = Result<Option<Bytes>, QueryError>;
 
 struct Encoding {
