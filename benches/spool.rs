@@ -11,7 +11,7 @@ use chrono::DateTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use mcpg::config;
-use mcpg::gateway::emit::{AuditEvent, CallSample, EmitParts, Emitters};
+use mcpg::gateway::export::{AuditEvent, CallSample, EmitParts, Emitters};
 use mcpg::gateway::metrics::GatewayMetrics;
 use mcpg::model::{Decision, Outcome, SystemClock, SystemRandom};
 use opentelemetry::trace::{SpanId, TraceId};

@@ -1,9 +1,10 @@
 //! One bound for the memory that requests and answers take, all together, and a share of it for each caller.
 //!
-//! Bytes are charged before they are taken in, and the charge lives as long as the bytes: a body is a [`Bytes`] that owns its charge
-//! ([`Charge::hold`]), so that whatever is cut from it (parameters, arguments, a result) keeps it, and the last of them to
-//! go gives it back. So a request is charged from its first byte until its answer was written, an answer from the
-//! first byte that a server sent until its client has read it, and an event until it is kept no longer for resumption.
+//! Bytes are charged before they are taken in, and the charge lives as long as the bytes: a body is a [`Bytes`] that
+//! owns its charge ([`Charge::hold`]), so that whatever is cut from it (parameters, arguments, a result) keeps it, and
+//! the last of them to go gives it back. So a request is charged from its first byte until its answer was written, an
+//! answer from the first byte that a server sent until its client has read it, and an event until it is kept no longer
+//! for resumption.
 //!
 //! No caller may have more than half of it, so that one alone keeps nobody out.
 

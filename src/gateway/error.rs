@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::call::seal::KeyError;
-use super::emit::EmitError;
+use super::export::EmitError;
 use super::identity::IdentityError;
 use crate::config::Faults;
 use crate::telemetry::CollectorError;
@@ -48,7 +48,7 @@ pub enum GatewayError {
     /// TLS for requests to plugins cannot be set up.
     #[error("requests over HTTP cannot be made: {0}")]
     HttpClient(reqwest::Error),
-    /// A configured header is none. The value is not shown: it may be a secret.
+    /// A configured header has a name or value that HTTP does not allow. The value is not shown: it may be a secret.
     #[error("plugins: {plugin}: a header has a name or value that HTTP does not allow")]
     Header {
         /// The plugin's name.

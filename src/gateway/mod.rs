@@ -1,4 +1,5 @@
-//! The gateway: MCP between agents and the servers they use, with every call identified, decided on, dispatched, and recorded.
+//! The gateway: MCP between agents and the servers they use, with every call identified, decided on, dispatched, and
+//! recorded.
 //!
 //! | module | holds |
 //! |---|---|
@@ -11,21 +12,21 @@
 //! | `pass` | why a message may be sent to a server, as a type |
 //! | [`metrics`] | stream 1, the near half: the gateway's own Prometheus metrics |
 //! | [`traces`] | stream 2: the spans of each request |
-//! | [`emit`] | streams 1 and 3: samples and audit events on their way to the control plane |
+//! | [`export`] | streams 1 and 3: samples and audit events on their way to the control plane |
 //! | `spool` | the durable queue on disk that samples and events wait in |
 //! | `message`, `protocol` | JSON-RPC messages as a relay carries them; the protocol's own words |
 //! | `budget` | one bound for the memory of requests and answers |
 //! | `error` | why it does not start |
 //!
-//! At the end calls under way finish, then sessions end, those of clients and those with plugins, and what was recorded is made
-//! durable, in this order: nothing is recorded after the spool is safe.
+//! At the end calls under way finish, then sessions end, those of clients and those with plugins, and what was recorded
+//! is made durable, in this order: nothing is recorded after the spool is safe.
 
 mod budget;
 mod call;
 mod capture;
 mod downstream;
-pub mod emit;
 mod error;
+pub mod export;
 pub mod identity;
 mod message;
 pub mod metrics;
@@ -54,12 +55,13 @@ use self::call::calls::{CallLimits, Calls};
 use self::call::dispatch::Dispatcher;
 use self::call::park::Parks;
 use self::call::rates::Rates;
+use self::call::replay::Replays;
 use self::call::seal::Sealer;
 use self::call::tasks::Tasks;
 use self::call::telemetry::CallTelemetry;
 use self::capture::Capture;
 use self::downstream::{Downstream, DownstreamParts, Relay, router};
-use self::emit::{EmitParts, Emitters};
+use self::export::{EmitParts, Emitters};
 use self::identity::Identity;
 use self::metrics::GatewayMetrics;
 use self::metrics::push::Push;
@@ -74,11 +76,14 @@ use crate::tls::Tls;
 /// How long connections and plugins may take to end once nothing is under way.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// How long delivering the last telemetry may take; what is not delivered by then is durable.
+/// How long delivering the last telemetry may take; what is not delivered within it is durable.
 const DELIVERY: Duration = Duration::from_secs(5);
 
 /// Connections beside those that sessions may hold open.
 const CONNECTIONS: usize = 1_024;
+
+/// Descriptors that every system grants.
+const LEAST_DESCRIPTORS: u64 = 1_024;
 
 /// What a gateway is made of besides its settings.
 #[derive(Debug)]
@@ -149,8 +154,13 @@ impl Gateway {
         let plugins = plugins(settings, &telemetry, &sessions, &budget)?;
         let calls = start_calls(settings, &policy, &telemetry, &plugins)?;
         let parks = Parks::new(calls.limits.parked);
-        let dispatcher =
-            Dispatcher { calls: Arc::clone(&calls), capture: capture.clone(), parks, tasks: Tasks::default() };
+        let dispatcher = Dispatcher {
+            calls: Arc::clone(&calls),
+            capture: capture.clone(),
+            parks,
+            tasks: Tasks::default(),
+            replays: Replays::default(),
+        };
         let downstream = Downstream::new(DownstreamParts {
             settings,
             plugins: &plugins,
@@ -171,7 +181,8 @@ impl Gateway {
             background.push(tokio::spawn(serve_metrics(listener, Arc::clone(&telemetry.metrics), stop.clone())));
         }
         let most = usize::try_from(settings.limits.sessions).unwrap_or(usize::MAX);
-        let server = server.with_connections(most.saturating_add(CONNECTIONS));
+        // Plugins need descriptors, too.
+        let server = server.with_connections(most.saturating_add(CONNECTIONS)).within_descriptors(descriptors() / 2);
         let url = server.url();
         let server = tokio::spawn(server.run(router(&downstream), stop.clone().cancelled_owned(), GRACE));
         Ok(Self {
@@ -203,7 +214,7 @@ impl Gateway {
         self.calls.rates.replace(rates);
     }
 
-    /// Takes nothing new, lets calls under way finish, ends every session and every plugin, and makes what was told
+    /// Takes nothing new, lets calls under way finish, ends every session and every plugin, and makes what was recorded
     /// durable. Says whether all calls ended in time.
     pub async fn drain(self) -> bool {
         self.downstream.close();
@@ -334,6 +345,14 @@ async fn watch(policy: Arc<Policy>, telemetry: CallTelemetry, downstream: Arc<Do
         }
     };
     policy.watch(report).await;
+}
+
+/// How many descriptors the process may have, once it has asked for as many as it may.
+fn descriptors() -> u64 {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the number of descriptors could not be raised");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(LEAST_DESCRIPTORS, |(soft, _)| soft)
+    })
 }
 
 async fn serve_metrics(listener: TcpListener, metrics: Arc<GatewayMetrics>, stop: CancellationToken) {

@@ -1,11 +1,11 @@
 //! What may reach a server: a type that says why.
 //!
 //! A request to a server carries a [`Pass`], and there are two ways to one: a permit that has been put on the record
-//! ([`Recorded`], made by [`record`] alone, once the audit stream has taken the event), or being a message that the gateway makes itself, which no
-//! caller decides on ([`Pass::own`]: handshakes, pings, its own lists, cancellations, the end of subscriptions). So no path through the
-//! code dispatches what was not recorded.
+//! ([`Recorded`], made by [`record`] alone, once the audit stream has taken the event), or being a message that the
+//! gateway makes itself, which no caller decides on ([`Pass::own`]: handshakes, pings, its own lists, cancellations,
+//! the end of subscriptions). So no path through the code dispatches what was not recorded.
 
-use super::emit::{AuditEvent, Emitters, NotRecorded};
+use super::export::{AuditEvent, Emitters, NotRecorded};
 use crate::config::OnFailure;
 
 /// That an event is on the record: durably where audit may not fail, in memory where it may.

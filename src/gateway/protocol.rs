@@ -1,7 +1,8 @@
-//! Words of MCP that both sides of the gateway use: versions, generations, names of headers and of `_meta` members, codes.
+//! Words of MCP that both sides of the gateway use: versions, generations, names of headers and of `_meta` members,
+//! codes.
 //!
-//! **Old** are the versions with `initialize` and sessions, 2024-11-05 to 2025-11-25; **modern** is 2026-07-28, in which every
-//! request says by itself who asks and in which version. The specification calls them legacy and modern.
+//! **Old** are the versions with `initialize` and sessions, 2024-11-05 to 2025-11-25; **modern** is 2026-07-28, in
+//! which every request says by itself who asks and in which version. The specification calls them legacy and modern.
 
 use http::HeaderName;
 

@@ -1,6 +1,7 @@
 //! Spans over OTLP, the OpenTelemetry protocol, by gRPC or HTTP.
 //!
-//! Spans wait in a bounded queue and are sent in batches by a thread of their own. When the queue is full, or the
+//! Spans wait in a queue bounded in number and bytes, and are sent in batches by a thread of their own, each of fewer bytes than a collector
+//! takes: a caller's `tracestate` is up to 16 KiB, and is in every span. When the queue is full, or the
 //! collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of: ending a
 //! span takes the same few atomic operations whether the collector is there, slow, or away.
 
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use opentelemetry::Context;
+use opentelemetry::trace::SpanContext;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
@@ -23,6 +25,13 @@ use crate::config::{Otlp, OtlpProtocol};
 /// How many spans may wait.
 const QUEUE: usize = 8_192;
 
+/// How many bytes of spans may wait, and are sent at once: collectors take 4 MiB over gRPC unless they are set otherwise.
+const QUEUE_BYTES: usize = 32 << 20;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What a span takes beside its texts.
+const SPAN_BYTES: usize = 256;
+
 /// How many spans are sent at once, and how long one waits for others at most.
 const BATCH: usize = 512;
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,6 +43,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct SpanCounts {
     waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
     sent: AtomicU64,
     queue_full: AtomicU64,
     not_taken: AtomicU64,
@@ -150,10 +160,13 @@ impl SpanProcessor for Bounded {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.counts.waiting.fetch_add(1, Ordering::AcqRel) < self.limit {
+        let bytes = size(&span);
+        let is_room = self.counts.waiting.fetch_add(1, Ordering::AcqRel) < self.limit;
+        if self.counts.waiting_bytes.fetch_add(bytes, Ordering::AcqRel) < QUEUE_BYTES && is_room {
             self.batches.on_end(span);
         } else {
             self.counts.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.counts.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
             self.counts.queue_full.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -181,9 +194,29 @@ struct Counting<E> {
 
 impl<E: SpanExporter> SpanExporter for Counting<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let mut outcome = Ok(());
+        for (part, bytes) in parts(batch) {
+            let result = self.export_part(part, bytes).await;
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+impl<E: SpanExporter> Counting<E> {
+    async fn export_part(&self, batch: Vec<SpanData>, bytes: usize) -> OTelSdkResult {
         let spans = batch.len();
         let result = self.exporter.export(batch).await;
         self.counts.waiting.fetch_sub(spans, Ordering::AcqRel);
+        self.counts.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
         let count = if result.is_ok() { &self.counts.sent } else { &self.counts.not_taken };
         count.fetch_add(spans as u64, Ordering::Relaxed);
         match (&result, self.failing.swap(result.is_err(), Ordering::Relaxed)) {
@@ -195,14 +228,32 @@ impl<E: SpanExporter> SpanExporter for Counting<E> {
         }
         result
     }
+}
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
+/// A batch in parts that a collector takes, and the bytes of each. A span that is larger by itself is a part of its own.
+fn parts(batch: Vec<SpanData>) -> Vec<(Vec<SpanData>, usize)> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+    for span in batch {
+        let size = size(&span);
+        if !part.is_empty() && bytes.saturating_add(size) > BATCH_BYTES {
+            parts.push((std::mem::take(&mut part), std::mem::take(&mut bytes)));
+        }
+        bytes = bytes.saturating_add(size);
+        part.push(span);
     }
+    if !part.is_empty() {
+        parts.push((part, bytes));
+    }
+    parts
+}
 
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
+/// About how many bytes a span takes.
+fn size(span: &SpanData) -> usize {
+    let state = |context: &SpanContext| context.trace_state().header().len();
+    let links: usize = span.links.iter().map(|link| SPAN_BYTES + state(&link.span_context)).sum();
+    let attributes: usize =
+        span.attributes.iter().map(|attribute| attribute.key.as_str().len() + attribute.value.as_str().len()).sum();
+    SPAN_BYTES + span.name.len() + state(&span.span_context) + links + attributes
 }
 
 /// Sends on the Tokio runtime what the SDK's own thread, which has none, hands over.
@@ -235,11 +286,12 @@ impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry::KeyValue;
+    use opentelemetry::trace::{Span, Tracer, TracerProvider};
     use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
     use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 
-    use super::{Bounded, SpanCounts};
+    use super::{BATCH_BYTES, Bounded, QUEUE_BYTES, SpanCounts};
 
     /// A collector that answers when the gate is free, and as it is told to.
     #[derive(Debug, Clone)]
@@ -249,8 +301,10 @@ mod tests {
     }
 
     impl SpanExporter for Collector {
-        async fn export(&self, _batch: Vec<SpanData>) -> OTelSdkResult {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
             drop(self.gate.lock().unwrap());
+            let bytes: usize = batch.iter().map(super::size).sum();
+            assert!(batch.len() == 1 || bytes <= BATCH_BYTES, "{bytes} bytes at once");
             if self.takes { Ok(()) } else { Err(OTelSdkError::InternalFailure("away".to_owned())) }
         }
     }
@@ -288,5 +342,21 @@ mod tests {
         end_spans(&provider, 5);
         assert!(provider.force_flush().is_err());
         assert_eq!((counts.waiting(), counts.dropped_not_taken(), counts.sent()), (0, 5, 0));
+    }
+
+    #[test]
+    fn large_spans_are_bounded_in_bytes_where_they_wait_and_where_they_are_sent() {
+        let (provider, counts, gate) = provider(true, 1_000);
+        let hangs = gate.lock().unwrap();
+        let tracer = provider.tracer("test");
+        for _ in 0..400 {
+            let mut span = tracer.start("call");
+            span.set_attribute(KeyValue::new("long", "x".repeat(200_000)));
+        }
+        assert!(counts.waiting() * 200_000 <= QUEUE_BYTES + 200_000, "{}", counts.waiting());
+        let waited = counts.waiting() as u64;
+        drop(hangs);
+        provider.force_flush().unwrap();
+        assert_eq!((counts.waiting(), counts.sent(), counts.dropped_queue_full()), (0, waited, 400 - waited));
     }
 }

@@ -9,6 +9,9 @@ use crate::gateway::protocol::Generation;
 /// The longest that a client may keep an answer that policy had a say in: a reload can take away what it shows.
 pub(crate) const MAX_TTL_MS: u64 = 30_000;
 
+/// Questions that one result may hold.
+pub(crate) const MAX_INPUTS: usize = 32;
+
 /// A result that asks for more.
 pub(crate) struct InputRequired {
     /// What is asked, by key, in the order it came.
@@ -26,7 +29,7 @@ pub(crate) struct Input {
 }
 
 impl InputRequired {
-    /// Reads a result that asks for more. `None`: it asks for nothing, against the specification.
+    /// Reads a result that asks for more. `None`: it asks for nothing, against the specification, or for too much.
     pub(crate) fn read(result: &Json) -> Option<Self> {
         let result = result.object()?;
         let state = match result.get("requestState") {
@@ -35,7 +38,8 @@ impl InputRequired {
         };
         let inputs = match result.get("inputRequests") {
             None => None,
-            Some(inputs) => Some(inputs.object()?),
+            Some(inputs) if inputs.has_at_most(MAX_INPUTS) => Some(inputs.object()?),
+            Some(_) => return None,
         };
         if state.is_none() && inputs.is_none() {
             return None;
@@ -226,6 +230,10 @@ mod tests {
         assert_eq!((read.requests.len(), read.state.as_deref()), (2, Some("s")));
         assert_eq!(input_required(&read.requests, read.state.as_deref()).value().unwrap(), asks);
         assert!(InputRequired::read(&Json::of(&json!({ "resultType": "input_required" }))).is_none());
+        let many: serde_json::Map<_, _> =
+            (0..33).map(|n| (format!("k{n}"), json!({ "method": "roots/list", "params": { "n": n } }))).collect();
+        let asks = json!({ "resultType": "input_required", "requestState": "s", "inputRequests": many });
+        assert!(InputRequired::read(&Json::of(&asks)).is_none(), "a result without end of questions");
     }
 
     #[test]

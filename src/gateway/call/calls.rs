@@ -9,14 +9,16 @@ use tokio::time::{Instant, timeout};
 
 use super::client::{Client, Inbound};
 use super::error::CallError;
-use super::rates::{Rates, Running};
+use super::rates::{Called, Rates, Running};
 use super::seal::Sealer;
 use super::subject::Subject;
 use super::telemetry::{CallTelemetry, Ties};
 use super::turns::{Held, Turns};
-use crate::gateway::message::Json;
+use super::uri::canonical;
+use crate::gateway::identity::Caller;
+use crate::gateway::message::{Json, Object};
 use crate::gateway::pass::{Pass, Recorded};
-use crate::gateway::policy::{Policy, Question, Verdict};
+use crate::gateway::policy::{Action, Policy, Question, Verdict};
 use crate::gateway::upstream::{Plugin, UpstreamError};
 
 /// Bounds of calls.
@@ -103,6 +105,19 @@ impl Calls {
         (verdict, took)
     }
 
+    /// An update of a resource as this caller may hear of it: it may name a part of what was subscribed to. `None`: the
+    /// caller may not read that.
+    pub(crate) fn updated(&self, caller: &Caller, plugin: &str, mut params: Object) -> Option<Json> {
+        let canonical = canonical(&params.text("uri")?);
+        let question = Question::new(caller, Action::ReadResource, plugin, &canonical);
+        let verdict = self.policy.decide(&Question { keep: false, ..question });
+        if verdict.obligations.redacts_result() {
+            params.retain(|name, _| name == "uri");
+        }
+        params.take("_meta");
+        verdict.is_permit().then(|| params.to_json())
+    }
+
     /// Puts a decision on the record. What is not permitted ends here.
     ///
     /// # Errors
@@ -125,15 +140,23 @@ impl Calls {
         Ok(Permit { verdict, recorded })
     }
 
-    /// Takes a call off the rates that hold for it.
+    /// Takes a call off the rates that hold for it. `goes_on`: it was taken off before, and is only under way again.
     ///
     /// # Errors
     /// When one of them is used up.
-    pub(crate) fn rate(&self, inbound: &Inbound, plugin: &str, tool: &str) -> Result<Running, CallError> {
-        self.rates.take(&inbound.caller, plugin, tool).map_err(|used| CallError::rate(&used.rule, used.seconds))
+    pub(crate) fn rate(
+        &self,
+        inbound: &Inbound,
+        plugin: &str,
+        subject: &Subject,
+        goes_on: bool,
+    ) -> Result<Running, CallError> {
+        let called = Called { plugin, tool: &subject.name, label: subject.label(), goes_on };
+        self.rates.take(&inbound.caller, called).map_err(|used| CallError::rate(&used.rule, used.seconds))
     }
 
-    /// The turns for a request to a plugin: at the plugin first, so that who waits for a slow one holds nothing of the others.
+    /// The turns for a request to a plugin: at the plugin first, so that who waits for a slow one holds nothing of the
+    /// others.
     pub(crate) async fn turns(&self, plugin: &Plugin, owner: &Arc<str>, again: bool) -> Held {
         let at_plugin = match self.plugins.get(plugin.name()) {
             Some(turns) => turns.take(owner, again).await,

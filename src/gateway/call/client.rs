@@ -1,4 +1,4 @@
-//! Whose a request is, and how its client is told and asked: what `call` knows of the side that clients see.
+//! Whose a request is, and how its client is notified and asked: what `call` knows of the side that clients see.
 
 use std::sync::Arc;
 
@@ -88,18 +88,26 @@ pub(crate) struct Endpoint {
     pub(crate) namespaced: bool,
 }
 
+impl Endpoint {
+    /// Which of the endpoints it is: the plugin's name, or nothing for that of all plugins.
+    pub(crate) fn name(&self) -> &str {
+        if self.namespaced { "" } else { self.plugins.first().map_or("", |plugin| plugin.name()) }
+    }
+}
+
 /// Where what belongs to one request goes.
 #[async_trait]
 pub(crate) trait Outlet: Send + Sync + 'static {
-    /// Tells the client, in order, without waiting.
-    fn tell(&self, notification: Notification);
+    /// Notifies the client, in order, without waiting.
+    fn notify(&self, notification: Notification);
 
-    /// Asks the client. Dropping the future withdraws the question. Only clients of old versions can be asked; for all others this is an error.
-    async fn ask(&self, method: &str, params: Option<Json>) -> Result<Json, RpcError>;
+    /// Asks the client on behalf of the plugin at `index`. Dropping the future withdraws the question. Only clients of
+    /// old versions can be asked; for all others this is an error.
+    async fn ask(&self, index: usize, method: &str, params: Option<Json>) -> Result<Json, RpcError>;
 
-    /// The client was given an elicitation by URL, of this id: it hears when it is complete.
+    /// The client was given an elicitation by URL, of this id: it is notified when it is complete.
     fn gave_elicitation(&self, id: &str) {
-        // Modern clients are told nothing of the kind.
+        // Modern clients have no such notification.
         let _ = id;
     }
 
@@ -131,7 +139,7 @@ pub(crate) trait ClientSession: Send + Sync + 'static {
     fn log_level(&self) -> Option<Json>;
 
     /// Remembers what it asks for.
-    fn set_log_level(&self, level: Json);
+    fn set_log_level(&self, level: &str);
 
     /// Remembers that the plugin at `index` gave the caller a link to a resource.
     fn remember_link(&self, index: usize, uri: &str);
@@ -145,7 +153,8 @@ pub(crate) trait ClientSession: Send + Sync + 'static {
     /// Which plugin a subscription is with.
     fn subscription(&self, uri: &str) -> Option<usize>;
 
-    /// A call whose result is redacted begins at the plugin at `index`, or ends: what the plugin says meanwhile may hold what is redacted.
+    /// A call whose result is redacted begins at the plugin at `index`, or ends: what the plugin says meanwhile may
+    /// hold what is redacted.
     fn redacting(&self, index: usize, begins: bool);
 }
 

@@ -1,14 +1,14 @@
-//! Why a request has no result, and how each generation of clients is told.
+//! Why a request has no result, and the error that each generation of clients gets for it.
 //!
-//! The gateway's own errors have codes of JSON-RPC's range for implementations to clients of old versions, and the same plus 1000 to
-//! modern ones, to which that range is closed; `data.code` is the same in both. What a server itself says is passed on,
-//! translated where the generations have different codes for it.
+//! The gateway's own errors have codes of JSON-RPC's range for implementations to clients of old versions, and the same
+//! plus 1000 to modern ones, to which that range is closed; `data.code` is the same in both. What a server itself says
+//! is passed on, translated where the generations have different codes for it.
 
 use serde_json::{Map, Value, json};
 
-use crate::gateway::message::{Json, RpcError};
+use crate::gateway::message::{Json, Object, RpcError};
 use crate::gateway::policy::Verdict;
-use crate::gateway::protocol::{Generation, code};
+use crate::gateway::protocol::{Generation, TASKS_EXTENSION, code};
 use crate::gateway::traces::Failure;
 use crate::gateway::upstream::UpstreamError;
 use crate::model::Outcome;
@@ -18,7 +18,7 @@ const UNREACHABLE: i64 = -32001;
 const DENIED: i64 = -32003;
 const QUOTA: i64 = -32004;
 const NOT_RECORDED: i64 = -32005;
-/// The name of what a payload that is not kept is told by.
+/// The code of a call whose payload is not kept.
 const NOT_CAPTURED: &str = "CAPTURE_UNAVAILABLE";
 /// What is added to them for modern clients: they may not lie in JSON-RPC's range.
 const MODERN: i64 = 1000;
@@ -85,7 +85,7 @@ impl CallError {
         Self::own(error, Outcome::ClientError, "MISSING_CAPABILITY")
     }
 
-    /// Policy says no. The caller is told by which policies, so that their author can be asked.
+    /// Policy says no. The error names the policies, so that their author can be asked.
     pub(crate) fn denied(verdict: &Verdict) -> Self {
         let text = match &verdict.reason {
             None => "denied by policy".to_owned(),
@@ -122,6 +122,12 @@ impl CallError {
     pub(crate) fn no_room(most: usize) -> Self {
         let text = format!("{most} calls are under way, as many as the gateway takes; try again later");
         Self::with(QUOTA, text, Outcome::QuotaExceeded, "CALL_LIMIT", json!({ "retry_after_seconds": 1 }))
+    }
+
+    /// The memory for requests and answers is used up.
+    pub(crate) fn no_memory() -> Self {
+        let text = "the memory for requests and answers is used up; try again later";
+        Self::with(QUOTA, text, Outcome::QuotaExceeded, "MEMORY_LIMIT", json!({ "retry_after_seconds": 1 }))
     }
 
     /// A rate of the configuration is used up.
@@ -169,7 +175,8 @@ impl CallError {
         }
     }
 
-    /// The same, without what a server itself says: a policy redacts its results, and an error's text and data could hold anything of them.
+    /// The same, without what a server itself says: a policy redacts its results, and an error's text and data could
+    /// hold anything of them.
     pub(crate) fn without_words(mut self) -> Self {
         if !self.own {
             let text = "the plugin refused the request; what it says is withheld, as a policy redacts its results";
@@ -178,18 +185,40 @@ impl CallError {
         self
     }
 
-    /// The URL elicitations that an old server put into its error.
-    pub(crate) fn elicitations(&self) -> Option<Json> {
-        if self.own || self.error.code != code::URL_ELICITATION_REQUIRED {
-            return None;
-        }
-        self.error.data.as_ref()?.get("elicitations").filter(Json::is_array)
+    /// Whether it is an old server's error that asks its client to open pages.
+    pub(crate) fn asks_to_open_pages(&self) -> bool {
+        !self.own && self.error.code == code::URL_ELICITATION_REQUIRED
     }
 
-    /// The same without its data.
-    pub(crate) fn without_data(mut self) -> Self {
-        self.error.data = None;
+    /// The URL elicitations in it. `None`: it has none, or more than `most`.
+    pub(crate) fn elicitations(&self, most: usize) -> Option<Vec<Json>> {
+        let asked = self.error.data.as_ref()?.get("elicitations").filter(Json::is_array)?;
+        let asked = asked.first_items(most.saturating_add(1));
+        (!asked.is_empty() && asked.len() <= most && asked.iter().all(Json::is_object)).then_some(asked)
+    }
+
+    /// The same with these in their place, and nothing beside them.
+    pub(crate) fn with_elicitations(mut self, elicitations: &Json) -> Self {
+        let mut data = Object::default();
+        data.add("elicitations", elicitations.clone());
+        self.error.data = Some(data.to_json());
         self
+    }
+
+    /// The same, asking for none.
+    pub(crate) fn without_elicitations(mut self) -> Self {
+        if self.asks_to_open_pages() {
+            self.error.data = None;
+        }
+        self
+    }
+
+    /// Whether a modern server refused the request since its client did not declare that it takes tasks.
+    pub(crate) fn needs_tasks(&self) -> bool {
+        let needed = |data: &Json| data.at(&["requiredCapabilities", "extensions", TASKS_EXTENSION]);
+        !self.own
+            && self.error.code == code::MISSING_CAPABILITY
+            && self.error.data.as_ref().and_then(needed).is_some_and(|extension| extension.is_object())
     }
 
     /// The text, for its hash.
@@ -197,7 +226,8 @@ impl CallError {
         &self.error.message
     }
 
-    /// What a client of `client`'s generation is told, of a server of `server`'s (none: the gateway itself). `uri`: of the resource it asked for.
+    /// The error that a client of `client`'s generation gets, of a server of `server`'s (none: the gateway itself).
+    /// `uri`: of the resource it asked for.
     pub(crate) fn into_error(self, client: Generation, server: Option<Generation>, uri: Option<&str>) -> RpcError {
         let mut error = self.error;
         if self.own {
@@ -287,6 +317,25 @@ mod tests {
         let to_old = refused(-32021, needs.clone()).into_error(Old, Some(Modern), None);
         assert!(to_old.code == -32603 && to_old.message.contains("elicitation"));
         assert_eq!(refused(-32021, needs).into_error(Modern, Some(Modern), None).code, -32021);
+    }
+
+    #[test]
+    fn an_error_that_asks_to_open_pages_asks_for_no_more_than_is_permitted() {
+        let asks = |elicitations: Value| refused(-32042, json!({ "elicitations": elicitations, "more": 1 }));
+        let one = json!({ "mode": "url", "url": "https://x", "elicitationId": "e" });
+        let error = asks(json!([one]));
+        assert!(error.asks_to_open_pages());
+        assert_eq!(error.elicitations(2).unwrap().len(), 1);
+        for odd in [json!([]), json!({ "0": one }), json!([one, one, one]), json!(["x"])] {
+            assert!(asks(odd.clone()).elicitations(2).is_none(), "{odd}");
+        }
+        let worded = error.clone().with_elicitations(&Json::of(&json!([])));
+        assert_eq!(
+            worded.into_error(Old, Some(Old), None).data.unwrap().value().unwrap(),
+            json!({ "elicitations": [] })
+        );
+        assert!(error.without_elicitations().into_error(Old, Some(Modern), None).data.is_none());
+        assert!(refused(-32000, json!(1)).without_elicitations().into_error(Old, Some(Old), None).data.is_some());
     }
 
     #[test]

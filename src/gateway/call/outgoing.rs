@@ -1,19 +1,21 @@
 //! The parameters of a request as its server gets them.
 //!
-//! Replaced or put in: the plugin's own name for what is asked for, redacted arguments, and of `_meta` the trace, the progress token (the
-//! request's own number) and what each generation says there of its client. All other members keep the bytes that their client wrote.
+//! Replaced or put in: the plugin's own name for what is asked for, redacted arguments, and of `_meta` the trace, the
+//! progress token (the request's own number) and what each generation says there of its client. All other members keep
+//! the bytes that their client wrote.
 
 use super::client::Client;
 use crate::gateway::message::{Json, Object};
 use crate::gateway::protocol::{
     Generation, META_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, META_VERSION, MODERN, PROGRESS_TOKEN,
+    TASKS_EXTENSION,
 };
 use crate::telemetry::w3c;
 
 /// Fields of the trace in `_meta`.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 
-/// Capabilities of an old client that a modern server is told of.
+/// Capabilities of clients that servers of the other generation get to know.
 const CAPABILITIES: [&str; 4] = ["sampling", "elicitation", "roots", "experimental"];
 
 /// What is put into the `_meta` of a request.
@@ -27,6 +29,8 @@ pub(crate) struct Meta<'a> {
     pub(crate) progress: Option<i64>,
     /// The log level that an old client set.
     pub(crate) log_level: Option<&'a Json>,
+    /// A modern server may make a task of it: the gateway waits for it in an old client's place.
+    pub(crate) tasks: bool,
 }
 
 impl Meta<'_> {
@@ -53,7 +57,7 @@ impl Meta<'_> {
                 if let Some(info) = &self.client.info {
                     meta.set(META_CLIENT_INFO, info.clone());
                 }
-                meta.set(META_CAPABILITIES, modern_capabilities(self.client));
+                meta.set(META_CAPABILITIES, modern_capabilities(self.client, self.tasks));
                 if let Some(level) = self.log_level {
                     meta.set(META_LOG_LEVEL, level.clone());
                 }
@@ -79,8 +83,8 @@ impl Meta<'_> {
     }
 }
 
-/// What an old client declared, as a modern server is told: what the gateway can bring to it.
-pub(crate) fn modern_capabilities(client: &Client) -> Json {
+/// The capabilities of an old client for a modern server: those that the gateway can bring to it.
+fn modern_capabilities(client: &Client, tasks: bool) -> Json {
     let mut capabilities = client.capabilities.object().unwrap_or_default();
     capabilities.retain(|name, value| CAPABILITIES.contains(&name) && value.is_object());
     if capabilities.has("roots") {
@@ -89,17 +93,20 @@ pub(crate) fn modern_capabilities(client: &Client) -> Json {
     if !client.knows("2025-06-18") {
         capabilities.take("elicitation");
     }
+    if tasks {
+        capabilities.set("extensions", Json::of(&serde_json::json!({ TASKS_EXTENSION: {} })));
+    }
     capabilities.to_json()
 }
 
-/// What a modern client declared, as an old server is told.
+/// The capabilities of a modern client for an old server.
 pub(crate) fn old_capabilities(client: &Client) -> Json {
     let mut capabilities = client.capabilities.object().unwrap_or_default();
     capabilities.retain(|name, value| CAPABILITIES.contains(&name) && value.is_object());
     capabilities.to_json()
 }
 
-/// What an old server is told of a client that says nothing of itself.
+/// The client's name and version for an old server, which needs some.
 pub(crate) fn client_info(client: &Client) -> Json {
     let info = client.info.clone().filter(Json::is_object);
     info.unwrap_or_else(|| Json::of(&serde_json::json!({ "name": "unknown", "version": "0" })))
@@ -126,7 +133,8 @@ mod tests {
         let client = self::client(client);
         let (trace, level) = (Outbound::default(), Json::text("info"));
         let mut params: Object = Json::parse(&Bytes::copy_from_slice(params.as_bytes())).unwrap().object().unwrap();
-        Meta { client: &client, server, trace: &trace, progress: Some(7), log_level: Some(&level) }.put(&mut params);
+        Meta { client: &client, server, trace: &trace, progress: Some(7), log_level: Some(&level), tasks: false }
+            .put(&mut params);
         String::from_utf8(params.to_json().as_bytes().to_vec()).unwrap()
     }
 

@@ -1,12 +1,13 @@
 //! Calls of modern clients at servers of the old generation, which may wait for an answer in their middle.
 //!
-//! An old server asks while it works on a request; a modern client is asked by the *end* of its request, and brings the answer with another.
-//! In between the call stays under way at its server (a [`Flight`], which runs in a task of its own), and lies here under a random id that only the
-//! sealed state names. Whoever brings the state back takes it out, once.
+//! An old server asks while it works on a request; a modern client is asked by the *end* of its request, and brings the
+//! answer with another. In between the call stays under way at its server (a [`Flight`], which runs in a task of its
+//! own), and lies here under a random id that only the sealed state names. The request that brings the state back takes
+//! the call out, once.
 //!
-//! What lies here is bounded by caller and by plugin, and in time: a person who does not answer within `limits.answer` has given up. The
-//! server is told so, the call is cancelled, and it is recorded as `INPUT_ABANDONED`. A call that is lost, with its gateway or to these bounds, is
-//! never run again: it may have had effects.
+//! What lies here is bounded by caller and by plugin, and in time: a person who does not answer within `limits.answer`
+//! has given up. The server is answered so, the call is cancelled, and it is recorded as `INPUT_ABANDONED`. A call that
+//! is lost, with its gateway or to these bounds, is never run again: it may have had effects.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -26,7 +27,8 @@ use crate::gateway::upstream::UpstreamError;
 /// How long more questions of a call are waited for once there is one.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long after its last question a call that nobody came back for lies here: the server hears first that nobody answers.
+/// How long after its last question a call that nobody came back for lies here: the server hears first that nobody
+/// answers.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// A call under way at a server of the old generation.
@@ -103,7 +105,8 @@ impl Flight {
         open.map(|(key, asked)| (&**key, &*asked.method, asked.params.as_ref()))
     }
 
-    /// Hands the client's answers to the server. Keys that nobody asked for are ignored; questions without an answer stay open.
+    /// Hands the client's answers to the server. Keys that nobody asked for are ignored; questions without an answer
+    /// stay open.
     pub(crate) fn answer(&mut self, responses: &Object) {
         let waiting = std::mem::take(&mut self.waiting);
         for (key, asked) in waiting {

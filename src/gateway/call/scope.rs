@@ -1,11 +1,12 @@
 //! One call under way at a server: what comes for its sake, on its way to the client.
 //!
-//! The obligations of the permit follow the call wherever something of it comes out: progress and log messages lose their
-//! words where the result is redacted, and what the server asks of the client is decided on and recorded like
+//! The obligations of the permit follow the call wherever something of it comes out: progress and log messages lose
+//! their words where the result is redacted, and what the server asks of the client is decided on and recorded like
 //! what clients ask of servers. While the client is asked, the call gives its turns back and its time does not run.
 //!
 //! A question to a client of an old version goes out on the call's stream. A modern client cannot be asked in the
-//! middle of a call: its questions are handed to whoever waits for the call's result (see `park`), which ends the request with them.
+//! middle of a call: its questions are handed to the task that waits for the call's result (see `park`), which ends the
+//! request with them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -24,6 +25,7 @@ use super::subject::Subject;
 use super::table::{self, Question, ServerNote};
 use super::telemetry::Ties;
 use super::turns::Held;
+use super::uri::MAX_URI;
 use crate::gateway::message::{Json, Notification, Object, Request, RpcError};
 use crate::gateway::policy::redaction::WITHHELD;
 use crate::gateway::policy::{Action, Question as PolicyQuestion, Verdict};
@@ -40,21 +42,49 @@ const QUESTIONS: usize = 32;
 const MAX_NOTES: u32 = 10_000;
 const MAX_NOTE_BYTES: usize = 8 << 20;
 
+/// Fields of a form whose names are recorded; of one with many more none is.
+const MAX_NAMES: usize = 32;
+const MAX_FIELDS: usize = 1_024;
+
 /// How severe a level is; `None`: there is no such level.
 pub(crate) fn severity(level: &str) -> Option<usize> {
     LEVELS.into_iter().position(|known| known == level)
 }
 
-/// A call that is dispatched. See the module's doc.
-pub(crate) struct Scope {
+/// What a scope is of, from the call's first leg to its last.
+pub(crate) struct ScopeOf {
     pub(crate) calls: Arc<Calls>,
     pub(crate) inbound: Arc<Inbound>,
     pub(crate) client: Arc<Client>,
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) subject: Subject,
-    pub(crate) verdict: Verdict,
     /// Whether the client sees all plugins as one server.
     pub(crate) namespaced: bool,
+}
+
+/// One request of the client for the sake of the call: where what comes goes, and under which permit. A call that
+/// waited for an answer goes on for the request that brought it.
+pub(crate) struct Leg {
+    pub(crate) outlet: Arc<dyn Outlet>,
+    /// The client's own progress token.
+    pub(crate) token: Option<Json>,
+    /// How severe a log message must be to be sent. `None`: of whatever level, the server filters. Over the last: none
+    /// is wanted.
+    pub(crate) level: Option<usize>,
+    pub(crate) ties: Ties,
+    pub(crate) verdict: Verdict,
+}
+
+/// A question that a modern client has to be asked.
+pub(crate) struct Asked {
+    pub(crate) method: Box<str>,
+    pub(crate) params: Option<Json>,
+    pub(crate) answer: oneshot::Sender<Result<Json, RpcError>>,
+}
+
+/// A call that is dispatched. See the module's doc.
+pub(crate) struct Scope {
+    of: ScopeOf,
     /// The request's id at the server, which is its progress token there.
     id: AtomicI64,
     state: Mutex<State>,
@@ -64,7 +94,6 @@ pub(crate) struct Scope {
 
 struct State {
     leg: Leg,
-    ties: Ties,
     turns: Option<Held>,
     progress: f64,
     notes: u32,
@@ -76,51 +105,19 @@ struct State {
     asking: u32,
 }
 
-/// Where what comes for the sake of a call goes. A call that waited for an answer goes on for the request that brought it.
-pub(crate) struct Leg {
-    pub(crate) outlet: Arc<dyn Outlet>,
-    /// The client's own progress token.
-    pub(crate) token: Option<Json>,
-    /// How severe a log message must be to be sent. `None`: of whatever level, the server filters. Over the last: none is wanted.
-    pub(crate) level: Option<usize>,
-}
-
-/// A question that a modern client has to be asked.
-pub(crate) struct Asked {
-    pub(crate) method: Box<str>,
-    pub(crate) params: Option<Json>,
-    pub(crate) answer: oneshot::Sender<Result<Json, RpcError>>,
-}
-
-/// What a scope is made of.
-pub(crate) struct ScopeParts {
-    pub(crate) calls: Arc<Calls>,
-    pub(crate) inbound: Arc<Inbound>,
-    pub(crate) client: Arc<Client>,
-    pub(crate) plugin: Arc<Plugin>,
-    pub(crate) subject: Subject,
-    pub(crate) verdict: Verdict,
-    pub(crate) namespaced: bool,
-    pub(crate) id: i64,
-    pub(crate) ties: Ties,
-    pub(crate) leg: Leg,
-    pub(crate) turns: Option<Held>,
-}
-
 impl Scope {
-    /// A call that begins now. `parks`: its client cannot be asked, so that questions go to the receiver.
-    pub(crate) fn new(parts: ScopeParts, parks: bool) -> (Arc<Self>, Option<mpsc::Receiver<Asked>>) {
-        let (questions, asked) = match parks {
-            true => {
-                let (questions, asked) = mpsc::channel(QUESTIONS);
-                (Some(questions), Some(asked))
-            }
-            false => (None, None),
-        };
+    /// A call that begins now, under this id at the server and with these turns. `parks`: its client cannot be asked,
+    /// so that questions go to the receiver.
+    pub(crate) fn new(
+        of: ScopeOf,
+        leg: Leg,
+        (id, turns): (i64, Option<Held>),
+        parks: bool,
+    ) -> (Arc<Self>, Option<mpsc::Receiver<Asked>>) {
+        let (questions, asked) = parks.then(|| mpsc::channel(QUESTIONS)).unzip();
         let state = State {
-            leg: parts.leg,
-            ties: parts.ties,
-            turns: parts.turns,
+            leg,
+            turns,
             progress: f64::NEG_INFINITY,
             notes: 0,
             note_bytes: 0,
@@ -128,20 +125,12 @@ impl Scope {
             since: Some(Instant::now()),
             asking: 0,
         };
-        let scope = Self {
-            calls: parts.calls,
-            inbound: parts.inbound,
-            client: parts.client,
-            plugin: parts.plugin,
-            subject: parts.subject,
-            verdict: parts.verdict,
-            namespaced: parts.namespaced,
-            id: AtomicI64::new(parts.id),
-            state: Mutex::new(state),
-            wake: Notify::new(),
-            questions,
-        };
-        (Arc::new(scope), asked)
+        let (id, state) = (AtomicI64::new(id), Mutex::new(state));
+        (Arc::new(Self { of, id, state, wake: Notify::new(), questions }), asked)
+    }
+
+    pub(crate) fn plugin(&self) -> &Plugin {
+        &self.of.plugin
     }
 
     /// The request's id at the server.
@@ -156,18 +145,22 @@ impl Scope {
 
     /// Whether the result is redacted, so that no free text of the server may pass.
     pub(crate) fn redacts(&self) -> bool {
-        self.verdict.obligations.redacts_result()
+        self.state.lock().leg.verdict.obligations.redacts_result()
     }
 
     /// From now on what comes goes to another request of the same client.
-    pub(crate) fn go_on(&self, leg: Leg, ties: Ties) {
+    pub(crate) fn go_on(&self, leg: Leg) {
         let mut state = self.state.lock();
-        (state.leg, state.ties) = (leg, ties);
+        state.leg = leg;
         state.progress = f64::NEG_INFINITY;
     }
 
-    pub(crate) fn ties(&self) -> Ties {
-        self.state.lock().ties.clone()
+    fn ties(&self) -> Ties {
+        self.state.lock().leg.ties.clone()
+    }
+
+    fn outlet(&self) -> Arc<dyn Outlet> {
+        Arc::clone(&self.state.lock().leg.outlet)
     }
 
     /// Ready once the server has been at work for `limit`. The time while the client is asked does not count.
@@ -206,7 +199,8 @@ impl Scope {
         self.wake.notify_waiters();
     }
 
-    /// The client is asked no more, or one question less: the call takes its turns again, before its caller's other requests.
+    /// The client is asked no more, or one question less: the call takes its turns again, before its caller's other
+    /// requests.
     async fn resume(&self) {
         let is_last = {
             let mut state = self.state.lock();
@@ -216,7 +210,7 @@ impl Scope {
         if !is_last {
             return;
         }
-        let turns = self.calls.turns(&self.plugin, &self.inbound.owner, true).await;
+        let turns = self.of.calls.turns(&self.of.plugin, &self.of.inbound.owner, true).await;
         {
             let mut state = self.state.lock();
             if state.asking == 0 {
@@ -233,18 +227,18 @@ impl Scope {
         drop(turns);
     }
 
-    fn tell(&self, method: &str, params: Option<Json>) {
+    fn notify(&self, method: &str, params: Option<Json>) {
         let outlet = {
             let mut state = self.state.lock();
             state.notes = state.notes.saturating_add(1);
             state.note_bytes = state.note_bytes.saturating_add(params.as_ref().map_or(0, Json::len));
             if state.notes > MAX_NOTES || state.note_bytes > MAX_NOTE_BYTES {
-                self.calls.refused("notification");
+                self.of.calls.refused("notification");
                 return;
             }
             Arc::clone(&state.leg.outlet)
         };
-        outlet.tell(Notification { method: method.into(), params });
+        outlet.notify(Notification { method: method.into(), params });
     }
 
     fn progress(&self, params: &mut Object) -> Option<Json> {
@@ -284,7 +278,7 @@ impl Scope {
     /// Decides on what a server asks of the client, and puts the decision on the record.
     ///
     /// # Errors
-    /// What the server is told, where the client is not asked.
+    /// The answer to the server, where the client is not asked.
     pub(crate) async fn may_ask(
         &self,
         question: Question,
@@ -292,31 +286,38 @@ impl Scope {
         params: Option<&Json>,
     ) -> Result<Option<Json>, RpcError> {
         let refused = |text: &str| RpcError::method_not_found(text);
+        if !params.is_none_or(Json::is_unambiguous) {
+            let text = "a question names no member twice, and is not nested too deeply";
+            return Err(RpcError::invalid_params(text));
+        }
         let object = params.and_then(Json::object).unwrap_or_default();
         let url = object.text("url").map(std::borrow::Cow::into_owned).unwrap_or_default();
         let mode = if object.text("mode").as_deref() == Some("url") { "url" } else { "form" };
         let declared = match question {
             Question::Sample => {
-                self.client.declares(&["sampling"])
-                    && (!object.has("tools") || self.client.declares(&["sampling", "tools"]))
+                self.of.client.declares(&["sampling"])
+                    && (!object.has("tools") || self.of.client.declares(&["sampling", "tools"]))
             }
-            Question::ListRoots => self.client.declares(&["roots"]),
+            Question::ListRoots => self.of.client.declares(&["roots"]),
             Question::Elicit if mode == "url" => {
-                self.client.knows("2025-11-25") && self.client.declares(&["elicitation", "url"])
+                self.of.client.knows("2025-11-25") && self.of.client.declares(&["elicitation", "url"])
             }
             Question::Elicit => {
                 // An empty object means forms.
-                self.client.knows("2025-06-18")
-                    && self.client.declares(&["elicitation"])
-                    && (!self.client.declares(&["elicitation", "url"])
-                        || self.client.declares(&["elicitation", "form"]))
+                self.of.client.knows("2025-06-18")
+                    && self.of.client.declares(&["elicitation"])
+                    && (!self.of.client.declares(&["elicitation", "url"])
+                        || self.of.client.declares(&["elicitation", "form"]))
             }
         };
         if !declared {
             return Err(refused("the client did not declare that it answers this"));
         }
         let host = if mode == "url" && question == Question::Elicit {
-            Some(elicitation_host(&url).ok_or_else(|| RpcError::invalid_params("the URL is not https"))?)
+            Some(
+                elicitation_host(&url)
+                    .ok_or_else(|| RpcError::invalid_params("the URL is no https address of at most 8 KiB"))?,
+            )
         } else {
             None
         };
@@ -345,33 +346,33 @@ impl Scope {
         details: &[(&'static str, &str)],
         fields: Option<&str>,
     ) -> Result<bool, RpcError> {
-        let subject = self.subject.asked(action);
-        let policy = &self.calls.policy;
+        let subject = self.of.subject.asked(action);
+        let policy = &self.of.calls.policy;
         let verdict = if policy.names(action) {
             let begun = Instant::now();
             let verdict = policy.decide(&PolicyQuestion {
                 subject: subject.kind,
                 details,
                 keep: subject.listed,
-                ..PolicyQuestion::new(&self.inbound.caller, action, self.plugin.name(), &subject.canonical)
+                ..PolicyQuestion::new(&self.of.inbound.caller, action, self.of.plugin.name(), &subject.canonical)
             });
-            self.calls.telemetry.decided(verdict.decision, begun.elapsed());
+            self.of.calls.telemetry.decided(verdict.decision, begun.elapsed());
             verdict
         } else if self.redacts() {
             let reason = "the result of the call is redacted, and no policy permits by name what the server asks";
-            Verdict { reason: Some(reason.to_owned()), ..self.verdict.denied() }
+            Verdict { reason: Some(reason.to_owned()), ..self.state.lock().leg.verdict.denied() }
         } else {
             // It follows the call that it is asked for.
-            self.verdict.follow()
+            self.state.lock().leg.verdict.follow()
         };
         let mut details = details.to_vec();
         if let Some(fields) = fields {
             details.push(("fields", fields));
         }
         let ties = self.ties();
-        let recorded = self.calls.telemetry.record(
-            (&self.inbound.caller, &*self.client, &ties),
-            self.plugin.name(),
+        let recorded = self.of.calls.telemetry.record(
+            (&self.of.inbound.caller, &*self.of.client, &ties),
+            self.of.plugin.name(),
             &subject,
             &verdict,
             &details,
@@ -382,16 +383,15 @@ impl Scope {
         Ok(verdict.is_permit())
     }
 
-    /// A question as the client is asked it.
+    /// A question in the words in which the client is asked it.
     pub(crate) fn worded(&self, question: Question, params: Option<Json>) -> Option<Json> {
         if question == Question::Elicit
             && let Some(id) = params.as_ref().and_then(|params| params.get("elicitationId"))
             && let Some(id) = id.as_text()
         {
-            let outlet = Arc::clone(&self.state.lock().leg.outlet);
-            outlet.gave_elicitation(&id);
+            self.outlet().gave_elicitation(&id);
         }
-        if !self.namespaced {
+        if !self.of.namespaced {
             return params;
         }
         let mut object = params.as_ref()?.object()?;
@@ -399,7 +399,7 @@ impl Scope {
             // The client knows one server, the gateway: its person has to see who asks.
             Question::Elicit => {
                 let message = object.text("message").unwrap_or_default();
-                let message = format!("[{}] {message}", self.plugin.name());
+                let message = format!("[{}] {message}", self.of.plugin.name());
                 object.set("message", Json::text(&message));
             }
             // "This server" would be all plugins.
@@ -418,10 +418,7 @@ impl Scope {
     async fn put(&self, method: Box<str>, params: Option<Json>) -> Result<Json, RpcError> {
         let gone = || RpcError::internal("the client is gone");
         match &self.questions {
-            None => {
-                let outlet = Arc::clone(&self.state.lock().leg.outlet);
-                outlet.ask(&method, params).await
-            }
+            None => self.outlet().ask(self.of.subject.index, &method, params).await,
             Some(questions) => {
                 let (answer, answered) = oneshot::channel();
                 questions.send(Asked { method, params, answer }).await.map_err(|_| gone())?;
@@ -440,7 +437,7 @@ impl Scope {
         let params = self.worded(question, params);
         self.pause();
         let mut pausing = Pausing(Some(self));
-        let answered = timeout(self.calls.limits.answer, self.put(method, params)).await;
+        let answered = timeout(self.of.calls.limits.answer, self.put(method, params)).await;
         pausing.0 = None;
         self.resume().await;
         match (answered, question) {
@@ -473,7 +470,7 @@ impl Drop for Pausing<'_> {
 impl Upcalls for Scope {
     async fn asked(&self, request: Request) -> Result<Json, RpcError> {
         let Some(question) = table::server_request(&request.method) else {
-            self.calls.refused("question");
+            self.of.calls.refused("question");
             return Err(RpcError::method_not_found("clients are not asked this through the gateway"));
         };
         if let Some(answer) = self.may_ask(question, &request.method, request.params.as_ref()).await? {
@@ -482,55 +479,43 @@ impl Upcalls for Scope {
         self.ask(question, request.method, request.params).await
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         let Notification { method, params } = notification;
         let mut object = params.as_ref().and_then(Json::object).unwrap_or_default();
         let sent = match table::server_notification(&method) {
             Some(ServerNote::Progress) => self.progress(&mut object),
             Some(ServerNote::Message) => self.log(&mut object),
             // Of the session, not of the call: modern clients hear of them on a stream of their own.
-            Some(ServerNote::ListChanged(_)) if !self.client.is_modern() => {
-                self.tell(&method, None);
+            Some(ServerNote::ListChanged(_)) if !self.of.client.is_modern() => {
+                self.notify(&method, None);
                 None
             }
-            Some(ServerNote::ElicitationComplete) if !self.client.is_modern() => {
-                let outlet = Arc::clone(&self.state.lock().leg.outlet);
+            Some(ServerNote::ElicitationComplete) if !self.of.client.is_modern() => {
+                let outlet = self.outlet();
                 let id = object.text("elicitationId");
                 id.is_some_and(|id| outlet.was_given(&id)).then(|| object.to_json())
             }
-            Some(ServerNote::Updated) if !self.client.is_modern() => self.updated(&object),
-            Some(ServerNote::Task) => {
-                if self.redacts() {
-                    object.take("statusMessage");
-                }
-                (!self.client.is_modern()).then(|| object.to_json())
+            Some(ServerNote::Updated) if !self.of.client.is_modern() => {
+                let update = std::mem::take(&mut object);
+                self.of.calls.updated(&self.of.inbound.caller, self.of.plugin.name(), update)
             }
+            // A task's state is its owner's, and the session's to tell.
             Some(_) => None,
             None => {
-                self.calls.refused("notification");
+                self.of.calls.refused("notification");
                 None
             }
         };
         if let Some(params) = sent {
-            self.tell(&method, Some(params));
+            self.notify(&method, Some(params));
         }
     }
 }
 
-impl Scope {
-    /// An update of a resource that came with the call: told if the client may read what it names.
-    fn updated(&self, params: &Object) -> Option<Json> {
-        let uri = params.text("uri")?;
-        let canonical = super::uri::canonical(&uri);
-        let question = PolicyQuestion::new(&self.inbound.caller, Action::ReadResource, self.plugin.name(), &canonical);
-        let may = self.calls.policy.decide(&PolicyQuestion { keep: false, ..question });
-        may.is_permit().then(|| params.to_json())
-    }
-}
-
-/// The host that an elicitation's URL leads to. `None`: it is not over TLS, nor on the client's own machine.
+/// The host that an elicitation's URL leads to. `None`: it is too long, or not over TLS, nor on the client's own
+/// machine.
 fn elicitation_host(url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
+    let url = Url::parse(url).ok().filter(|_| url.len() <= MAX_URI)?;
     let host = url.host_str()?.to_owned();
     let is_local = matches!(&*host, "localhost" | "127.0.0.1" | "[::1]");
     (url.scheme() == "https" || (url.scheme() == "http" && is_local)).then_some(host)
@@ -539,7 +524,9 @@ fn elicitation_host(url: &str) -> Option<String> {
 /// The names of the fields that a form asks for, so that the ledger shows who asks for a password.
 fn field_names(params: &Object) -> String {
     let properties = params.get("requestedSchema").and_then(|schema| schema.get("properties"));
+    let properties = properties.filter(|properties| properties.has_at_most(MAX_FIELDS));
     let properties = properties.and_then(|properties| properties.object()).unwrap_or_default();
-    let names: Vec<String> = properties.iter().take(32).map(|(name, _)| name.chars().take(64).collect()).collect();
+    let names: Vec<String> =
+        properties.iter().take(MAX_NAMES).map(|(name, _)| name.chars().take(64).collect()).collect();
     names.join(", ")
 }

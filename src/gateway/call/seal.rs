@@ -1,16 +1,18 @@
 //! The state of a call that waits for its client, sealed into the `requestState` that the client brings back.
 //!
-//! What goes through a client may be changed by it, replayed, or brought by another: so the state is sealed (AES-256-GCM) and says
-//! whose it is, for which plugin, method and parameters, and until when; all of that is checked before anything of it counts.
+//! What goes through a client may be changed by it, replayed, or brought by another: so the state is sealed
+//! (AES-256-GCM) and says whose it is, for which plugin, method and parameters, and until when; all of that is checked
+//! before anything of it counts.
 //!
 //! ```text
 //! base64url( length of the key's id (1) ‖ the key's id ‖ nonce (12) ‖ ciphertext and tag )     the id is authenticated too
 //! ```
 //!
-//! The first configured key seals, all of them open, so that keys can be exchanged under running gateways, and gateways behind one
-//! balancer open each other's. Without a configured key each start makes one of its own.
+//! The first configured key seals, all of them open, so that keys can be exchanged under running gateways, and gateways
+//! behind one balancer open each other's. Without a configured key each start makes one of its own.
 //!
-//! The digest of the parameters is over their canonical form (members sorted, numbers by their value), since a client may write them anew.
+//! The digest of the parameters is over their canonical form (members sorted, numbers by their value), since a client
+//! may write them anew.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -128,7 +130,8 @@ impl Sealer {
         self.node
     }
 
-    /// Seals what waits, for as long as `lifetime`. `None`: the server's own state is larger than a client may have to carry.
+    /// Seals what waits, for as long as `lifetime`. `None`: the server's own state is larger than a client may have to
+    /// carry.
     pub(crate) fn seal(
         &self,
         binding: Binding,

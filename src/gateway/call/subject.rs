@@ -75,7 +75,8 @@ impl Subject {
 
     /// Its name as a label.
     pub(crate) fn label(&self) -> &str {
-        if self.listed { &self.name } else { UNKNOWN }
+        // A server may list a name of any length; it is offered to nobody, and labels nothing.
+        if self.listed && self.name.chars().nth(MAX_NAME).is_none() { &self.name } else { UNKNOWN }
     }
 
     /// As spans say it.

@@ -199,7 +199,7 @@ pub(crate) enum ServerNote {
     Task,
 }
 
-/// A server's notification of this name. What is none of these is dropped, and counted.
+/// A server's notification of this name. Any other is dropped, and counted.
 pub(crate) fn server_notification(name: &str) -> Option<ServerNote> {
     Some(match name {
         "notifications/progress" => ServerNote::Progress,

@@ -1,7 +1,8 @@
 //! Which task is whose: what a server works on after its answer, and under which obligations its result stands.
 //!
-//! A task's id is no right to it: each is bound to the caller whose call it came of, and to anybody else it does not exist. The register is the
-//! gateway's own, bounded, and gone with it. At the endpoint of all plugins an id has its plugin's name in front, as names of tools have.
+//! A task's id is no right to it: each is bound to the caller whose call it came of, and to anybody else it does not
+//! exist. The register is the gateway's own, bounded, and gone with it. At the endpoint of all plugins an id has its
+//! plugin's name in front, as names of tools have.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,14 +15,32 @@ use super::subject::Subject;
 use crate::gateway::message::{Json, Object};
 use crate::gateway::policy::Verdict;
 
-/// Tasks of one caller that are known at once; of more, the oldest is forgotten.
+/// Tasks of one caller that are known at once, and of all callers; of more, the oldest of the caller who has most is
+/// forgotten.
 const MAX_TASKS: usize = 256;
+const MAX_ALL: usize = 20_000;
 
 /// How long a task is known.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest id of a task that is taken.
+/// The longest id of a task that is taken, and what else of it is kept: the members that every task has, each no longer
+/// than this.
 const MAX_ID: usize = 512;
+const MAX_MEMBER: usize = 1_024;
+const MEMBERS: [&str; 9] = [
+    "taskId",
+    "status",
+    "statusMessage",
+    "createdAt",
+    "lastUpdatedAt",
+    "ttl",
+    "pollInterval",
+    "ttlMs",
+    "pollIntervalMs",
+];
+
+/// Questions of a task that are remembered as asked.
+const MAX_ASKED: usize = 64;
 
 /// What is known of a task.
 #[derive(Debug, Clone)]
@@ -32,22 +51,42 @@ pub(crate) struct Task {
     pub(crate) client_id: Box<str>,
     pub(crate) subject: Subject,
     pub(crate) verdict: Verdict,
+    /// The endpoint that it came of: the plugin's index in its subject is of this one alone.
+    endpoint: Box<str>,
     /// The session of an old client that it belongs to.
     session: Option<Arc<str>>,
     /// What its server said of it last.
     pub(crate) last: Json,
+    /// The keys of the questions that its client was asked.
+    pub(crate) asked: Vec<Box<str>>,
     since: Instant,
 }
 
 /// See the module's doc.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks(Mutex<HashMap<Arc<str>, VecDeque<Task>>>);
+pub(crate) struct Tasks(Mutex<Known>);
 
-/// Whose tasks: a caller, and the session of an old client.
+#[derive(Debug, Default)]
+struct Known {
+    of_callers: HashMap<Arc<str>, VecDeque<Task>>,
+    count: usize,
+}
+
+/// Whose tasks: a caller, the session of an old client, and the endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner<'a> {
     pub(crate) caller: &'a Arc<str>,
     pub(crate) session: Option<&'a Arc<str>>,
+    /// See [`Endpoint::name`](super::client::Endpoint::name).
+    pub(crate) endpoint: &'a str,
+}
+
+impl Owner<'_> {
+    fn has(self, task: &Task) -> bool {
+        task.since.elapsed() < LIFETIME
+            && *task.endpoint == *self.endpoint
+            && task.session.as_deref() == self.session.map(|session| &**session)
+    }
 }
 
 impl Tasks {
@@ -59,74 +98,138 @@ impl Tasks {
         prefix: Option<&str>,
         result: Json,
     ) -> Json {
-        let Some(mut object) = result.object() else { return result };
         // Of 2025-11-25 the task is a member, of the extension it is the result.
-        let nested = object.get("task").and_then(Json::object);
-        let is_flat = object.text("resultType").as_deref() == Some("task");
-        let Some(mut task) = nested.or_else(|| is_flat.then(|| object.clone())) else { return result };
+        let is_flat = result.get("resultType").is_some_and(|kind| kind.as_text().as_deref() == Some("task"));
+        let nested = result.get("task").filter(Json::is_object);
+        if !is_flat && nested.is_none() {
+            return result;
+        }
+        let Some(mut object) = result.object() else { return result };
+        let is_nested = nested.is_some();
+        let Some(mut task) = nested.map_or_else(|| Some(object.clone()), |task| task.object()) else { return result };
         let Some(id) = task.text("taskId").map(std::borrow::Cow::into_owned).filter(|id| id.len() <= MAX_ID) else {
             return result;
         };
         let client_id = prefix.map_or_else(|| id.clone(), |prefix| format!("{prefix}__{id}"));
         task.set("taskId", Json::text(&client_id));
-        let last = task.to_json();
-        if is_flat {
-            object = task;
+        let last = kept(task.clone());
+        if is_nested {
+            object.set("task", task.to_json());
         } else {
-            object.set("task", last.clone());
+            object = task;
         }
         let task = Task {
             id: id.into(),
             client_id: client_id.into(),
             subject: subject.clone(),
             verdict: verdict.clone(),
+            endpoint: owner.endpoint.into(),
             session: owner.session.cloned(),
             last,
+            asked: Vec::new(),
             since: Instant::now(),
         };
-        let mut all = self.0.lock();
-        let tasks = all.entry(Arc::clone(owner.caller)).or_default();
-        tasks.retain(|known| known.client_id != task.client_id && known.since.elapsed() < LIFETIME);
+        let mut known = self.0.lock();
+        let tasks = known.of_callers.entry(Arc::clone(owner.caller)).or_default();
+        let before = tasks.len();
+        tasks.retain(|other| {
+            let is_same = other.client_id == task.client_id && owner.has(other);
+            !is_same && other.since.elapsed() < LIFETIME
+        });
         if tasks.len() >= MAX_TASKS {
             tasks.pop_front();
         }
         tasks.push_back(task);
+        let now = tasks.len();
+        known.count = known.count + now - before;
+        known.make_room();
         object.to_json()
     }
 
-    /// The task of an id, if it is the owner's, at one of these plugins.
+    /// The task of an id, if it is the owner's.
     pub(crate) fn find(&self, owner: Owner<'_>, id: &str) -> Option<Task> {
-        self.of(owner).into_iter().find(|task| *task.client_id == *id)
+        self.first(owner, |task| *task.client_id == *id)
     }
 
     /// The task that a server calls so, if it is the owner's.
     pub(crate) fn find_by_server(&self, owner: Owner<'_>, index: usize, id: &str) -> Option<Task> {
-        self.of(owner).into_iter().find(|task| task.subject.index == index && *task.id == *id)
+        self.first(owner, |task| task.subject.index == index && *task.id == *id)
     }
 
-    /// All tasks of the owner, the oldest first.
-    pub(crate) fn of(&self, owner: Owner<'_>) -> Vec<Task> {
-        let all = self.0.lock();
-        let tasks = all.get(owner.caller).into_iter().flatten();
-        let is_owners = |task: &&Task| {
-            task.since.elapsed() < LIFETIME && task.session.as_deref() == owner.session.map(|session| &**session)
-        };
-        tasks.filter(is_owners).cloned().collect()
+    fn first(&self, owner: Owner<'_>, is_it: impl Fn(&Task) -> bool) -> Option<Task> {
+        let known = self.0.lock();
+        known.of_callers.get(owner.caller)?.iter().find(|task| owner.has(task) && is_it(task)).cloned()
+    }
+
+    /// What was said last of all tasks of the owner, the oldest first.
+    pub(crate) fn of(&self, owner: Owner<'_>) -> Vec<Json> {
+        let known = self.0.lock();
+        let tasks = known.of_callers.get(owner.caller).into_iter().flatten();
+        tasks.filter(|task| owner.has(task)).map(|task| task.last.clone()).collect()
     }
 
     /// A server said more of a task; the members of what it said count that belong to every task.
     pub(crate) fn update(&self, owner: Owner<'_>, client_id: &str, said: &Object) {
-        let mut all = self.0.lock();
-        let task =
-            all.get_mut(owner.caller).and_then(|tasks| tasks.iter_mut().find(|task| *task.client_id == *client_id));
-        let Some(task) = task else { return };
-        let Some(mut last) = task.last.object() else { return };
-        for name in ["status", "lastUpdatedAt", "ttl", "pollInterval", "ttlMs", "pollIntervalMs"] {
-            if let Some(value) = said.get(name) {
-                last.set(name, value.clone());
+        self.change(owner, client_id, |task| {
+            let Some(mut last) = task.last.object() else { return };
+            for name in ["status", "lastUpdatedAt", "ttl", "pollInterval", "ttlMs", "pollIntervalMs"] {
+                if let Some(value) = said.get(name).filter(|value| value.len() <= MAX_MEMBER) {
+                    last.set(name, value.clone());
+                }
             }
+            // Bytes of its own.
+            task.last = last.to_json();
+        });
+    }
+
+    /// Its client is asked these questions for the sake of a task.
+    pub(crate) fn asks(&self, owner: Owner<'_>, client_id: &str, keys: Vec<Box<str>>) {
+        self.change(owner, client_id, |task| {
+            for key in keys {
+                if !task.asked.contains(&key) && task.asked.len() < MAX_ASKED && key.len() <= MAX_ID {
+                    task.asked.push(key);
+                }
+            }
+        });
+    }
+
+    fn change(&self, owner: Owner<'_>, client_id: &str, change: impl FnOnce(&mut Task)) {
+        let mut known = self.0.lock();
+        let Some(tasks) = known.of_callers.get_mut(owner.caller) else { return };
+        if let Some(task) = tasks.iter_mut().find(|task| owner.has(task) && *task.client_id == *client_id) {
+            change(task);
         }
-        task.last = last.to_json();
+    }
+}
+
+/// The members of a task that are kept.
+fn kept(mut task: Object) -> Json {
+    task.retain(|name, value| MEMBERS.contains(&name) && value.len() <= MAX_MEMBER);
+    // Bytes of its own: what is kept for a day does not keep the answer it came in.
+    task.to_json()
+}
+
+impl Known {
+    /// Forgets what is too old, then tasks of those who have most, while there are too many.
+    fn make_room(&mut self) {
+        if self.count <= MAX_ALL {
+            return;
+        }
+        self.of_callers.retain(|_, tasks| {
+            tasks.retain(|task| task.since.elapsed() < LIFETIME);
+            !tasks.is_empty()
+        });
+        self.count = self.of_callers.values().map(VecDeque::len).sum();
+        while self.count > MAX_ALL {
+            let most = self.of_callers.iter().max_by_key(|(_, tasks)| tasks.len());
+            let Some(most) = most.map(|(caller, _)| Arc::clone(caller)) else { return };
+            let Some(tasks) = self.of_callers.get_mut(&most) else { return };
+            tasks.pop_front();
+            if tasks.is_empty() {
+                self.of_callers.remove(&most);
+            }
+            self.count -= 1;
+        }
     }
 }
 
@@ -136,7 +239,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{MAX_TASKS, Owner, Tasks};
+    use super::{MAX_ALL, MAX_TASKS, Owner, Tasks};
     use crate::gateway::call::subject::Subject;
     use crate::gateway::message::Json;
     use crate::gateway::policy::{Action, Verdict};
@@ -146,37 +249,77 @@ mod tests {
         Verdict { decision: Decision::Permit, policy_ids: Vec::new(), obligations: Arc::default(), reason: None }
     }
 
-    fn remember(tasks: &Tasks, caller: &Arc<str>, id: &str) -> Json {
+    fn owner(caller: &Arc<str>) -> Owner<'_> {
+        Owner { caller, session: None, endpoint: "" }
+    }
+
+    fn remember(tasks: &Tasks, owner: Owner<'_>, id: &str) -> Json {
         let result = Json::of(&json!({ "task": { "taskId": id, "status": "working" }, "x": 1 }));
         let subject = Subject::plugin(0, Action::CallTool);
-        tasks.remember(Owner { caller, session: None }, (&subject, &verdict()), Some("p"), result)
+        tasks.remember(owner, (&subject, &verdict()), owner.endpoint.is_empty().then_some("p"), result)
     }
 
     #[test]
     fn a_task_is_its_callers_alone() {
         let tasks = Tasks::default();
         let (ann, eve): (Arc<str>, Arc<str>) = ("user:ann".into(), "user:eve".into());
-        let result = remember(&tasks, &ann, "t").value().unwrap();
+        let result = remember(&tasks, owner(&ann), "t").value().unwrap();
         assert_eq!(result, json!({ "task": { "taskId": "p__t", "status": "working" }, "x": 1 }));
-        let owner = Owner { caller: &ann, session: None };
-        assert_eq!(&*tasks.find(owner, "p__t").unwrap().id, "t");
-        assert!(tasks.find(Owner { caller: &eve, session: None }, "p__t").is_none());
+        assert_eq!(&*tasks.find(owner(&ann), "p__t").unwrap().id, "t");
+        assert!(tasks.find(owner(&eve), "p__t").is_none());
         let session: Arc<str> = "s".into();
-        assert!(tasks.find(Owner { caller: &ann, session: Some(&session) }, "p__t").is_none());
-        tasks.update(owner, "p__t", &Json::of(&json!({ "status": "completed", "result": {} })).object().unwrap());
+        assert!(tasks.find(Owner { session: Some(&session), ..owner(&ann) }, "p__t").is_none());
+        let said = json!({ "status": "completed", "result": {}, "ttl": "x".repeat(5_000) });
+        tasks.update(owner(&ann), "p__t", &Json::of(&said).object().unwrap());
         assert_eq!(
-            tasks.find(owner, "p__t").unwrap().last.value().unwrap(),
+            tasks.find(owner(&ann), "p__t").unwrap().last.value().unwrap(),
             json!({ "taskId": "p__t", "status": "completed" })
         );
+    }
+
+    #[test]
+    fn a_task_of_one_endpoint_is_none_of_another() {
+        // Both servers call their first task 1; at each endpoint of one plugin its index is 0.
+        let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
+        let at = |endpoint| Owner { endpoint, ..owner(&ann) };
+        remember(&tasks, at("one"), "1");
+        assert!(tasks.find(at("two"), "1").is_none() && tasks.find(owner(&ann), "1").is_none());
+        assert!(tasks.find_by_server(at("two"), 0, "1").is_none());
+        remember(&tasks, at("two"), "1");
+        assert!(tasks.find(at("one"), "1").is_some(), "the one does not replace the other");
+        assert_eq!(tasks.of(at("one")).len(), 1);
+    }
+
+    #[test]
+    fn what_a_server_adds_to_a_task_is_passed_on_and_not_kept() {
+        let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
+        let subject = Subject::plugin(0, Action::CallTool);
+        let result = json!({ "resultType": "task", "taskId": "t", "status": "working", "more": "x".repeat(100_000) });
+        let passed = tasks.remember(owner(&ann), (&subject, &verdict()), None, Json::of(&result));
+        assert_eq!(passed.value().unwrap(), result);
+        assert!(tasks.find(owner(&ann), "t").unwrap().last.len() < 200);
+    }
+
+    #[test]
+    fn a_question_is_asked_of_its_task() {
+        let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
+        remember(&tasks, owner(&ann), "t");
+        tasks.asks(owner(&ann), "p__t", vec!["k".into(), "k".into()]);
+        assert_eq!(tasks.find(owner(&ann), "p__t").unwrap().asked, ["k".into()]);
     }
 
     #[test]
     fn no_more_are_known_than_may_be() {
         let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
         for id in 0..MAX_TASKS + 3 {
-            remember(&tasks, &ann, &id.to_string());
+            remember(&tasks, owner(&ann), &id.to_string());
         }
-        let known = tasks.of(Owner { caller: &ann, session: None });
-        assert_eq!((known.len(), &*known[0].id), (MAX_TASKS, "3"));
+        let known = tasks.of(owner(&ann));
+        assert_eq!((known.len(), known[0].value().unwrap()["taskId"].clone()), (MAX_TASKS, json!("p__3")));
+        for caller in 0..MAX_ALL {
+            remember(&tasks, owner(&format!("user:{caller}").into()), "t");
+        }
+        assert_eq!(tasks.0.lock().count, MAX_ALL);
+        assert!(tasks.find(owner(&"user:7".into()), "p__t").is_some(), "who has most gives first");
     }
 }

@@ -1,12 +1,12 @@
 //! What is recorded of a call: the same in all three streams.
 //!
 //! The sample, the audit entry of the decision and the request's span have the same trace, span, invocation and request
-//! ids. They say how a call went, and nothing of what was in it: of an error's text only the hash is kept, and that in the
-//! sample alone (invariant I6). Recording never fails a call nor makes it wait, except that a decision is on the record
-//! before anything is dispatched: in memory where audit may fail, durably where it may not (invariant I8).
+//! ids. They say how a call went, and nothing of what was in it: of an error's text only the hash is kept, and that in
+//! the sample alone (invariant I6). Recording never fails a call nor makes it wait, except that a decision is on the
+//! record before anything is dispatched: in memory where audit may fail, durably where it may not (invariant I8).
 //!
-//! A call that is given up, since its client cancelled it or the gateway stops, is recorded like any other when its future
-//! is dropped.
+//! A call that is given up, since its client cancelled it or the gateway stops, is recorded like any other when its
+//! future is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::client::{Client, Inbound};
 use super::error::CallError;
 use super::subject::Subject;
 use crate::config::OnFailure;
-use crate::gateway::emit::{AuditEvent, CallSample, Emitters, ErrorHash, NotRecorded};
+use crate::gateway::export::{AuditEvent, CallSample, Emitters, ErrorHash, NotRecorded};
 use crate::gateway::identity::Caller;
 use crate::gateway::message::{Id, Json, RpcError, encode_response};
 use crate::gateway::metrics::GatewayMetrics;

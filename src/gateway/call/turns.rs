@@ -1,8 +1,8 @@
 //! Turns: so many at once, and who waits is served fairly between callers.
 //!
-//! Each caller that waits has a queue of its own, and the queues are served in turn, one from each. So a caller with a thousand
-//! requests waiting delays another's first by one turn, not by a thousand. A request that gave its turn back while a
-//! person was waited for comes before its caller's others when it wants it again.
+//! Each caller that waits has a queue of its own, and the queues are served in turn, one from each. So a caller with a
+//! thousand requests waiting delays another's first by one turn, not by a thousand. A request that gave its turn back
+//! while a person was waited for comes before its caller's others when it wants it again.
 //!
 //! A turn is passed on to the next who waits the moment it is given back; one who stopped waiting is passed over.
 

@@ -1,11 +1,12 @@
 //! One canonical form of a resource's URI: what policy decides on.
 //!
-//! Two spellings of one resource must not be two subjects, or a policy that forbids the one would not hold for the other. The
-//! canonical form is that of the WHATWG URL standard, with percent-encodings normalised as RFC 3986 says: those of unreserved
-//! characters decoded, the hexadecimal digits of the others in capitals. What is no URL at all is its own form.
+//! Two spellings of one resource must not be two subjects, or a policy that forbids the one would not hold for the
+//! other. The canonical form is that of the WHATWG URL standard, with percent-encodings normalised as RFC 3986 says:
+//! those of unreserved characters decoded, the hexadecimal digits of the others in capitals. What is no URL at all is
+//! its own form.
 //!
-//! Nothing is rewritten on its way: a URI that is not canonical is refused, unless a plugin lists exactly these bytes or a template of
-//! its stands for them, and then they are sent as they are.
+//! Nothing is rewritten on its way: a URI that is not canonical is refused, unless a plugin lists exactly these bytes
+//! or a template of its stands for them, and then they are sent as they are.
 
 use url::Url;
 

@@ -5,11 +5,12 @@
 //! <spool>/payload-keys.vkey    the verifier key that was first seen, where the settings name none
 //! ```
 //!
-//! It is verified by `control_plane.vkey`. Without that the first key that is seen is kept, which the log says at each start; another is
-//! taken only if the note is signed by both. Where the settings name a recipient, a note with another or none is refused: whoever holds the control
-//! plane then cannot have payloads sealed to himself alone.
+//! It is verified by `control_plane.vkey`. Without that the first key that is seen is kept, which the log says at each
+//! start; another is taken only if the note is signed by both. Where the settings name a recipient, a note with another
+//! or none is refused: whoever holds the control plane then cannot have payloads sealed to himself alone.
 //!
-//! The gateway's own date decides which key a payload is sealed to. A clock that is wrong by more than the note reaches finds none.
+//! The gateway's own date decides which key a payload is sealed to. A clock that is wrong by more than the note reaches
+//! finds none.
 
 use std::fs;
 use std::io::Write;
@@ -154,7 +155,8 @@ impl Keys {
         self.abilities.set_capture_payload(true);
     }
 
-    /// What a payload of a call is sealed to: its epoch, whose keys, and whether it may be compressed. None if no key of its day is known.
+    /// What a payload of a call is sealed to: its epoch, whose keys, and whether it may be compressed. None if no key
+    /// of its day is known.
     pub(super) fn sealed_to(&self, started_at: DateTime<Utc>, plugin: &str) -> Option<(Epoch, Recipients, bool)> {
         let found = (|| {
             let State::Known(known) = self.state.read().clone() else { return None };

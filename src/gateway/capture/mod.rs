@@ -6,12 +6,13 @@
 //!                        the key note: fetched, verified, kept beside the spool
 //! ```
 //!
-//! No plaintext leaves the process but to the plugin and the caller: what waits to be sealed waits in memory, and what touches the disk is
-//! sealed. A call never waits for any of it, and never fails because of it, unless `payloads.on_failure` is `closed`: then its request is
-//! sealed and on disk before it is dispatched, and its response before it is answered.
+//! No plaintext leaves the process but to the plugin and the caller: what waits to be sealed waits in memory, and what
+//! touches the disk is sealed. A call never waits for any of it, and never fails because of it, unless
+//! `payloads.on_failure` is `closed`: then its request is sealed and on disk before it is dispatched, and its response
+//! before it is answered.
 //!
-//! What cannot be kept (the queue or the lane's share of the disk is full, no key of the day is known) is counted as lost by its reason, and
-//! takes nothing from samples and audit events.
+//! What cannot be kept (the queue or the lane's share of the disk is full, no key of the day is known) is counted as
+//! lost by its reason, and takes nothing from samples and audit events.
 //!
 //! | file | holds |
 //! |---|---|
@@ -30,7 +31,7 @@ use uuid::Uuid;
 
 use self::keys::Keys;
 use self::seal::{Job, Queue};
-use super::emit::Emitters;
+use super::export::Emitters;
 use super::message::Json;
 use super::metrics::GatewayMetrics;
 use super::policy::{Abilities, Obligations, Policy};
@@ -98,8 +99,8 @@ impl Capture {
         })))
     }
 
-    /// Gets the key note, and keeps it fresh for as long as the gateway runs; only while a policy captures. The first look is waited for, for a
-    /// moment.
+    /// Gets the key note, and keeps it fresh for as long as the gateway runs; only while a policy captures. The first
+    /// look is waited for, for a moment.
     pub(crate) async fn follow(&self, policy: &Arc<Policy>) -> JoinHandle<()> {
         if policy.captures() {
             self.0.keys.look().await;

@@ -1,8 +1,9 @@
 //! The sealing thread: a job is a header and what is to be sealed; it becomes a record in the spool's lane.
 //!
-//! It is a thread of its own, so that sealing, which is all computing, holds up no call. What waits is bounded by bytes; past that a payload is
-//! lost, and counted. An envelope serves an epoch for a minute or 4,096 records. In the spool each record stands with its envelope, so
-//! that any of them may be dropped alone; a request names an envelope once.
+//! It is a thread of its own, so that sealing, which is all computing, holds up no call. What waits is bounded by
+//! bytes; past that a payload is lost, and counted. An envelope serves an epoch for a minute or 4,096 records. In the
+//! spool each record stands with its envelope, so that any of them may be dropped alone; a request names an envelope
+//! once.
 
 use std::collections::HashMap;
 use std::io;

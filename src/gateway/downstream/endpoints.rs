@@ -21,7 +21,7 @@ use super::listen::ListChange;
 use super::listener::FromPlugins;
 use super::origin::Allowed;
 use super::relay::Relay;
-use super::sessions::{Counts, Sessions};
+use super::sessions::{self, Counts, Sessions};
 use crate::config;
 use crate::gateway::budget::Budget;
 use crate::gateway::call::client::{Endpoint, Inbound};
@@ -40,7 +40,7 @@ const CHANGES: usize = 64;
 
 /// Where clients come in: one endpoint for all plugins, and one for each.
 pub(crate) struct Downstream {
-    pub(super) doors: Vec<Arc<Door>>,
+    pub(super) routes: Vec<Arc<Route>>,
     pub(super) all: Vec<Arc<Sessions>>,
     pub(super) counts: Arc<Counts>,
     pub(super) limits: config::GatewayLimits,
@@ -62,7 +62,7 @@ pub(crate) struct Downstream {
 }
 
 /// One endpoint.
-pub(super) struct Door {
+pub(super) struct Route {
     pub(super) endpoint: Endpoint,
     pub(super) sessions: Arc<Sessions>,
     pub(super) path: String,
@@ -88,16 +88,16 @@ impl Downstream {
         let most = size(limits.sessions);
         let of_caller = limits.sessions_per_caller.map_or(usize::MAX, size);
         let counts = Counts::new(most, of_caller, Arc::clone(&relay.dispatcher.calls.telemetry.metrics));
-        let door = |path: String, plugins: Vec<Arc<Plugin>>, namespaced| {
+        let route = |path: String, plugins: Vec<Arc<Plugin>>, namespaced| {
             let endpoint = Endpoint { plugins: plugins.into(), namespaced };
             let sessions = Arc::new(Sessions::new(endpoint.clone(), Arc::clone(&counts)));
-            Arc::new(Door { endpoint, sessions, path })
+            Arc::new(Route { endpoint, sessions, path })
         };
-        let mut doors = vec![door("/mcp".to_owned(), plugins.to_vec(), true)];
-        doors.extend(
-            plugins.iter().map(|plugin| door(format!("/mcp/{}", plugin.name()), vec![Arc::clone(plugin)], false)),
+        let mut routes = vec![route("/mcp".to_owned(), plugins.to_vec(), true)];
+        routes.extend(
+            plugins.iter().map(|plugin| route(format!("/mcp/{}", plugin.name()), vec![Arc::clone(plugin)], false)),
         );
-        let all = doors.iter().map(|door| Arc::clone(&door.sessions)).collect();
+        let all = routes.iter().map(|route| Arc::clone(&route.sessions)).collect();
         let local = settings.listen.ip().is_loopback();
         let allowed = Allowed::new(&settings.allowed_hosts, &settings.allowed_origins, local);
         let listener = Arc::new(FromPlugins { relay: Arc::downgrade(&relay) });
@@ -105,7 +105,7 @@ impl Downstream {
         let trust = settings.observability.otlp.trust_callers;
         let draining = AtomicBool::new(false);
         Arc::new(Self {
-            doors,
+            routes,
             all,
             counts,
             limits,
@@ -158,12 +158,16 @@ impl Downstream {
     }
 
     fn announce(&self, plugin: Option<&str>, kind: ListKind) {
-        let listed = if kind == ListKind::Templates { ListKind::Resources } else { kind };
         for sessions in &self.all {
-            sessions.list_changed(plugin, listed.notification());
+            sessions.list_changed(plugin, kind.notification());
         }
+        self.announce_to_listens(plugin, kind, None);
+    }
+
+    fn announce_to_listens(&self, plugin: Option<&str>, kind: ListKind, caller: Option<&Arc<str>>) {
+        let kind = if kind == ListKind::Templates { ListKind::Resources } else { kind };
         // Ignore the error: nobody listens.
-        let _ = self.changes.send(ListChange { plugin: plugin.map(Into::into), kind: listed });
+        let _ = self.changes.send(ListChange { plugin: plugin.map(Into::into), kind, caller: caller.cloned() });
     }
 
     pub(super) fn readiness(&self) -> (StatusCode, &'static str) {
@@ -181,8 +185,16 @@ impl Downstream {
 
 #[async_trait]
 impl Listeners for Downstream {
-    async fn list_changed(&self, plugin: &str, kind: ListKind) {
-        self.announce(Some(plugin), kind);
+    async fn list_changed(&self, plugin: &str, kind: ListKind, caller: Option<&Arc<str>>) {
+        match caller {
+            None => self.announce(Some(plugin), kind),
+            // Sessions of old clients hear of their own changes from their own sessions with the plugin.
+            Some(caller) => self.announce_to_listens(Some(plugin), kind, Some(caller)),
+        }
+    }
+
+    async fn make_room(&self, plugin: &str, owner: &str) -> bool {
+        sessions::make_room_at(&self.all, plugin, owner).await.is_ok()
     }
 }
 
@@ -212,7 +224,7 @@ impl Downstream {
         }
     }
 
-    /// What came with a request, for whoever answers it, and its spans.
+    /// What came with a request, and its spans.
     pub(super) fn begin(
         &self,
         entered: &Entered,

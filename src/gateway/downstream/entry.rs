@@ -35,7 +35,7 @@ pub(super) struct Accept {
 }
 
 impl Accept {
-    /// Whoever says nothing takes anything; whoever takes anything gets JSON where that is enough.
+    /// A client that says nothing takes anything; one that takes anything gets JSON where that is enough.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut accept = Self { json: false, events: false };
         let mut said = false;

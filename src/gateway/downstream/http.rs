@@ -1,4 +1,5 @@
-//! The routes: who asks, how large, is it a message at all, of which generation; then a session's request, or one of its own.
+//! The routes: who asks, how large, is it a message at all, of which generation; then a session's request, or one of
+//! its own.
 //!
 //! | request | answer |
 //! |---|---|
@@ -13,7 +14,8 @@
 //! | `GET`, `DELETE` without a session | 405 |
 //! | an unknown plugin | 404 |
 //!
-//! `GET /healthz` says that the process serves, `GET /readyz` that it takes requests, too; neither asks who wants to know.
+//! `GET /healthz` says that the process serves, `GET /readyz` that it takes requests, too; neither asks who wants to
+//! know.
 //!
 //! No answer repeats anything of the request.
 
@@ -29,7 +31,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::body::{self, take_in};
-use super::endpoints::{Door, Downstream};
+use super::endpoints::{Downstream, Route};
 use super::entry::{Accept, Entered, answer, not_allowed, refuse};
 use super::modern::{self, header_is_modern};
 use super::{modern_request, session_request};
@@ -43,9 +45,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The routes of MCP.
 pub(crate) fn router(downstream: &Arc<Downstream>) -> Router {
     let mut router = Router::new();
-    for door in &downstream.doors {
-        let state = (Arc::clone(downstream), Arc::clone(door));
-        router = router.route(&door.path, any(enter).with_state(state));
+    for route in &downstream.routes {
+        let state = (Arc::clone(downstream), Arc::clone(route));
+        router = router.route(&route.path, any(enter).with_state(state));
     }
     let ready = Arc::clone(downstream);
     router
@@ -56,9 +58,9 @@ pub(crate) fn router(downstream: &Arc<Downstream>) -> Router {
         })
 }
 
-async fn enter(State((downstream, door)): State<(Arc<Downstream>, Arc<Door>)>, request: Request) -> Response {
+async fn enter(State((downstream, route)): State<(Arc<Downstream>, Arc<Route>)>, request: Request) -> Response {
     let request_id: Arc<str> = downstream.telemetry().id().to_string().into();
-    let answered = handle(&downstream, &door, request, Arc::clone(&request_id)).await;
+    let answered = handle(&downstream, &route, request, Arc::clone(&request_id)).await;
     let mut response = answered.unwrap_or_else(|refused| refused);
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -68,7 +70,7 @@ async fn enter(State((downstream, door)): State<(Arc<Downstream>, Arc<Door>)>, r
 
 async fn handle(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     request: Request,
     request_id: Arc<str>,
 ) -> Result<Response, Response> {
@@ -89,15 +91,15 @@ async fn handle(
     let (owner, known) = (Arc::from(caller.name().as_str()), caller.name().as_str() != "anonymous");
     let entered = Entered { parts, caller, owner, known, arrived_at, identity, request_id };
     match entered.parts.method {
-        Method::POST => post(downstream, door, entered, body).await,
-        Method::GET => session_request::get(downstream, door, &entered),
-        _ => session_request::delete(door, &entered).await,
+        Method::POST => post(downstream, route, entered, body).await,
+        Method::GET => session_request::get(downstream, route, &entered),
+        _ => session_request::delete(route, &entered).await,
     }
 }
 
 async fn post(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: Entered,
     body: Body,
 ) -> Result<Response, Response> {
@@ -117,8 +119,8 @@ async fn post(
     let body = take_in(&entered.parts, body, limit, (&downstream.budget, &entered.owner)).await;
     let body = body.map_err(|refused: body::Refused| refuse(refused.status(), None, refused.text()))?;
     let malformed = |malformed: message::Malformed| answer(StatusCode::BAD_REQUEST, None, malformed.to_error());
-    if let Some(batch) = Message::parse_batch(&body).map_err(malformed)? {
-        return session_request::batch(downstream, door, entered, batch, body.len()).await;
+    if let Some(batch) = Message::parse_batch(&body, session_request::MAX_BATCH).map_err(malformed)? {
+        return session_request::batch(downstream, route, entered, batch, body.len()).await;
     }
     let message = Message::parse(&body).map_err(malformed)?;
     match message {
@@ -127,7 +129,7 @@ async fn post(
             match modern::claim(&params) {
                 Some(claim) => {
                     let request = modern_request::Incoming { request, params, claim, bytes: body.len() };
-                    modern_request::answer(downstream, door, entered, accept, request).await
+                    modern_request::answer(downstream, route, entered, accept, request).await
                 }
                 None if header_is_modern(&entered.parts.headers) => {
                     let error = RpcError::invalid_params(format!("Invalid params: _meta has no {META_VERSION}"));
@@ -135,21 +137,21 @@ async fn post(
                 }
                 None => {
                     let incoming = session_request::Incoming { request, params, bytes: body.len() };
-                    session_request::answer(downstream, door, entered, accept, incoming).await
+                    session_request::answer(downstream, route, entered, accept, incoming).await
                 }
             }
         }
         Message::Notification(notification) => {
             let params = notification.params.as_ref().and_then(Json::object).unwrap_or_default();
             if modern::claim(&params).is_some() || header_is_modern(&entered.parts.headers) {
-                return modern_request::told(downstream, &notification);
+                return modern_request::notified(downstream, &notification);
             }
-            session_request::accept(downstream, door, &entered, Message::Notification(notification)).await
+            session_request::accept(downstream, route, &entered, Message::Notification(notification)).await
         }
         Message::Response(_) if header_is_modern(&entered.parts.headers) => {
             let text = "a client of this version sends no responses";
             Err(refuse(StatusCode::BAD_REQUEST, None, text))
         }
-        response @ Message::Response(_) => session_request::accept(downstream, door, &entered, response).await,
+        response @ Message::Response(_) => session_request::accept(downstream, route, &entered, response).await,
     }
 }

@@ -1,9 +1,10 @@
 //! `subscriptions/listen`: one stream of what a modern client wants to hear of, for as long as it is connected.
 //!
-//! The first message says what is granted: of the lists those that the caller may list, of the resources those that it may read and whose server
-//! grants a subscription, of the tasks its own. Every message carries the id of the client's request. Changes of lists come from
-//! the gateway, which hears of them from its own sessions with plugins, and makes one when the policies change; updates of resources come from the
-//! plugins. When the gateway ends, the request is answered with a result.
+//! The first message says what is granted: of the lists those that the caller may list, of the resources those that it
+//! may read and whose server grants a subscription, of the tasks its own. Every message carries the id of the client's
+//! request. Changes of lists come from the gateway, which hears of them from its own sessions with plugins, and makes
+//! one when the policies change; updates of resources come from the plugins. When the gateway ends, the request is
+//! answered with a result.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lists::word;
@@ -18,13 +20,12 @@ use super::relay::Relay;
 use crate::gateway::call::calls::By;
 use crate::gateway::call::dispatch::{Work, own_ask};
 use crate::gateway::call::error::CallError;
-use crate::gateway::call::outgoing::{self, Meta};
+use crate::gateway::call::outgoing::Meta;
 use crate::gateway::call::subject::Subject;
-use crate::gateway::call::uri::canonical;
 use crate::gateway::message::{Json, Notification, Object, Request, RpcError};
-use crate::gateway::policy::{Action, Question};
-use crate::gateway::protocol::{Generation, LATEST_OLD, META_SUBSCRIPTION};
-use crate::gateway::upstream::{Lease, ListKind, Listening, PoolKey, StreamGuard, Upcalls};
+use crate::gateway::policy::Action;
+use crate::gateway::protocol::{Generation, META_SUBSCRIPTION};
+use crate::gateway::upstream::{Lease, ListKind, Listening, StreamGuard, Upcalls};
 use crate::telemetry::w3c;
 
 /// Resources that one stream may be subscribed to.
@@ -40,11 +41,14 @@ const LISTS: [(&str, ListKind); 3] = [
     ("resourcesListChanged", ListKind::Resources),
 ];
 
-/// That a list changed: of one plugin, or of all.
+/// That a list changed.
 #[derive(Debug, Clone)]
 pub(super) struct ListChange {
+    /// The plugin whose it is; none: lists of all.
     pub(super) plugin: Option<Arc<str>>,
     pub(super) kind: ListKind,
+    /// For whom it changed; none: for everybody.
+    pub(super) caller: Option<Arc<str>>,
 }
 
 /// Where updates come from, for as long as this is there.
@@ -89,7 +93,7 @@ pub(super) async fn listen(
     };
     let acknowledged = Json::of(&json!({ "notifications": granted }));
     let tell = |method: &str, params: Option<Json>| {
-        work.outlet.tell(Notification { method: method.into(), params: tagged(params) });
+        work.outlet.notify(Notification { method: method.into(), params: tagged(params) });
     };
     tell("notifications/subscriptions/acknowledged", Some(acknowledged));
     loop {
@@ -100,9 +104,9 @@ pub(super) async fn listen(
                     let is_here = change.plugin.is_none_or(|name| {
                         work.endpoint.plugins.iter().any(|plugin| *plugin.name() == *name)
                     });
-                    let listed = if change.kind == ListKind::Templates { ListKind::Resources } else { change.kind };
-                    if is_here && lists.contains(&listed) {
-                        tell(listed.notification(), None);
+                    let is_ours = change.caller.is_none_or(|caller| caller == work.inbound.owner);
+                    if is_here && is_ours && lists.contains(&change.kind) {
+                        tell(change.kind.notification(), None);
                     }
                 }
                 // Whatever was missed, its lists may have changed.
@@ -112,7 +116,7 @@ pub(super) async fn listen(
                 Err(broadcast::error::RecvError::Closed) => break,
             },
             Some((plugin, params)) = updated.recv() => {
-                if may_hear(relay, work, plugin, &params) {
+                if let Some(params) = as_heard(relay, work, plugin, &params) {
                     tell("notifications/resources/updated", Some(params));
                 }
             }
@@ -163,7 +167,7 @@ async fn subscribe(
     let by = By { inbound: &work.inbound, client: &work.client, ties: &ties };
     let mut of_plugins: HashMap<usize, Vec<String>> = HashMap::new();
     for uri in uris {
-        // What is none's, or may not be read, is left out of what is granted.
+        // A resource that no plugin has, or that may not be read, is left out of what is granted.
         let Ok(subject) = relay.route(work, uri).await else { continue };
         let plugin = work.plugin(subject.index)?;
         let (verdict, _) = calls.decide(by, plugin.name(), &subject, None, &[]);
@@ -187,6 +191,7 @@ async fn subscribe(
                     trace: &trace,
                     progress: None,
                     log_level: None,
+                    tasks: false,
                 };
                 let mut params = Object::default();
                 if let Some(own) = work.params.get("_meta") {
@@ -209,21 +214,16 @@ async fn subscribe(
                 }
             }
             Ok(Generation::Old) => {
-                let key = PoolKey {
-                    caller: work.known_caller(),
-                    version: LATEST_OLD.into(),
-                    capabilities: outgoing::old_capabilities(&work.client),
-                    client_info: outgoing::client_info(&work.client),
-                };
-                let Ok(lease) = plugin.lease(key, Arc::clone(&upcalls)).await else { continue };
+                let Ok(mut lease) = plugin.lease(work.pool_key(), Arc::clone(&upcalls)).await else { continue };
                 let stream = lease.want_stream();
                 let mut granted = Vec::new();
                 for uri in uris {
                     let ask = own_ask("resources/subscribe", Json::of(&json!({ "uri": uri })), Arc::clone(&upcalls));
-                    if lease.ask(ask).await.is_ok() {
+                    if matches!(timeout(plugin.timeout(), lease.ask(ask)).await, Ok(Ok(_))) {
                         granted.push(uri);
                     }
                 }
+                lease.share();
                 heard.extend(granted.iter().cloned());
                 sources.push(Source::Old { lease, uris: granted, _stream: stream });
             }
@@ -235,15 +235,10 @@ async fn subscribe(
     Ok((sources, heard))
 }
 
-/// Whether the caller may read what an update names.
-fn may_hear(relay: &Relay, work: &Work, index: usize, params: &Json) -> bool {
-    let uri = params.get("uri");
-    let (Some(uri), Some(plugin)) = (uri.as_ref().and_then(Json::as_text), work.endpoint.plugins.get(index)) else {
-        return false;
-    };
-    let canonical = canonical(&uri);
-    let question = Question::new(&work.inbound.caller, Action::ReadResource, plugin.name(), &canonical);
-    relay.dispatcher.calls.policy.decide(&Question { keep: false, ..question }).is_permit()
+/// An update as the caller may hear of it.
+fn as_heard(relay: &Relay, work: &Work, index: usize, params: &Json) -> Option<Json> {
+    let plugin = work.endpoint.plugins.get(index)?;
+    relay.dispatcher.calls.updated(&work.inbound.caller, plugin.name(), params.object()?)
 }
 
 impl Drop for Source {
@@ -252,16 +247,9 @@ impl Drop for Source {
             // It ends with itself.
             Self::Modern { .. } => {}
             Self::Old { lease, uris, .. } => {
-                let session = lease.session();
-                let uris = std::mem::take(uris);
-                tokio::spawn(async move {
-                    for uri in uris {
-                        let upcalls: Arc<dyn Upcalls> = Arc::new(Nobody);
-                        let ask = own_ask("resources/unsubscribe", Json::of(&json!({ "uri": uri })), upcalls);
-                        // A server that is gone keeps no subscription.
-                        let _ = session.ask(ask).await;
-                    }
-                });
+                if tokio::runtime::Handle::try_current().is_ok() {
+                    tokio::spawn(lease.unsubscribe(std::mem::take(uris)));
+                }
             }
         }
     }
@@ -279,22 +267,11 @@ impl Upcalls for Updates {
         Err(RpcError::method_not_found("the client can be asked within a call only"))
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         if let Some(params) = notification.params.filter(|_| &*notification.method == "notifications/resources/updated")
         {
             // A client that does not read its stream misses updates.
             let _ = self.updates.try_send((self.index, params));
         }
     }
-}
-
-struct Nobody;
-
-#[async_trait]
-impl Upcalls for Nobody {
-    async fn asked(&self, _: Request) -> Result<Json, RpcError> {
-        Err(RpcError::method_not_found("nobody is asked for the sake of this request"))
-    }
-
-    async fn told(&self, _: Notification) {}
 }

@@ -1,8 +1,9 @@
 //! What a plugin says to a session that belongs to no call of it, on its way to the client.
 //!
-//! Changed lists, updates of resources the client is subscribed to, the end of elicitations by URL and the state of tasks are told: on the stream of
-//! the only request under way, if there is one, else on the standalone stream. A log message that could be of a call whose result is
-//! redacted loses its words. A question is decided on with the plugin itself as its resource. Everything else is dropped, and counted.
+//! Changed lists, updates of resources the client is subscribed to, the end of elicitations by URL and the state of
+//! tasks are passed on: on the stream of the only request under way, if there is one, else on the standalone stream. A
+//! log message that could be of a call whose result is redacted loses its words. A question is decided on with the
+//! plugin itself as its resource. Everything else is dropped, and counted.
 
 use std::sync::{Arc, Weak};
 
@@ -11,15 +12,14 @@ use async_trait::async_trait;
 use super::relay::Relay;
 use super::session::{Listener, Session, no_request};
 use crate::gateway::call::client::Inbound;
-use crate::gateway::call::scope::{Leg, Scope, ScopeParts};
+use crate::gateway::call::scope::{Leg, Scope, ScopeOf};
 use crate::gateway::call::subject::Subject;
 use crate::gateway::call::table::{self, ServerNote};
 use crate::gateway::call::tasks::Owner;
 use crate::gateway::call::telemetry::Ties;
-use crate::gateway::call::uri::canonical;
 use crate::gateway::message::{Json, Notification, Object, Request, RpcError};
 use crate::gateway::policy::redaction::WITHHELD;
-use crate::gateway::policy::{Action, Question, Verdict};
+use crate::gateway::policy::{Action, Verdict};
 use crate::gateway::upstream::{Upcalls, next_id};
 use crate::model::Decision;
 
@@ -41,21 +41,14 @@ struct FromPlugin {
 }
 
 impl FromPlugin {
-    fn updated(&self, relay: &Relay, session: &Session, params: &Object) -> Option<Json> {
-        let uri = params.text("uri")?;
+    fn updated(&self, relay: &Relay, session: &Session, params: Object) -> Option<Json> {
         let plugin = session.endpoint.plugins.get(self.index)?;
-        // It may name a part of what was subscribed to.
-        let canonical = canonical(&uri);
-        let question = Question::new(&session.caller, Action::ReadResource, plugin.name(), &canonical);
-        let verdict = relay.dispatcher.calls.policy.decide(&Question { keep: false, ..question });
-        let mut params = params.clone();
-        params.take("_meta");
-        verdict.is_permit().then(|| params.to_json())
+        relay.dispatcher.calls.updated(&session.caller, plugin.name(), params)
     }
 
     fn task(&self, relay: &Relay, session: &Session, mut params: Object) -> Option<Json> {
         let id = params.text("taskId").map(std::borrow::Cow::into_owned)?;
-        let owner = Owner { caller: &session.owner, session: Some(&session.id) };
+        let owner = Owner { caller: &session.owner, session: Some(&session.id), endpoint: session.endpoint.name() };
         let task = relay.dispatcher.tasks.find_by_server(owner, self.index, &id)?;
         params.set("taskId", Json::text(&task.client_id));
         if task.verdict.obligations.redacts_result() {
@@ -92,33 +85,35 @@ impl Upcalls for FromPlugin {
             invocation_id,
             first_invocation_id: None,
         };
+        let question = table::server_request(&request.method);
+        if session.is_redacting(self.index) && question.is_some_and(|question| !calls.policy.names(question.action())) {
+            // It may be for the sake of the call whose result is redacted, and hold anything of it.
+            calls.refused("question");
+            return Err(RpcError::method_not_found("the result of a call under way is redacted, so nothing is asked"));
+        }
         // The session itself follows from what its caller is permitted at the plugin.
         let verdict =
             Verdict { decision: Decision::Permit, policy_ids: Vec::new(), obligations: Arc::default(), reason: None };
-        let parts = ScopeParts {
+        let of = ScopeOf {
             calls,
             inbound: Arc::new(inbound),
             client: Arc::clone(&session.client),
             plugin,
             subject: Subject::plugin(self.index, Action::CallMethod),
-            verdict,
             namespaced: session.endpoint.namespaced,
-            id: next_id(),
-            ties,
-            leg: Leg { outlet: no_request(&session), token: None, level: None },
-            turns: None,
         };
-        let (scope, _) = Scope::new(parts, false);
+        let leg = Leg { outlet: no_request(&session), token: None, level: None, ties, verdict };
+        let (scope, _) = Scope::new(of, leg, (next_id(), None), false);
         scope.asked(request).await
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         let (Some(session), Some(relay)) = (self.session.upgrade(), self.relay.upgrade()) else { return };
         let Notification { method, params } = notification;
         let mut object = params.as_ref().and_then(Json::object).unwrap_or_default();
         let params = match table::server_notification(&method) {
             Some(ServerNote::ListChanged(_)) => None,
-            Some(ServerNote::Updated) => match self.updated(&relay, &session, &object) {
+            Some(ServerNote::Updated) => match self.updated(&relay, &session, object) {
                 Some(params) => Some(params),
                 None => return,
             },
@@ -142,6 +137,6 @@ impl Upcalls for FromPlugin {
             // Progress that belongs to no request is nobody's.
             Some(ServerNote::Progress) | None => return relay.dispatcher.calls.refused("notification"),
         };
-        session.tell(&Notification { method, params }, session.streams.only());
+        session.notify(&Notification { method, params }, session.streams.only());
     }
 }

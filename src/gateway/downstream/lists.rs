@@ -1,11 +1,11 @@
 //! The lists of all plugins as one, and what a caller may see of them.
 //!
-//! At the endpoint of all plugins a list has every plugin's entries, in the order of the configuration, names of tools and
-//! prompts with their plugin's in front, all on one page; at the endpoint of one plugin, that plugin's. A plugin that cannot be
-//! asked is left out, with a line in the log; only when none could be asked is the list an error.
+//! At the endpoint of all plugins a list has every plugin's entries, in the order of the configuration, names of tools
+//! and prompts with their plugin's in front, all on one page; at the endpoint of one plugin, that plugin's. A plugin
+//! that cannot be asked is left out, with a line in the log; only when none could be asked is the list an error.
 //!
-//! `list` is decided on for each plugin and put on the record once for a request: what is permitted in one entry, what is denied in another. Which
-//! entries a caller sees follows from what it may call, read or get.
+//! `list` is decided on for each plugin and put on the record once for a request: what is permitted in one entry, what
+//! is denied in another. Which entries a caller sees follows from what it may call, read or get.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,14 +27,14 @@ use crate::gateway::protocol::Generation;
 use crate::gateway::upstream::{Item, ListKind, Listing, Plugin, UpstreamError};
 
 /// How long a plugin is waited for, where others have lists too.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The target of an entry that is about all plugins.
 const ALL: &str = "*";
 
 /// A list, as far as the caller may see it.
 pub(super) async fn list(work: &mut Work, calls: &Arc<Calls>, kind: ListKind) -> Result<Json, CallError> {
-    if work.params.has("cursor") {
+    if work.params.get("cursor").is_some_and(|cursor| !cursor.is_null()) {
         // All of a list is on its first page, so no cursor was given out.
         return Err(CallError::invalid("the cursor is none of this list's"));
     }
@@ -157,7 +157,7 @@ async fn entries(work: &Work, calls: &Arc<Calls>, index: usize, kind: ListKind) 
     if lacks || is_stranger {
         return Ok(Arc::new(Listing { items: Vec::new(), ttl_ms: None, public: false }));
     }
-    let patience = if work.endpoint.namespaced { PATIENCE } else { plugin.timeout() };
+    let patience = if work.endpoint.namespaced { LIST_TIMEOUT } else { plugin.timeout() };
     let listed = timeout(patience, plugin.list(kind, &work.view(index))).await;
     match (listed, kept.into_iter().next()) {
         (Ok(Ok(listing)), _) => Ok(listing),
@@ -201,7 +201,8 @@ fn written(
         changed = true;
     }
     if kind == ListKind::Tools {
-        // A result that may be redacted cannot promise its schema; and before the modern versions a schema is of an object.
+        // A result that may be redacted cannot promise its schema; and before the modern versions a schema is of an
+        // object.
         let of_object = object
             .get("outputSchema")
             .is_none_or(|schema| schema.get("type").is_some_and(|kind| kind.as_text().as_deref() == Some("object")));

@@ -10,11 +10,12 @@
 //! | [`sessions`], [`session`] | the sessions of an endpoint; one session of a client |
 //! | [`streams`], [`outlet`], [`sse`] | what a client is sent, and how |
 //! | [`listener`] | what a plugin says that belongs to no call |
-//! | [`relay`] | a request, to whoever answers it |
+//! | [`relay`] | a request, to what answers it |
 //! | [`lists`], [`offer`], [`listen`] | lists of all plugins, joined; what the gateway says of itself; subscriptions |
 //! | [`names`] | `<plugin>__<tool>` |
 //!
-//! Which generation a request is of is decided for each one, at the same URL: 2024-11-05 to 2025-11-25 with sessions, 2026-07-28 without.
+//! Which generation a request is of is decided for each one, at the same URL: 2024-11-05 to 2025-11-25 with sessions,
+//! 2026-07-28 without.
 
 mod body;
 mod endpoints;

@@ -1,7 +1,9 @@
-//! Requests of the modern generation, as they come over HTTP: which generation a message is of, and whether its headers say what its body says.
+//! Requests of the modern generation, as they come over HTTP: which generation a message is of, and whether its headers
+//! say what its body says.
 //!
-//! A message is modern if it says so in `_meta`; the header alone makes none. What the headers mirror of the body (`MCP-Protocol-Version`,
-//! `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*`) must be the same there, since whoever stands in between may have decided by it.
+//! A message is modern if it says so in `_meta`; the header alone makes none. What the headers mirror of the body
+//! (`MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*`) must be the same there, since a proxy in between
+//! may have decided by it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,19 +1,22 @@
 //! Requests of modern clients: each by itself, without a session.
 //!
-//! The request runs within its response, so that a client that closes the stream cancels it. No event stream begins before the first
-//! message is known: if that is the answer, it is one JSON text with the HTTP status that its error has.
+//! The request runs in a task of its own, so that a client that does not read keeps nobody's turn, and ends with its
+//! response, so that a client that closes the stream cancels it. No event stream begins before the first message is
+//! known: if that is the answer, it is one JSON text with the HTTP status that its error has.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::stream;
 use http::StatusCode;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Interval;
 
-use super::endpoints::{Door, Downstream};
+use super::endpoints::{Downstream, Route};
 use super::entry::{Accept, Entered, answer as refusal, json, refuse};
 use super::modern::{self, Claim};
 use super::outlet::ModernOutlet;
@@ -21,8 +24,9 @@ use super::streams::Event;
 use super::{listen, names, sse};
 use crate::gateway::call::client::Client;
 use crate::gateway::call::dispatch::Work;
+use crate::gateway::call::error::CallError;
 use crate::gateway::call::telemetry::Reply;
-use crate::gateway::message::{self, Id, Json, Notification, Object, RpcError};
+use crate::gateway::message::{self, Id, Json, Notification, Object, RpcError, encode_response};
 use crate::gateway::protocol::{Generation, META_CLIENT_INFO, MODERN};
 use crate::gateway::upstream::ListKind;
 
@@ -37,7 +41,7 @@ pub(super) struct Incoming {
 /// Answers a request.
 pub(super) async fn answer(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: Entered,
     accept: Accept,
     incoming: Incoming,
@@ -46,7 +50,7 @@ pub(super) async fn answer(
     let bad = |error: RpcError| refusal(StatusCode::BAD_REQUEST, Some(&request.id), error);
     modern::check(&claim, &entered.parts.headers, &request.method, &params).map_err(bad)?;
     if &*request.method == "tools/call"
-        && let Some(schema) = schema(door, &params)
+        && let Some(schema) = schema(route, &params)
     {
         let arguments = params.get("arguments");
         modern::check_params(&entered.parts.headers, &schema, arguments).map_err(bad)?;
@@ -61,11 +65,11 @@ pub(super) async fn answer(
     let client = Arc::new(Client::new(Generation::Modern, MODERN, capabilities, info));
     let (inbound, spans) = downstream.begin(&entered, &request, &params, (None, MODERN, bytes));
     let (outlet, mut messages) = ModernOutlet::open(&downstream.budget, &entered.owner);
-    let endpoint = door.endpoint.clone();
+    let endpoint = route.endpoint.clone();
     let mut work = Work { inbound, client, endpoint, session: None, request, params, outlet, spans };
     let (downstream, owner) = (Arc::clone(downstream), Arc::clone(&entered.owner));
     let under_way = downstream.requests.token();
-    let mut answering: BoxFuture<'static, Answer> = Box::pin(async move {
+    let mut answering = Answering::start(async move {
         let _under_way = under_way;
         let reply = if listens {
             let changes = downstream.changes.subscribe();
@@ -90,7 +94,7 @@ pub(super) async fn answer(
                 Err(_) if accept.json => return Ok(json(answer.status, answer.body)),
                 Err(_) => return Ok(sse::response(stream::iter(event(answer.body)))),
                 Ok(message) => {
-                    answering = Box::pin(std::future::ready(answer));
+                    answering = Answering::start(std::future::ready(answer));
                     Some(message)
                 }
             }
@@ -115,9 +119,38 @@ struct Answer {
 }
 
 fn no_memory(id: &Id) -> Answer {
-    let text = "the memory for requests and answers is used up; try again later";
-    let body = Reply::new(id, &Err(RpcError::internal(text))).body;
-    Answer { status: StatusCode::OK, body }
+    let error = CallError::no_memory().into_error(Generation::Modern, None, None);
+    Answer { status: StatusCode::OK, body: Reply::new(id, &Err(error)).body }
+}
+
+/// An answer that is being made, in a task that ends with this.
+struct Answering(JoinHandle<Answer>);
+
+impl Answering {
+    fn start(answering: impl Future<Output = Answer> + Send + 'static) -> Self {
+        Self(tokio::spawn(answering))
+    }
+}
+
+impl Future for Answering {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        // Its task is ended by nothing but its drop; one that panicked has no answer.
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or_else(|_| lost()))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is left to say where the gateway itself failed.
+fn lost() -> Answer {
+    let body = encode_response(None, &Err(RpcError::internal("internal error")));
+    Answer { status: StatusCode::INTERNAL_SERVER_ERROR, body }
 }
 
 /// A message without line breaks.
@@ -132,7 +165,7 @@ fn event(data: Bytes) -> [Bytes; 3] {
 
 /// A request whose response is a stream. Dropped, it is cancelled.
 struct Running {
-    answering: Option<BoxFuture<'static, Answer>>,
+    answering: Option<Answering>,
     messages: mpsc::Receiver<Bytes>,
     tick: Interval,
 }
@@ -157,16 +190,16 @@ async fn next(mut running: Running) -> Option<(Bytes, Running)> {
 }
 
 /// What the plugin lists as the schema of the tool's arguments.
-fn schema(door: &Door, params: &Object) -> Option<Json> {
+fn schema(route: &Route, params: &Object) -> Option<Json> {
     let name = params.text("name")?;
-    let (index, own) = names::resolve(&door.endpoint, &name)?;
-    let listings = door.endpoint.plugins.get(index)?.listed(ListKind::Tools);
+    let (index, own) = names::resolve(&route.endpoint, &name)?;
+    let listings = route.endpoint.plugins.get(index)?.listed(ListKind::Tools);
     let item = listings.iter().flat_map(|listing| &listing.items).find(|item| *item.name == *own)?;
     item.raw.get("inputSchema")
 }
 
 /// Takes a notification: there is none over HTTP that does anything.
-pub(super) fn told(downstream: &Downstream, notification: &Notification) -> Result<Response, Response> {
+pub(super) fn notified(downstream: &Downstream, notification: &Notification) -> Result<Response, Response> {
     if &*notification.method == "notifications/cancelled" {
         // Closing the response stream is what cancels.
         return Ok(StatusCode::ACCEPTED.into_response());

@@ -1,4 +1,5 @@
-//! Names at the endpoint of all plugins: `<plugin>__<name>`. A plugin's name holds no `__`, so the first one parts them.
+//! Names at the endpoint of all plugins: `<plugin>__<name>`. A plugin's name holds no `__`, so the first one parts
+//! them.
 
 use crate::gateway::call::client::Endpoint;
 

@@ -1,8 +1,9 @@
 //! What the gateway says of itself: the answers to `initialize` and `server/discover`.
 //!
-//! At the endpoint of one plugin that is what the plugin says, in the words of the client's generation; at that of all plugins the gateway
-//! itself, with all that any plugin has that the caller may use. Lists can always change, since a reload of the policies changes what a caller sees.
-//! What a plugin says of how it is to be used is shown to those who may use it.
+//! At the endpoint of one plugin that is what the plugin says, in the words of the client's generation; at that of all
+//! plugins the gateway itself, with all that any plugin has that the caller may use. Lists can always change, since a
+//! reload of the policies changes what a caller sees. What a plugin says of how it is to be used is shown to those who
+//! may use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::gateway::protocol::{Generation, META_SERVER_INFO, MODERN, TASKS_EXTEN
 use crate::gateway::upstream::{Offer, UpstreamError};
 
 /// How long a plugin that was never up is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const OFFER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Capabilities of servers that both generations have.
 const COMMON: [&str; 6] = ["tools", "prompts", "resources", "completions", "logging", "experimental"];
@@ -42,7 +43,7 @@ pub(super) async fn initialized(work: &Work, policy: &Policy) -> Result<Json, Ca
     }
     let plugin = work.plugin(0)?;
     let unreachable = || CallError::upstream(&UpstreamError::Unreachable, plugin.name());
-    let offer = plugin.offered(PATIENCE).await.ok_or_else(unreachable)?;
+    let offer = plugin.offered(OFFER_TIMEOUT).await.ok_or_else(unreachable)?;
     if offer.generation == Generation::Old {
         // As the server wrote it.
         let mut result = offer.raw.object().unwrap_or_default();
@@ -73,13 +74,13 @@ pub(super) async fn discovered(work: &mut Work, calls: &Arc<Calls>) -> Result<Js
             result.add("instructions", Json::text(&instructions));
         }
         let known = work.endpoint.plugins.iter().all(|plugin| plugin.offer().is_some());
-        // Nobody is told when a plugin that was not known yet is.
+        // There is no notification for a plugin that was not known yet.
         result.add("ttlMs", Json::of(&if known { bridge::MAX_TTL_MS } else { 0 }));
         own_info()
     } else {
         let plugin = work.plugin(0)?;
         let unreachable = || CallError::upstream(&UpstreamError::Unreachable, plugin.name());
-        let offer = plugin.offered(PATIENCE).await.ok_or_else(unreachable)?;
+        let offer = plugin.offered(OFFER_TIMEOUT).await.ok_or_else(unreachable)?;
         result.add("capabilities", Json::of(&capabilities(&offer, &work.client)));
         if let Some(instructions) = offer.instructions.clone().filter(|_| may_use(policy, work, plugin)) {
             result.add("instructions", instructions);

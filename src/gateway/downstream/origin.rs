@@ -1,7 +1,7 @@
 //! Protection against DNS rebinding: whose names a request may reach the gateway by, and whose pages may send it.
 //!
-//! A request with an `Origin` that is not allowed is refused, whatever else it brings. A `Host` is looked at where the request brings no
-//! `Authorization`: a page that another name led here has no token.
+//! A request with an `Origin` that is not allowed is refused, whatever else it brings. A `Host` is looked at where the
+//! request brings no `Authorization`: a page that another name led here has no token.
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::request::Parts;

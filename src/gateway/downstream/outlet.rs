@@ -1,4 +1,5 @@
-//! The response stream of one modern request: what comes before its answer. Nobody can be asked on it, and it cannot be resumed.
+//! The response stream of one modern request: what comes before its answer. Nobody can be asked on it, and it cannot be
+//! resumed.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl ModernOutlet {
 
 #[async_trait]
 impl Outlet for ModernOutlet {
-    fn tell(&self, notification: Notification) {
+    fn notify(&self, notification: Notification) {
         let params = notification.params.as_ref().map(Json::one_line);
         let message = encode(None, &notification.method, params.as_ref());
         let Ok(charge) = self.budget.charge(&self.owner, message.len()) else { return };
@@ -37,7 +38,7 @@ impl Outlet for ModernOutlet {
         let _ = self.messages.try_send(charge.hold(message.into()));
     }
 
-    async fn ask(&self, _: &str, _: Option<Json>) -> Result<Json, RpcError> {
+    async fn ask(&self, _: usize, _: &str, _: Option<Json>) -> Result<Json, RpcError> {
         Err(RpcError::method_not_found("a client of this version is asked by the result of its request"))
     }
 }

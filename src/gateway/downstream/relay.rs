@@ -1,4 +1,4 @@
-//! A client's request, by what the table of methods says of it, to whoever answers it.
+//! A client's request, by what the table of methods says of it, to what answers it.
 //!
 //! | request | answered by |
 //! |---|---|
@@ -34,7 +34,7 @@ use crate::gateway::protocol::{Generation, META_CAPABILITIES, TASKS_EXTENSION};
 use crate::gateway::upstream::{ListKind, Upcalls};
 
 /// How long a plugin's lists are waited for, to know which has a resource.
-const ROUTE_PATIENCE: Duration = Duration::from_secs(2);
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// See the module's doc.
 pub(crate) struct Relay {
@@ -59,11 +59,10 @@ impl Relay {
         let telemetry = &self.dispatcher.calls.telemetry;
         let session = work.session.as_ref().map(|session| Arc::clone(session.id()));
         let ties = work.ties();
-        let name = work.params.text("name").map(std::borrow::Cow::into_owned).unwrap_or_default();
-        let target = names::resolve(&work.endpoint, &name).map(|(index, own)| (index, own.to_owned()));
-        let subject = target.and_then(|(index, own)| {
-            let plugin = work.endpoint.plugins.get(index)?;
-            Some(Subject::tool(plugin, index, &own))
+        // A name that is no text names nothing: what a server would make of it, policy has not decided on.
+        let subject = work.params.text("name").and_then(|name| {
+            let (index, own) = names::resolve(&work.endpoint, &name)?;
+            Some(Subject::tool(work.endpoint.plugins.get(index)?, index, own))
         });
         let plugin = subject.as_ref().and_then(|subject| work.endpoint.plugins.get(subject.index));
         let labels = (plugin.map_or(UNKNOWN, |plugin| plugin.name()), subject.as_ref().map_or(UNKNOWN, Subject::label));
@@ -146,7 +145,8 @@ impl Relay {
             Method::List(kind) => lists::list(work, &self.dispatcher.calls, kind).await,
             Method::CallTool | Method::Listen => Err(self.refused("the method is served elsewhere")),
             Method::GetPrompt => {
-                let name = work.params.text("name").map(std::borrow::Cow::into_owned).unwrap_or_default();
+                let name = work.params.text("name").map(std::borrow::Cow::into_owned);
+                let name = name.ok_or_else(|| CallError::invalid("`name` is missing"))?;
                 let (index, own) = names::resolve(&work.endpoint, &name).ok_or_else(|| CallError::unknown("prompt"))?;
                 let subject = Subject::prompt(work.plugin(index)?, index, own, Action::GetPrompt);
                 let job = self.job(work, subject, JobKind::Prompt)?;
@@ -193,11 +193,11 @@ impl Relay {
         Box::pin(self.dispatcher.run(work, job, None, server)).await
     }
 
-    /// Which plugin has a resource: the one whose lists or templates have it, else the one that gave this caller the link, else
-    /// the only one that it can be of. Plugins that the caller may not use are none.
+    /// Which plugin has a resource: the one whose lists or templates have it, else the one that gave this caller the
+    /// link, else the only one that it can be of. Plugins that the caller may not use are none.
     ///
     /// # Errors
-    /// When it is none's or several's, or the URI is not in its one form although no plugin lists it so.
+    /// When no plugin has it or several do, or the URI is not in its one form although no plugin lists it so.
     pub(super) async fn route(&self, work: &Work, uri: &str) -> Result<Subject, CallError> {
         if uri.len() > MAX_URI {
             return Err(CallError::invalid("the URI is longer than 8 KiB"));
@@ -260,7 +260,7 @@ impl Relay {
         let Some(plugin) = work.endpoint.plugins.get(index) else { return };
         for kind in kinds.iter().filter(|kind| plugin.listed(**kind).is_empty()) {
             // A plugin whose list cannot be had has nothing that anybody knows of.
-            let _ = timeout(ROUTE_PATIENCE, plugin.list(*kind, &work.view(index))).await;
+            let _ = timeout(ROUTE_TIMEOUT, plugin.list(*kind, &work.view(index))).await;
         }
     }
 
@@ -294,12 +294,17 @@ impl Relay {
         let reference = work.params.get("ref").and_then(Json::object).unwrap_or_default();
         let argument = work.params.get("argument").and_then(|argument| argument.get("name"));
         let argument = argument.as_ref().and_then(Json::as_text).map(std::borrow::Cow::into_owned).unwrap_or_default();
-        let (subject, member) = match (reference.text("name"), reference.text("uri")) {
-            (Some(name), None) => {
+        // Nothing else says what is completed: a server could go by a member that nobody has decided on.
+        let (of_prompt, of_template) = (!reference.has("uri"), !reference.has("name"));
+        let (subject, member) = match (reference.text("type").as_deref(), reference.text("name"), reference.text("uri"))
+        {
+            (Some("ref/prompt"), Some(name), None) if of_prompt => {
                 let (index, own) = names::resolve(&work.endpoint, &name).ok_or_else(|| CallError::unknown("prompt"))?;
                 (Subject::prompt(work.plugin(index)?, index, own, Action::Complete), "name")
             }
-            (None, Some(template)) => (self.template(work, &template).await?, "uri"),
+            (Some("ref/resource"), None, Some(template)) if of_template => {
+                (self.template(work, &template).await?, "uri")
+            }
             _ => return Err(CallError::invalid("`ref` names a prompt, or a template of resources")),
         };
         let own = Json::text(&subject.name);
@@ -351,7 +356,7 @@ impl Relay {
             work.params.get("level").filter(|level| level.as_text().is_some_and(|level| severity(&level).is_some()));
         let Some(level) = level.cloned() else { return Err(CallError::invalid("there is no such level")) };
         let Some(session) = work.session.clone() else { return Ok(Json::empty_object()) };
-        session.set_log_level(level.clone());
+        session.set_log_level(&level.as_text().unwrap_or_default());
         let mut params = Object::default();
         params.add("level", level);
         for (index, plugin) in work.endpoint.plugins.iter().enumerate() {
@@ -371,9 +376,6 @@ impl Relay {
     /// The caller's own tasks, as the gateway knows them.
     fn task_list(&self, work: &Work) -> Json {
         let tasks = self.dispatcher.tasks.of(work.owner());
-        let here = |index: usize| index < work.endpoint.plugins.len();
-        let tasks: Vec<Json> =
-            tasks.into_iter().filter(|task| here(task.subject.index)).map(|task| task.last).collect();
         let mut result = Object::default();
         result.add("tasks", Json::array(&tasks));
         result.to_json()
@@ -390,7 +392,7 @@ impl Relay {
         let subject = task.subject.asked(task.subject.action);
         let details = [("method", &*work.request.method)];
         let permit = calls.permit(by, plugin.name(), &subject, task.verdict.clone(), &details).await?;
-        let _running = calls.rate(&work.inbound, plugin.name(), task.subject.label())?;
+        let _running = calls.rate(&work.inbound, plugin.name(), &task.subject, false)?;
         let capturing = self.dispatcher.capture_of_task(work, &plugin, &task);
         let of = (&task, capturing.as_ref());
         let outcome = self.dispatcher.of_task(work, &plugin, of, &permit, server).await;
@@ -400,7 +402,7 @@ impl Relay {
         ended
     }
 
-    /// What the client is told of a task.
+    /// What the client gets to know of a task.
     fn of_task(
         &self,
         work: &Work,
@@ -425,7 +427,7 @@ impl Relay {
     }
 }
 
-/// What a server says of an own request of the gateway's: nothing that anybody is told.
+/// What a server says of an own request of the gateway's: nothing of it is passed on.
 struct Silent;
 
 #[async_trait::async_trait]
@@ -434,7 +436,7 @@ impl Upcalls for Silent {
         Err(RpcError::method_not_found("nobody is asked for the sake of this request"))
     }
 
-    async fn told(&self, _: crate::gateway::message::Notification) {}
+    async fn notified(&self, _: crate::gateway::message::Notification) {}
 }
 
 /// The plugins that have a capability, or may have it.

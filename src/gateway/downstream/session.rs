@@ -1,4 +1,5 @@
-//! One session of a client of an old version: its streams, its sessions with the plugins, and what either side waits for.
+//! One session of a client of an old version: its streams, its sessions with the plugins, and what either side waits
+//! for.
 //!
 //! A session belongs to the caller who opened it; to anybody else it does not exist. It ends when the client says so,
 //! after a while without use, or with the gateway; its sessions with plugins, and requests under way, end with it.
@@ -21,9 +22,10 @@ use crate::gateway::budget::Budget;
 use crate::gateway::call::client::{Client, ClientSession, Endpoint, Outlet};
 use crate::gateway::call::dispatch::own_ask;
 use crate::gateway::call::outgoing::Meta;
+use crate::gateway::call::uri::MAX_URI;
 use crate::gateway::identity::Caller;
 use crate::gateway::message::{Id, Json, Notification, Object, Response, RpcError, encode};
-use crate::gateway::protocol::Generation;
+use crate::gateway::protocol::{Generation, PROGRESS_TOKEN};
 use crate::gateway::upstream::{Listening, StreamGuard, Upcalls, UpstreamError, UpstreamSession};
 use crate::telemetry::w3c;
 
@@ -33,8 +35,11 @@ const ASKED: usize = 64;
 /// Links to resources, elicitations and subscriptions that are remembered.
 const REMEMBERED: usize = 256;
 
+/// The longest id of an elicitation that is remembered: a server makes it up.
+const MAX_ELICITATION_ID: usize = 512;
+
 /// How often it is looked whether an asked client is still there.
-const LOOK: Duration = Duration::from_secs(1);
+const CONNECTION_CHECK: Duration = Duration::from_secs(1);
 
 /// What makes the other end of a session's upstream sessions: whatever a plugin says that belongs to no call.
 pub(super) trait Listener: Send + Sync + 'static {
@@ -80,7 +85,7 @@ struct Upstream {
 
 struct State {
     /// What the client is asked, by the id it is asked under.
-    asked: HashMap<i64, oneshot::Sender<Result<Json, RpcError>>>,
+    asked: HashMap<i64, Question>,
     last_asked: i64,
     /// The client's requests under way.
     requests: HashMap<Id, CancellationToken>,
@@ -89,6 +94,15 @@ struct State {
     subscriptions: VecDeque<(Box<str>, usize)>,
     elicitations: VecDeque<Box<str>>,
     used: Instant,
+}
+
+/// A question that the client has not answered yet.
+struct Question {
+    answer: oneshot::Sender<Result<Json, RpcError>>,
+    /// The plugin that asks, and the token that it gave for progress, if it did; the client is given the question's id
+    /// in its place.
+    index: usize,
+    token: Option<Json>,
 }
 
 /// What a session is made of.
@@ -198,10 +212,24 @@ impl Session {
     /// The client answers what it was asked.
     pub(super) fn answered(&self, response: Response) {
         let Some(Id::Number(id)) = response.id else { return };
-        if let Some(waiting) = self.state.lock().asked.remove(&id) {
+        if let Some(question) = self.state.lock().asked.remove(&id) {
             // Ignore the error: the question was withdrawn.
-            let _ = waiting.send(response.outcome);
+            let _ = question.answer.send(response.outcome);
         }
+    }
+
+    /// The progress that the client makes with a question: the plugin that asked it, and the notification's parameters.
+    pub(super) fn progress(&self, params: &Object) -> Option<(usize, Json)> {
+        let id = params.get(PROGRESS_TOKEN)?.read::<i64>()?;
+        let (index, token) = {
+            let state = self.state.lock();
+            let question = state.asked.get(&id)?;
+            (question.index, question.token.clone()?)
+        };
+        let mut passed = params.clone();
+        passed.retain(|name, _| matches!(name, PROGRESS_TOKEN | "progress" | "total" | "message"));
+        passed.set(PROGRESS_TOKEN, token);
+        Some((index, passed.to_json()))
     }
 
     /// Ends it.
@@ -220,8 +248,8 @@ impl Session {
         Arc::new(SessionOutlet { session: Weak::clone(&self.this), stream })
     }
 
-    /// Tells the client.
-    pub(super) fn tell(&self, notification: &Notification, stream: StreamNumber) {
+    /// Notifies the client.
+    pub(super) fn notify(&self, notification: &Notification, stream: StreamNumber) {
         self.send(stream, encode(None, &notification.method, notification.params.as_ref()), false);
     }
 
@@ -241,9 +269,16 @@ impl Session {
         self.state.lock().elicitations.iter().any(|known| **known == *elicitation)
     }
 
-    /// Asks the client on behalf of a plugin. Dropping the future tells it that the answer is not wanted any more.
-    async fn ask(&self, method: &str, params: Option<Json>, stream: StreamNumber) -> Result<Json, RpcError> {
+    /// Asks the client on behalf of the plugin at `index`. Dropping the future tells it that the answer is not wanted
+    /// any more.
+    async fn ask(
+        &self,
+        index: usize,
+        (method, mut params): (&str, Option<Json>),
+        stream: StreamNumber,
+    ) -> Result<Json, RpcError> {
         let (answer, mut answered) = oneshot::channel();
+        let token = params.as_ref().and_then(|params| params.at(&["_meta", PROGRESS_TOKEN]));
         let id = {
             let mut state = self.state.lock();
             if state.asked.len() >= ASKED {
@@ -251,18 +286,21 @@ impl Session {
             }
             state.last_asked += 1;
             let id = state.last_asked;
-            state.asked.insert(id, answer);
+            state.asked.insert(id, Question { answer, index, token: token.clone() });
             id
         };
+        if token.is_some() {
+            params = params.map(|params| with_token(&params, id));
+        }
         let mut asking = Asking { session: self, id, stream, answered: false };
         if !self.send(stream, encode(Some(&Id::Number(id)), method, params.as_ref()), true) {
             return Err(RpcError::internal("the client takes no questions on this request, and listens nowhere else"));
         }
-        let mut look = interval(LOOK);
+        let mut check = interval(CONNECTION_CHECK);
         let outcome = loop {
             tokio::select! {
                 outcome = &mut answered => break outcome,
-                _ = look.tick() => {
+                _ = check.tick() => {
                     if self.streams.alone(stream) >= self.resume {
                         return Err(RpcError::internal("the client has no connection any more"));
                     }
@@ -281,37 +319,62 @@ impl Session {
         list.push_back((uri.into(), index));
     }
 
-    /// Opens the subscriptions at a modern server anew, with all that the client is subscribed to there.
-    async fn relisten(&self, index: usize, more: Option<&str>) -> Result<Vec<String>, UpstreamError> {
+    /// Opens the subscriptions at a modern server anew, with all that the client is subscribed to there, and one more
+    /// or one less. Whether that one is granted.
+    async fn relisten(&self, index: usize, uri: &str, there: bool) -> Result<bool, UpstreamError> {
         let (Some(upstream), Some(plugin)) = (self.upstreams.get(index), self.endpoint.plugins.get(index)) else {
             return Err(UpstreamError::Unreachable);
         };
         let Some(this) = self.this.upgrade().filter(|_| !self.closed.is_cancelled()) else {
             return Err(UpstreamError::Broken);
         };
+        // One after the other: each takes over what the one before it has.
+        let mut listening = upstream.listening.lock().await;
         let mut uris: Vec<String> = {
             let state = self.state.lock();
-            let there = state.subscriptions.iter().filter(|(_, of)| *of == index);
-            there.map(|(uri, _)| uri.to_string()).collect()
+            let known = state.subscriptions.iter().filter(|(known, of)| *of == index && **known != *uri);
+            known.map(|(uri, _)| uri.to_string()).collect()
         };
-        uris.extend(more.map(str::to_owned));
-        let mut listening = upstream.listening.lock().await;
+        if there {
+            uris.push(uri.to_owned());
+        } else {
+            self.subscribed(index, uri, false);
+        }
         if uris.is_empty() {
             listening.take();
-            return Ok(Vec::new());
+            return Ok(false);
         }
         let filter = Json::of(&json!({ "resourceSubscriptions": uris }));
         let trace = w3c::Outbound::default();
-        let meta =
-            Meta { client: &self.client, server: Generation::Modern, trace: &trace, progress: None, log_level: None };
+        let meta = Meta {
+            client: &self.client,
+            server: Generation::Modern,
+            trace: &trace,
+            progress: None,
+            log_level: None,
+            tasks: false,
+        };
         let caller = self.known.then_some(&*self.owner);
         // The new one is there before the old one goes.
         let new = plugin.listen(caller, filter, meta.alone(), self.listener.upcalls(&this, index)).await?;
         let granted: Vec<String> =
             new.granted().get("resourceSubscriptions").and_then(|all| all.read()).unwrap_or_default();
         *listening = Some(new);
-        Ok(granted)
+        let is_granted = there && granted.iter().any(|known| known == uri);
+        if is_granted {
+            self.subscribed(index, uri, true);
+        }
+        Ok(is_granted)
     }
+}
+
+/// The parameters of a question with another token for its progress.
+fn with_token(params: &Json, token: i64) -> Json {
+    let Some(mut object) = params.object() else { return params.clone() };
+    let mut meta = object.get("_meta").and_then(Json::object).unwrap_or_default();
+    meta.set(PROGRESS_TOKEN, Json::of(&token));
+    object.set("_meta", meta.to_json());
+    object.to_json()
 }
 
 /// A message without line breaks.
@@ -344,7 +407,7 @@ impl ClientSession for Session {
         };
         let died = slot.take().is_some();
         let upcalls = self.listener.upcalls(&this, index);
-        let session = plugin.connect(self.initialize.clone(), Arc::clone(&upcalls)).await?;
+        let session = plugin.connect(&self.owner, self.initialize.clone(), Arc::clone(&upcalls)).await?;
         if died {
             plugin.reconnected();
         }
@@ -368,29 +431,26 @@ impl ClientSession for Session {
     }
 
     async fn listen(&self, index: usize, uri: &str) -> Result<bool, UpstreamError> {
-        let granted = self.relisten(index, Some(uri)).await?;
-        let is_granted = granted.iter().any(|known| known == uri);
-        if is_granted {
-            self.subscribed(index, uri, true);
-        }
-        Ok(is_granted)
+        self.relisten(index, uri, true).await
     }
 
     async fn unlisten(&self, index: usize, uri: &str) -> Result<(), UpstreamError> {
-        self.subscribed(index, uri, false);
-        self.relisten(index, None).await.map(drop)
+        self.relisten(index, uri, false).await.map(drop)
     }
 
     fn log_level(&self) -> Option<Json> {
         self.state.lock().log_level.clone()
     }
 
-    fn set_log_level(&self, level: Json) {
-        self.state.lock().log_level = Some(level);
+    fn set_log_level(&self, level: &str) {
+        // Bytes of its own: those of the request are charged to the caller for as long as any part of them is there.
+        self.state.lock().log_level = Some(Json::text(level));
     }
 
     fn remember_link(&self, index: usize, uri: &str) {
-        Self::remember(&mut self.state.lock().links, uri, index);
+        if uri.len() <= MAX_URI {
+            Self::remember(&mut self.state.lock().links, uri, index);
+        }
     }
 
     fn linked(&self, uri: &str) -> Option<usize> {
@@ -434,7 +494,7 @@ impl Drop for Asking<'_> {
         if !self.answered && self.session.state.lock().asked.remove(&self.id).is_some() {
             let params = Some(Json::of(&json!({ "requestId": self.id })));
             let cancelled = Notification { method: "notifications/cancelled".into(), params };
-            self.session.tell(&cancelled, self.stream);
+            self.session.notify(&cancelled, self.stream);
         }
     }
 }
@@ -447,21 +507,21 @@ struct SessionOutlet {
 
 #[async_trait]
 impl Outlet for SessionOutlet {
-    fn tell(&self, notification: Notification) {
+    fn notify(&self, notification: Notification) {
         if let Some(session) = self.session.upgrade() {
-            session.tell(&notification, self.stream);
+            session.notify(&notification, self.stream);
         }
     }
 
-    async fn ask(&self, method: &str, params: Option<Json>) -> Result<Json, RpcError> {
+    async fn ask(&self, index: usize, method: &str, params: Option<Json>) -> Result<Json, RpcError> {
         match self.session.upgrade() {
-            Some(session) => session.ask(method, params, self.stream).await,
+            Some(session) => session.ask(index, (method, params), self.stream).await,
             None => Err(RpcError::internal("the client's session ended")),
         }
     }
 
     fn gave_elicitation(&self, id: &str) {
-        if let Some(session) = self.session.upgrade() {
+        if let Some(session) = self.session.upgrade().filter(|_| id.len() <= MAX_ELICITATION_ID) {
             let mut state = session.state.lock();
             if state.elicitations.len() >= REMEMBERED {
                 state.elicitations.pop_front();

@@ -3,8 +3,8 @@
 //! Each request runs in a task of its own, which ends its stream: with a response, or without one when the client has
 //! cancelled it. A client whose connection breaks off has not cancelled: the response waits for it on the stream.
 //!
-//! An answer that is there before anything else was sent is one JSON text, where the client takes that; when a moment has passed, or
-//! something comes before it, it is an event stream that can be resumed.
+//! An answer that is there before anything else was sent is one JSON text, where the client takes that; when a moment
+//! has passed, or something comes before it, it is an event stream that can be resumed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tokio::time::timeout;
 
-use super::endpoints::{Door, Downstream};
+use super::endpoints::{Downstream, Route};
 use super::entry::{Accept, Entered, answer as refusal, json, not_allowed, refuse, session_id};
 use super::session::{Session, SessionParts};
 use super::streams::{Event, Streams};
 use super::{offer, sessions, sse};
 use crate::gateway::call::client::{Client, ClientSession, Inbound};
 use crate::gateway::call::dispatch::Work;
+use crate::gateway::call::error::CallError;
 use crate::gateway::call::table::{self, ClientNote};
 use crate::gateway::call::telemetry::Reply;
 use crate::gateway::message::{self, Id, Json, Malformed, Message, Notification, Object, RpcError};
@@ -30,13 +31,13 @@ use crate::gateway::protocol::{Generation, LAST_EVENT_HEADER, LATEST_OLD, OLD, S
 use crate::gateway::traces::RequestSpans;
 
 /// How long an answer is waited for before an event stream begins.
-const MOMENT: Duration = Duration::from_millis(5);
+const WHOLE_ANSWER_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// The largest parameters of `initialize`: they are kept for as long as the session.
 const MAX_INITIALIZE: usize = 16 << 10;
 
 /// Messages of one array.
-const MAX_BATCH: usize = 64;
+pub(super) const MAX_BATCH: usize = 64;
 
 /// The first version that is primed: before it an empty event is one that clients do not expect.
 const PRIMED: &str = "2025-11-25";
@@ -61,29 +62,29 @@ fn check_version(entered: &Entered, id: Option<&Id>) -> Result<(), Response> {
 }
 
 /// The session that a request is of.
-fn session(door: &Door, entered: &Entered, id: Option<&Id>) -> Result<Arc<Session>, Response> {
+fn session(route: &Route, entered: &Entered, id: Option<&Id>) -> Result<Arc<Session>, Response> {
     let Some(named) = session_id(&entered.parts) else {
         let text = "send Mcp-Session-Id, as the answer to initialize has it";
         return Err(refuse(StatusCode::BAD_REQUEST, id, text));
     };
     let unknown = || refuse(StatusCode::NOT_FOUND, id, "there is no such session; initialize another");
-    door.sessions.get(named, &entered.caller).ok_or_else(unknown)
+    route.sessions.get(named, &entered.caller).ok_or_else(unknown)
 }
 
 /// Answers a request.
 pub(super) async fn answer(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: Entered,
     accept: Accept,
     incoming: Incoming,
 ) -> Result<Response, Response> {
     let is_initialize = &*incoming.request.method == "initialize";
     if is_initialize && session_id(&entered.parts).is_none() {
-        return initialize(downstream, door, entered, accept, incoming).await;
+        return initialize(downstream, route, entered, accept, incoming).await;
     }
     check_version(&entered, Some(&incoming.request.id))?;
-    let session = session(door, &entered, Some(&incoming.request.id))?;
+    let session = session(route, &entered, Some(&incoming.request.id))?;
     let (number, mut events) = session.streams.open(!accept.events);
     let Incoming { request, params, bytes } = incoming;
     let (inbound, spans) =
@@ -101,7 +102,7 @@ pub(super) async fn answer(
     }
     let primed = *session.client.version >= *PRIMED;
     let mut first = Vec::new();
-    match timeout(MOMENT, events.recv()).await {
+    match timeout(WHOLE_ANSWER_TIMEOUT, events.recv()).await {
         Ok(Some(event)) if event.is_last && accept.json => {
             session.streams.forget(number);
             return Ok(json(StatusCode::OK, event.data));
@@ -144,8 +145,8 @@ fn serve(
             match budget.charge(&session.owner, reply.body.len()) {
                 Ok(charge) => charge.hold(one_line(&reply.body)),
                 Err(_) => {
-                    let text = "the memory for requests and answers is used up; try again later";
-                    Reply::new(&id, &Err(RpcError::internal(text))).body
+                    let error = CallError::no_memory().into_error(Generation::Old, None, None);
+                    Reply::new(&id, &Err(error)).body
                 }
             }
         });
@@ -180,7 +181,7 @@ fn work(
 /// Opens a session.
 async fn initialize(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: Entered,
     accept: Accept,
     incoming: Incoming,
@@ -197,11 +198,6 @@ async fn initialize(
     let initialize = params.to_json();
     let capabilities = initialize.get("capabilities").filter(Json::is_object).unwrap_or_else(Json::empty_object);
     let client = Arc::new(Client::new(Generation::Old, version, capabilities, initialize.get("clientInfo")));
-    if sessions::make_room(&downstream.all, &downstream.counts, &entered.owner).await.is_err() {
-        let most = downstream.counts.most;
-        let text = format!("the gateway has {most} sessions, as many as it may; try again when one has ended");
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, Some(&request.id), text));
-    }
     let calls = &downstream.relay.dispatcher.calls;
     let id: Arc<str> = calls.telemetry.random.uuid().simple().to_string().into();
     let session = Session::new(SessionParts {
@@ -209,7 +205,7 @@ async fn initialize(
         caller: entered.caller.clone(),
         owner: Arc::clone(&entered.owner),
         known: entered.known,
-        endpoint: door.endpoint.clone(),
+        endpoint: route.endpoint.clone(),
         client: Arc::clone(&client),
         initialize,
         budget: Arc::clone(&downstream.budget),
@@ -220,6 +216,12 @@ async fn initialize(
     let work = work(&session, (request, params), (inbound, spans), 0);
     let opened = offer::initialized(&work, &calls.policy).await;
     let is_open = opened.is_ok();
+    // Only now: who waits for a plugin to be up has no session yet, and takes nobody's place.
+    if is_open && sessions::make_room(&downstream.all, &downstream.counts, &entered.owner).await.is_err() {
+        let most = downstream.counts.most;
+        let text = format!("the gateway has {most} sessions, as many as it may; try again when one has ended");
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, Some(&work.request.id), text));
+    }
     let opened = opened.map_err(|error| error.into_error(Generation::Old, None, None));
     let reply = Reply::new(&work.request.id, &opened);
     work.spans.end(reply.as_answer());
@@ -231,7 +233,7 @@ async fn initialize(
         sse::response(futures::stream::iter(pieces))
     };
     if is_open {
-        door.sessions.insert(&session);
+        route.sessions.insert(&session);
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(SESSION_HEADER, id);
         }
@@ -242,12 +244,12 @@ async fn initialize(
 /// Takes a message that expects no response.
 pub(super) async fn accept(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: &Entered,
     message: Message,
 ) -> Result<Response, Response> {
     check_version(entered, None)?;
-    let session = session(door, entered, None)?;
+    let session = session(route, entered, None)?;
     take(downstream, &session, message).await;
     Ok(StatusCode::ACCEPTED.into_response())
 }
@@ -255,12 +257,12 @@ pub(super) async fn accept(
 async fn take(downstream: &Arc<Downstream>, session: &Arc<Session>, message: Message) {
     match message {
         Message::Response(response) => session.answered(response),
-        Message::Notification(notification) => told(downstream, session, notification).await,
+        Message::Notification(notification) => notified(downstream, session, notification).await,
         Message::Request(_) => {}
     }
 }
 
-async fn told(downstream: &Arc<Downstream>, session: &Arc<Session>, notification: Notification) {
+async fn notified(downstream: &Arc<Downstream>, session: &Arc<Session>, notification: Notification) {
     let params = notification.params.as_ref();
     match table::client_notification(&notification.method) {
         // Each plugin hears it when its own session opens.
@@ -274,14 +276,20 @@ async fn told(downstream: &Arc<Downstream>, session: &Arc<Session>, notification
             let notification = Notification { method: notification.method, params: None };
             if session.client.declares(&["roots", "listChanged"]) {
                 for (_, upstream) in session.open_upstreams() {
-                    upstream.tell(notification.clone()).await;
+                    upstream.notify(notification.clone()).await;
                 }
             }
         }
-        // Of a question, by a token that the server gave; it says nothing to any other.
+        // Of a question, to the plugin that asked it and gave a token for it; of anything else it is dropped.
         Some((ClientNote::Progress, _)) => {
-            for (_, upstream) in session.open_upstreams() {
-                upstream.tell(notification.clone()).await;
+            let params = params.and_then(Json::object);
+            let progress = params.and_then(|params| session.progress(&params));
+            let upstream = progress.and_then(|(index, params)| Some((session.open_upstream(index)?, params)));
+            match upstream {
+                Some((upstream, params)) => {
+                    upstream.notify(Notification { method: notification.method, params: Some(params) }).await;
+                }
+                None => downstream.relay.dispatcher.calls.refused("notification"),
             }
         }
         Some((ClientNote::TaskStatus, _)) | None => downstream.relay.dispatcher.calls.refused("notification"),
@@ -291,7 +299,7 @@ async fn told(downstream: &Arc<Downstream>, session: &Arc<Session>, notification
 /// Takes an array of messages, as the version 2025-03-26 has them.
 pub(super) async fn batch(
     downstream: &Arc<Downstream>,
-    door: &Arc<Door>,
+    route: &Arc<Route>,
     entered: Entered,
     batch: Vec<Result<Message, Malformed>>,
     bytes: usize,
@@ -301,7 +309,7 @@ pub(super) async fn batch(
         return Err(none());
     }
     check_version(&entered, None)?;
-    let session = session(door, &entered, None)?;
+    let session = session(route, &entered, None)?;
     if session.client.knows("2025-06-18") {
         return Err(none());
     }
@@ -311,8 +319,8 @@ pub(super) async fn batch(
         }
         _ => false,
     };
-    if batch.len() > MAX_BATCH || batch.iter().any(is_modern) {
-        return Err(refuse(StatusCode::BAD_REQUEST, None, "an array of at most 64 messages of the session's version"));
+    if batch.iter().any(is_modern) {
+        return Err(refuse(StatusCode::BAD_REQUEST, None, "the messages of an array are of the session's version"));
     }
     let mut answers = Vec::new();
     let mut malformed = Vec::new();
@@ -356,12 +364,12 @@ pub(super) async fn batch(
 }
 
 /// Opens the stream of what belongs to no request, or a stream that broke off.
-pub(super) fn get(downstream: &Arc<Downstream>, door: &Arc<Door>, entered: &Entered) -> Result<Response, Response> {
+pub(super) fn get(downstream: &Arc<Downstream>, route: &Arc<Route>, entered: &Entered) -> Result<Response, Response> {
     if session_id(&entered.parts).is_none() || super::modern::header_is_modern(&entered.parts.headers) {
         return Err(not_allowed());
     }
     check_version(entered, None)?;
-    let session = session(door, entered, None)?;
+    let session = session(route, entered, None)?;
     let last = entered.parts.headers.get(LAST_EVENT_HEADER).and_then(|last| last.to_str().ok());
     let (number, events) = match last {
         None => (super::streams::STANDALONE, session.streams.standalone()),
@@ -379,11 +387,11 @@ pub(super) fn get(downstream: &Arc<Downstream>, door: &Arc<Door>, entered: &Ente
 }
 
 /// Ends a session.
-pub(super) async fn delete(door: &Arc<Door>, entered: &Entered) -> Result<Response, Response> {
+pub(super) async fn delete(route: &Arc<Route>, entered: &Entered) -> Result<Response, Response> {
     if session_id(&entered.parts).is_none() || super::modern::header_is_modern(&entered.parts.headers) {
         return Err(not_allowed());
     }
-    let session = session(door, entered, None)?;
-    door.sessions.end(&session.id).await;
+    let session = session(route, entered, None)?;
+    route.sessions.end(&session.id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

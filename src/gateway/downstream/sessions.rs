@@ -1,8 +1,9 @@
 //! The sessions of one endpoint: opening, finding, evicting.
 //!
-//! There are at most so many, and at most so many of one caller. Past the latter a caller's own session that it used least lately makes room; past the
-//! former that of the caller who has most, unless the newcomer has most itself: then only one that was long unused. A session with calls
-//! or streams under way makes room for nobody. A session that has made room is unknown afterwards (404).
+//! There are at most so many, and at most so many of one caller. Past the latter a caller's own session that it used
+//! least lately makes room; past the former that of the caller who has most, unless the newcomer has most itself: then
+//! only one that was long unused. A session with calls or streams under way makes room for nobody. A session that has
+//! made room is unknown afterwards (404).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ impl Sessions {
         self.sessions.write().insert(Arc::clone(&session.id), Arc::clone(session));
     }
 
-    /// A session of whoever asks.
+    /// The session of this id, if it is the caller's.
     pub(super) fn get(&self, id: &str, caller: &Caller) -> Option<Arc<Session>> {
         let session = self.sessions.read().get(id).cloned()?;
         if session.caller.name() != caller.name() {
@@ -130,7 +131,8 @@ impl Sessions {
         }
     }
 
-    /// Tells sessions that a list changed, those that do not hear it from the plugin itself. `plugin`: of this one alone.
+    /// Tells sessions that a list changed, those that do not hear it from the plugin itself. `plugin`: of this one
+    /// alone.
     pub(super) fn list_changed(&self, plugin: Option<&str>, method: &str) {
         let index = plugin.map(|plugin| self.endpoint.plugins.iter().position(|known| known.name() == plugin));
         let index = match index {
@@ -141,19 +143,27 @@ impl Sessions {
         let notification = Notification { method: method.into(), params: None };
         for session in self.all() {
             let hears = index.is_some_and(|index| session.open_upstream(index).is_some());
-            // Whoever does not listen asks for the list when it needs it.
+            // A client that does not listen asks for the list when it needs it.
             if !hears && session.streams.listens() {
-                session.tell(&notification, super::streams::STANDALONE);
+                session.notify(&notification, super::streams::STANDALONE);
             }
         }
     }
 
-    /// The session of `owner` that was used least lately, if it has been unused for so long.
-    fn oldest(&self, owner: &str, unused: Duration) -> Option<(Arc<Session>, Duration)> {
+    /// The session of `owner` that was used least lately, if it has been unused for so long. `at`: of those with a
+    /// session with this plugin.
+    fn oldest(&self, owner: &str, unused: Duration, at: Option<&str>) -> Option<(Arc<Session>, Duration)> {
         let sessions = self.sessions.read();
-        let of_owner = sessions.values().filter(|session| *session.owner == *owner);
+        let is_there = |session: &&Arc<Session>| at.is_none_or(|plugin| self.is_at(session, plugin));
+        let of_owner = sessions.values().filter(|session| *session.owner == *owner).filter(is_there);
         let ages = of_owner.filter_map(|session| Some((Arc::clone(session), session.unused_since()?.elapsed())));
         ages.filter(|(_, age)| *age >= unused).max_by_key(|(_, age)| *age)
+    }
+
+    /// Whether a session has one with a plugin.
+    fn is_at(&self, session: &Session, plugin: &str) -> bool {
+        let index = self.endpoint.plugins.iter().position(|known| known.name() == plugin);
+        index.is_some_and(|index| session.open_upstream(index).is_some())
     }
 }
 
@@ -163,18 +173,36 @@ impl Sessions {
 /// When nobody makes room.
 pub(super) async fn make_room(all: &[Arc<Sessions>], counts: &Counts, owner: &Arc<str>) -> Result<(), Full> {
     while counts.of(owner) >= counts.of_caller {
-        evict(all, owner, Duration::ZERO).await?;
+        evict(all, owner, Duration::ZERO, None).await?;
     }
     while counts.all.load(Ordering::Relaxed) >= counts.most {
         let greatest = counts.greatest().ok_or(Full)?;
         let unused = if greatest == *owner { UNUSED } else { Duration::ZERO };
-        evict(all, &greatest, unused).await?;
+        evict(all, &greatest, unused, None).await?;
     }
     Ok(())
 }
 
-async fn evict(all: &[Arc<Sessions>], owner: &Arc<str>, unused: Duration) -> Result<(), Full> {
-    let oldest = all.iter().filter_map(|sessions| Some((sessions, sessions.oldest(owner, unused)?)));
+/// Makes room for a session of `owner` with a plugin that has as many as it may: a session makes room of the caller
+/// that has most there, at once if that is clearly more than `owner` has, else one that was long unused.
+///
+/// # Errors
+/// When nobody makes room.
+pub(super) async fn make_room_at(all: &[Arc<Sessions>], plugin: &str, owner: &str) -> Result<(), Full> {
+    let mut of_callers: HashMap<Arc<str>, usize> = HashMap::new();
+    for sessions in all {
+        for session in sessions.all().iter().filter(|session| sessions.is_at(session, plugin)) {
+            *of_callers.entry(Arc::clone(&session.owner)).or_default() += 1;
+        }
+    }
+    let own = of_callers.get(owner).copied().unwrap_or(0);
+    let (greatest, most) = of_callers.into_iter().max_by_key(|(_, count)| *count).ok_or(Full)?;
+    let unused = if most > own + 1 { Duration::ZERO } else { UNUSED };
+    evict(all, &greatest, unused, Some(plugin)).await
+}
+
+async fn evict(all: &[Arc<Sessions>], owner: &str, unused: Duration, at: Option<&str>) -> Result<(), Full> {
+    let oldest = all.iter().filter_map(|sessions| Some((sessions, sessions.oldest(owner, unused, at)?)));
     let oldest = oldest.max_by_key(|(_, (_, age))| *age);
     let (sessions, (session, _)) = oldest.ok_or(Full)?;
     tracing::debug!("a session that was unused made room for another");

@@ -5,9 +5,9 @@
 //! `<index>/<stream>` on another; indexes count from 1 on each, and 0 stands for "nothing received yet". A client whose
 //! connection broke off says the last id it saw (`Last-Event-ID`), and gets what came after it.
 //!
-//! What is kept for that is bounded, by stream, by session and, with all else that waits, by the gateway's memory budget; what a
-//! client has not fetched a while after a stream's end is dropped. A client that does not read is not waited for: its connection is
-//! ended, and it may resume.
+//! What is kept for that is bounded, by stream, by session and, with all else that waits, by the gateway's memory
+//! budget; what a client has not fetched a while after a stream's end is dropped. A client that does not read is not
+//! waited for: its connection is ended, and it may resume.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -136,8 +136,8 @@ impl Streams {
         Some(events)
     }
 
-    /// Sends on a stream; on the standalone one, where the stream is none, has ended, or takes no events. Whether anybody may
-    /// come to see it: a stream that takes no events says no where no standalone stream is open.
+    /// Sends on a stream; on the standalone one, where there is no such stream, it has ended, or takes no events.
+    /// Whether anybody may come to see it: a stream that takes no events says no where no standalone stream is open.
     pub(super) fn send(&self, number: StreamNumber, data: Bytes, needed: bool) -> bool {
         let mut inner = self.inner.lock();
         let stream = inner.streams.get(&number);

@@ -7,9 +7,9 @@
 //! 3. a request without an `Authorization` header is `anonymous`, where that is allowed;
 //! 4. all others are nobody's, also where anonymous callers are taken: who presents a bad token wanted to be someone.
 //!
-//! Nothing here ever shows a token: errors say what is wrong with it in words of their own, and [`Caller`] shows its name
-//! alone. A verified JSON Web Token is remembered by its hash until it expires or its issuer's keys change, so that a
-//! signature is checked once a token and not once a request.
+//! Nothing here ever shows a token: errors say what is wrong with it in words of their own, and [`Caller`] shows its
+//! name alone. A verified JSON Web Token is remembered by its hash until it expires or its issuer's keys change, so
+//! that a signature is checked once a token and not once a request.
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +34,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the settings say. Keys are fetched in the background, within a Tokio runtime: an issuer that is away keeps no
-    /// gateway from starting.
+    /// What the settings say. Keys are fetched in the background, within a Tokio runtime: an issuer that is away keeps
+    /// no gateway from starting.
     ///
     /// # Errors
     /// When no HTTP client can be made.

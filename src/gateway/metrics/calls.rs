@@ -1,7 +1,7 @@
 //! Calls by plugin and tool.
 //!
-//! A client may name tools that do not exist, so the number of series is bounded: past [`MAX_TOOLS`], calls of tools not
-//! seen before are counted under `plugin="__other__"`, `tool="__other__"`, and a counter says how many.
+//! A client may name tools that do not exist, so the number of series is bounded: past [`MAX_TOOLS`], calls of tools
+//! not seen before are counted under `plugin="__other__"`, `tool="__other__"`, and a counter says how many.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{PoisonError, RwLock};

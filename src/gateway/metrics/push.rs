@@ -1,8 +1,8 @@
 //! The gateway's own metrics sent to a collector over OTLP, beside being served.
 //!
-//! Counters and gauges are read from the registry when a push is due, histograms are recorded as they happen. A push that
-//! fails is the exporter's to log; the next one carries the same cumulative figures, so nothing is lost by it. The push
-//! runs on a thread of its own.
+//! Counters and gauges are read from the registry when a push is due, histograms are recorded as they happen. A push
+//! that fails is the exporter's to log; the next one carries the same cumulative figures, so nothing is lost by it. The
+//! push runs on a thread of its own.
 
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, PoisonError};

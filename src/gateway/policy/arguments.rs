@@ -1,7 +1,7 @@
 //! The arguments of a call as Cedar can hold them.
 //!
-//! Cedar's records have the shape that the schema says, and arguments have any shape. So each argument is a *tag*, under
-//! its JSON pointer, of one of five entities, one for each kind of value:
+//! Cedar's records have the shape that the schema says, and arguments have any shape. So each argument is a *tag*,
+//! under its JSON pointer, of one of five entities, one for each kind of value:
 //!
 //! | `context.arguments.…` | holds |
 //! |---|---|

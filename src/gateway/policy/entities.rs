@@ -1,7 +1,7 @@
 //! Callers and what they call in Cedar's terms.
 //!
-//! Names become entity ids as they are; a tool of a plugin is `"<plugin>/<tool>"`, which is one tool only, since a plugin's
-//! name has no slash.
+//! Names become entity ids as they are; a tool of a plugin is `"<plugin>/<tool>"`, which is one tool only, since a
+//! plugin's name has no slash.
 
 use std::collections::HashSet;
 use std::str::FromStr;

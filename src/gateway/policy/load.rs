@@ -1,8 +1,8 @@
 //! From files to a sound version of the policies, or to every fault of theirs.
 //!
-//! Each file is parsed by itself, so that a fault in one does not hide those of another; then all policies are validated
-//! against the schema, strictly. A policy is known by its `@id`, which is unique, or by its file's name and its line.
-//! Templates are refused: nothing here would ever fill their slots.
+//! Each file is parsed by itself, so that a fault in one does not hide those of another; then all policies are
+//! validated against the schema, strictly. A policy is known by its `@id`, which is unique, or by its file's name and
+//! its line. Templates are refused: nothing here would ever fill their slots.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

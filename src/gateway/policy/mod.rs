@@ -6,11 +6,11 @@
 //!
 //! * Nothing is allowed that no policy permits, and a policy that forbids wins, as Cedar has it.
 //! * A policy that forbids and cannot be evaluated counts as forbidding. (Cedar would pass over it.)
-//! * A permit may come with obligations, given as annotations ([`Obligations`]). Those of all policies that permit a call
-//!   apply together, and of numbers the strictest. One that cannot be met turns the permit into a denial.
+//! * A permit may come with obligations, given as annotations ([`Obligations`]). Those of all policies that permit a
+//!   call apply together, and of numbers the strictest. One that cannot be met turns the permit into a denial.
 //! * What is not allowed whatever the arguments is not listed either ([`Policy::may_list`]).
-//! * An action that no policy names follows its parent ([`Policy::names`]), so that policies that were written before there
-//!   was that action mean what they meant.
+//! * An action that no policy names follows its parent ([`Policy::names`]), so that policies that were written before
+//!   there was that action mean what they meant.
 //!
 //! No verdict, event or fault holds anything of a call's arguments or result (invariant I6).
 //!
@@ -181,7 +181,8 @@ impl Verdict {
         self.decision != Decision::Deny
     }
 
-    /// That of something that follows from what this verdict permits: by the same policies, with no obligations of its own.
+    /// That of something that follows from what this verdict permits: by the same policies, with no obligations of its
+    /// own.
     pub(in crate::gateway) fn follow(&self) -> Self {
         Self::permit(self.policy_ids.clone(), Arc::default())
     }
@@ -297,8 +298,8 @@ impl Policy {
         self.rules().listing(&Question::new(caller, action, plugin, name), &self.context)
     }
 
-    /// Whether a policy in force names the action. One that none names follows its parent: what is listed follows from what
-    /// may be called, completion from what is completed, and what a server asks follows from the call it asks for.
+    /// Whether a policy in force names the action. One that none names follows its parent: what is listed follows from
+    /// what may be called, completion from what is completed, and what a server asks follows from the call it asks for.
     pub fn names(&self, action: Action) -> bool {
         self.rules().names(action)
     }
@@ -338,8 +339,9 @@ impl Policy {
         Ok(Some(version))
     }
 
-    /// Looks at the files each second, for ever, and reports each change once. A change is taken when it has stayed as it
-    /// is from one look to the next: half of a file that is being written may be sound and permit what all of it forbids.
+    /// Looks at the files each second, for ever, and reports each change once. A change is taken when it has stayed as
+    /// it is from one look to the next: half of a file that is being written may be sound and permit what all of it
+    /// forbids.
     pub async fn watch(self: Arc<Self>, report: impl Fn(Change) + Send) {
         let PolicySource::Files(patterns) = self.source.clone() else { return };
         let mut ticks = interval(POLL);

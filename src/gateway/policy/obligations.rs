@@ -8,8 +8,8 @@
 //! | `@capture_payload("true")` | keep the request and the response, sealed; `"request"`, `"response"`: one of the two |
 //! | `@notify("security")` | tell these people |
 //!
-//! `@id` and `@description` are no obligations. Any other annotation is a fault: a misspelt obligation must not pass for
-//! none. So is an obligation on a policy that forbids.
+//! `@id` and `@description` are no obligations. Any other annotation is a fault: a misspelt obligation must not pass
+//! for none. So is an obligation on a policy that forbids.
 
 use std::num::NonZeroU64;
 use std::time::Duration;

@@ -3,8 +3,8 @@
 //! A tool is listed unless every call of it would be denied. That cannot be known by evaluating policies that look at
 //! arguments, for there are none yet. So for listing, each policy stands in its *outline*:
 //!
-//! * a policy that permits keeps its scope and those of its conditions' parts, joined by `&&` (in `unless` by `||`), that
-//!   do not look at arguments. It then permits at least all that it did;
+//! * a policy that permits keeps its scope and those of its conditions' parts, joined by `&&` (in `unless` by `||`),
+//!   that do not look at arguments. It then permits at least all that it did;
 //! * a policy that forbids and looks at arguments is left out: some call may escape it.
 //!
 //! Both work on Cedar's JSON form of a policy.

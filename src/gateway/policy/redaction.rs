@@ -1,11 +1,12 @@
 //! Taking values out of arguments and results, by JSON pointer (RFC 6901).
 //!
-//! A step `*` stands for every item of an array and every member of an object. From arguments a value is removed, so that
-//! the upstream never gets it (an array's item becomes null, so that the others keep their places). In a result it is
-//! replaced by `"[redacted]"`, so that whoever reads it can tell. All else keeps the bytes it was written in: no number changes.
+//! A step `*` stands for every item of an array and every member of an object. From arguments a value is removed, so
+//! that the upstream never gets it (an array's item becomes null, so that the others keep their places). In a result it
+//! is replaced by `"[redacted]"`, so that a reader sees it. All else keeps the bytes it was written in: no number
+//! changes.
 //!
-//! Pointers into a result are followed in `structuredContent` and in every text that is a JSON object or array. What cannot be
-//! pointed into could hold anything, so of a result that is redacted only what this page names passes:
+//! Pointers into a result are followed in `structuredContent` and in every text that is a JSON object or array. What
+//! cannot be pointed into could hold anything, so of a result that is redacted only what this page names passes:
 //!
 //! | of | passes |
 //! |---|---|
@@ -135,7 +136,10 @@ fn walk(value: &Json, rest: &Rest<'_>, act: Act) -> Json {
         }
         return kept.to_json();
     }
-    let Some(items) = value.items() else { return value.clone() };
+    let Some(items) = value.every_item() else {
+        // What cannot be taken apart is withheld whole.
+        return if value.is_object() { Json::text(REDACTED) } else { value.clone() };
+    };
     let items = items.into_iter().enumerate().map(|(index, item)| {
         let after = after(rest, |key| key.parse() == Ok(index));
         if after.is_empty() {
@@ -192,7 +196,7 @@ fn own_meta(meta: &Json) -> Option<Json> {
 }
 
 fn parts(list: &Json, part: impl Fn(&Json) -> Json) -> Json {
-    let parts: Vec<Json> = list.items().unwrap_or_default().iter().map(part).collect();
+    let parts: Vec<Json> = list.every_item().unwrap_or_default().iter().map(part).collect();
     Json::array(&parts)
 }
 

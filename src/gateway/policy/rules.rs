@@ -1,8 +1,8 @@
 //! One sound version of the policies, and decisions by it.
 //!
-//! A decision without arguments and time in it is a function of the caller and what is called, and is made once for each
-//! pair. Others are made each time, with the parties' entities kept. Both are forgotten with the version, and all at once
-//! when there are too many.
+//! A decision without arguments and time in it is a function of the caller and what is called, and is made once for
+//! each pair. Others are made each time, with the parties' entities kept. Both are forgotten with the version, and all
+//! at once when there are too many.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -17,8 +17,8 @@ use super::outline::Looks;
 use super::{Action, Context, Listing, Obligations, Question, SubjectKind, Verdict, Version};
 use crate::gateway::identity::Caller;
 
-/// How many pairs of a caller and what it calls are kept, and the longest name of what is called, in bytes, that is. URIs
-/// are clients' own, and may be as long as a request.
+/// How many pairs of a caller and what it calls are kept, and the longest name of what is called, in bytes, that is.
+/// URIs are clients' own, and may be as long as a request.
 const MAX_KEPT: usize = 10_000;
 const MAX_NAME: usize = 512;
 
@@ -297,7 +297,8 @@ impl Loaded {
     }
 }
 
-/// A permit whose obligations cannot be met now is none. What is kept of a decision does not know of that: it may change.
+/// A permit whose obligations cannot be met now is a denial. What is kept of a decision does not know of that: it may
+/// change.
 fn met(verdict: Verdict, action: Action, context: &Context) -> Verdict {
     if !verdict.is_permit() || !verdict.obligations.capture_payload() {
         return verdict;

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::flusher::Flusher;
 use super::journal::{Batch, Journal};
-use super::keeper::Keeper;
-use super::shelf::Sealed;
+use super::sealed::Sealed;
 use super::{NotRecorded, SentUnder, SpoolError};
 
 /// How long the disk may take to make a record durable before that counts as failed.
@@ -23,16 +23,16 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Lane {
     journal: Arc<Journal>,
     /// Ends with the last of them.
-    _keeper: Arc<Keeper>,
+    _keeper: Arc<Flusher>,
 }
 
 impl Lane {
-    /// A lane with a keeper; `yields` is the lane that makes room for it.
+    /// A lane with a flusher; `yields` is the lane that makes room for it.
     pub(super) fn start(journal: Arc<Journal>, yields: Option<Arc<Journal>>) -> Result<Self, SpoolError> {
         journal.show();
-        let keeper = Keeper::start(Arc::clone(&journal), yields)
-            .map_err(SpoolError::io("start the keeper of", Path::new(journal.name.as_str())))?;
-        Ok(Self { journal, _keeper: Arc::new(keeper) })
+        let flusher = Flusher::start(Arc::clone(&journal), yields)
+            .map_err(SpoolError::io("start the flusher of", Path::new(journal.name.as_str())))?;
+        Ok(Self { journal, _keeper: Arc::new(flusher) })
     }
 
     /// Records a payload; written when this returns, unless the disk is slow. Never waits for the disk's fsync.

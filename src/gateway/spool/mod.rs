@@ -1,10 +1,11 @@
 //! A durable, bounded, crash-safe queue of records on the local disk, between a call and whoever its telemetry is for.
 //!
-//! Two **lanes**, samples and audit events, each a folder of segment files; and a third, of sealed payloads, with a bound of its own. A record of
-//! that is an envelope and a record under it, of up to 20 MiB, and no JSON. A record is appended to the lane's open
-//! segment as it comes; a segment that is large or old enough is sealed, and *is* then a batch: it is sent whole, under the
-//! emitter and number in its header, and deleted once it is acknowledged. So a record is written once, a retry sends the
-//! same rows under the same number whatever crashed in between, and the receiver stores them exactly once.
+//! Two **lanes**, samples and audit events, each a folder of segment files; and a third, of sealed payloads, with a
+//! bound of its own. A record of that is an envelope and a record under it, of up to 20 MiB, and no JSON. A record is
+//! appended to the lane's open segment as it comes; a segment that is large or old enough is sealed, and *is* then a
+//! batch: it is sent whole, under the emitter and number in its header, and deleted once it is acknowledged. So a
+//! record is written once, a retry sends the same rows under the same number whatever crashed in between, and the
+//! receiver stores them exactly once.
 //!
 //! ```text
 //! <spool>/lock                          held while a gateway uses the spool
@@ -27,86 +28,88 @@
 //!                            written when the segment was made durable as a whole
 //! ```
 //!
-//! A segment of the form before has the magic "MCPGSPL1" and a key in the place of emitter and number; it is sent under that
-//! key, as `Idempotency-Key`. `<lane>/<number>.new` is a segment that gets another header (see below): what a crash leaves of
-//! it is deleted.
+//! A segment of the form before has the magic "MCPGSPL1" and a key in the place of emitter and number; it is sent under
+//! that key, as `Idempotency-Key`. `<lane>/<number>.new` is a segment that gets another header (see below): what a
+//! crash leaves of it is deleted.
 //!
-//! The last file of a lane may be all zeros: room for the next segment, kept so that the open one can be sealed, delivered
-//! and deleted on a full disk too.
+//! The last file of a lane may be all zeros: room for the next segment, kept so that the open one can be sealed,
+//! delivered and deleted on a full disk too.
 //!
-//! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be written
-//! leaves a hole in the numbers. There is always an open segment; of audit events it is made durable, with the next number in
-//! its header, before an older one may go, so that no number of theirs is ever given twice. The numbers of samples are told
-//! to nobody, and may be given again after a power cut.
+//! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be
+//! written leaves a hole in the numbers. There is always an open segment; of audit events it is made durable, with the
+//! next number in its header, before an older one may go, so that no number of theirs is ever given twice. The numbers
+//! of samples are told to nobody, and may be given again after a power cut.
 //!
 //! # Exactly once
 //!
-//! Batches of a lane are numbered by [`numbers`], under an emitter id that only this process has, and sent one at a time
-//! (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`). The receiver remembers the last number of an emitter and the bodies of
-//! its last 16 batches. For that to be enough,
+//! Batches of a lane are numbered by [`numbers`], under an emitter id that only this process has, and sent one at a
+//! time (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`). The receiver remembers the last number of an emitter and the
+//! bodies of its last 16 batches. For that to be enough,
 //!
-//! - a batch is made durable before it is sent for the first time: what a power cut leaves under its number is what was sent;
+//! - a batch is made durable before it is sent for the first time: what a power cut leaves under its number is what was
+//!   sent;
 //! - deletions are made durable at the latest after [`UNSYNCED_DELETIONS`], so that no older batch comes back.
 //!
 //! When the receiver cannot compare a number (409), it has not stored the batch under it. The segment then gets a new
-//! header, with a new emitter id and the number 1, which is durable before it is sent again. That is the case of a segment
-//! that comes back from the quarantine or from a backup of the folder, and of two machines that are copies of each other.
+//! header, with a new emitter id and the number 1, which is durable before it is sent again. That is the case of a
+//! segment that comes back from the quarantine or from a backup of the folder, and of two machines that are copies of
+//! each other.
 //!
 //! # What is durable, and when
 //!
-//! Appending writes to the file before it returns (a few µs, no fsync), so a record outlives `kill -9` from then on. What
-//! a power cut may take:
+//! Appending writes to the file before it returns (a few µs, no fsync), so a record outlives `kill -9` from then on.
+//! What a power cut may take:
 //!
 //! - of samples, those of the last [`SYNC_EVERY`] that were not delivered yet;
 //! - of audit events, none whose recording was waited for: those are fsynced first, many at once. Others are fsynced
 //!   within [`SYNC_EVERY`], and always before they are sent.
 //!
-//! The one exception: while a disk is slow (a write takes over 20 ms) or refuses writes, records wait in memory, bounded,
-//! and `kill -9` takes them. A disk that hangs holds up the one call that is writing; all others leave their records and
-//! go on.
+//! The one exception: while a disk is slow (a write takes over 20 ms) or refuses writes, records wait in memory,
+//! bounded, and `kill -9` takes them. A disk that hangs holds up the one call that is writing; all others leave their
+//! records and go on.
 //!
 //! # Bounds
 //!
-//! All segments together have at most the bound of bytes. Past it, or when the disk is full, the oldest batches of samples
-//! are deleted and counted as lost. Audit events are never deleted: when no sample is left to make room for them,
-//! recording fails, and the caller decides what that means.
+//! All segments together have at most the bound of bytes. Past it, or when the disk is full, the oldest batches of
+//! samples are deleted and counted as lost. Audit events are never deleted: when no sample is left to make room for
+//! them, recording fails, and the caller decides what that means.
 //!
 //! # After a crash
 //!
-//! A segment without an end mark is read to its last sound frame; what follows is the torn tail of a write that was never
-//! acknowledged, and is cut off. Bytes that are no frame *between* sound frames, a frame that is missing under an end mark,
-//! or a header that is not sound are damage: said in the log and in a metric, the segment kept in the quarantine, and what is
-//! sound of it delivered all the same. To send a quarantined segment again, stop the gateway and move the file back into its
-//! lane's folder under its number; numbers of files in the quarantine are not given again. Of a damaged one, what is sound has
-//! been delivered: it is not to be sent again.
+//! A segment without an end mark is read to its last sound frame; what follows is the torn tail of a write that was
+//! never acknowledged, and is cut off. Bytes that are no frame *between* sound frames, a frame that is missing under an
+//! end mark, or a header that is not sound are damage: said in the log and in a metric, the segment kept in the
+//! quarantine, and what is sound of it delivered all the same. To send a quarantined segment again, stop the gateway
+//! and move the file back into its lane's folder under its number; numbers of files in the quarantine are not given
+//! again. Of a damaged one, what is sound has been delivered: it is not to be sent again.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`lane`] | a lane as calls and senders see it |
 //! | [`journal`] | what a lane is made of and does: recording, making durable, sealing, delivering |
-//! | [`pending`], [`open`], [`shelf`] | where a record is on its way: in memory, in the open segment, in a batch |
-//! | [`keeper`] | the thread that keeps a lane |
+//! | [`pending`], [`active`], [`sealed`] | where a record is on its way: in memory, in the active segment, in a batch |
+//! | [`flusher`] | the thread that keeps a lane |
 //! | [`numbers`] | what batches are sent under |
-//! | [`pace`] | whether the disk is slow, or refuses |
-//! | [`bound`] | the bytes of all segments |
+//! | [`disk_health`] | whether the disk is slow, or refuses |
+//! | [`quota`] | the bytes of all segments |
 //! | [`segment`] | the bytes of one |
 //! | [`folder`] | what the files are called |
 //! | [`disk`] | the disk, as a component |
 //! | [`recovery`] | opening a lane |
 
-mod bound;
+mod active;
 mod disk;
+mod disk_health;
+mod flusher;
 mod folder;
 mod journal;
-mod keeper;
 mod lane;
 mod numbers;
-mod open;
-mod pace;
 mod pending;
+mod quota;
 mod recovery;
+mod sealed;
 mod segment;
-mod shelf;
 #[cfg(test)]
 mod tests;
 
@@ -119,13 +122,13 @@ use std::time::Duration;
 pub(crate) use disk::{Disk, LocalDisk, create_folder};
 pub(crate) use journal::Batch;
 pub(crate) use lane::Lane;
+pub(crate) use sealed::Sealed;
 pub(crate) use segment::SentUnder;
-pub(crate) use shelf::Sealed;
 
 use super::metrics::{GatewayMetrics, Lane as LaneMetrics};
 use crate::model::{Clock, OrgName, Random, micros};
-use bound::Bound;
 use journal::{Tuning, Turn};
+use quota::Quota;
 use segment::Header;
 
 /// How long a record may be in the operating system's memory alone.
@@ -304,20 +307,20 @@ impl Spool {
         let folder = &settings.folder;
         create_folder(folder).map_err(SpoolError::io("create", folder))?;
         let lock = lock(folder)?;
-        let (bound, turn) = (Arc::new(Bound::new(settings.max_bytes)), Turn::default());
+        let (quota, turn) = (Arc::new(Quota::new(settings.max_bytes)), Turn::default());
         parts.metrics.spool_limit_bytes.set(i64::try_from(settings.max_bytes).unwrap_or(i64::MAX));
         let emitter = parts.random.uuid();
         let open = |name: LaneName| {
             let tuning = Tuning::of(name, settings.max_bytes);
-            recovery::open(folder, name, &settings.org, (tuning, emitter), parts, (&bound, &turn))
+            recovery::open(folder, name, &settings.org, (tuning, emitter), parts, (&quota, &turn))
         };
         let samples = settings.samples.then(|| open(LaneName::Samples)).transpose()?;
         let audit = settings.audit.then(|| open(LaneName::Audit)).transpose()?;
         let payloads = settings.payloads.map(|most| {
             // A bound of their own, and a turn: they take nothing from samples and events, nor hold them up.
-            let (bound, turn) = (Arc::new(Bound::new(most)), Turn::default());
+            let (quota, turn) = (Arc::new(Quota::new(most)), Turn::default());
             let tuning = Tuning::of(LaneName::Payloads, most);
-            recovery::open(folder, LaneName::Payloads, &settings.org, (tuning, emitter), parts, (&bound, &turn))
+            recovery::open(folder, LaneName::Payloads, &settings.org, (tuning, emitter), parts, (&quota, &turn))
         });
         let payloads = payloads.transpose()?;
         let yields = samples.clone();

@@ -1,12 +1,12 @@
 //! The numbers that a lane's batches are sent under, and what the receiver has acknowledged of them.
 //!
-//! An emitter id is one process's: it is drawn when the spool is opened, and numbers are counted in memory from 1. So no
-//! crash, power cut or copy of the folder leads to one being given twice, whatever became of the files. A segment keeps the
-//! id and number that are in its header, also when a later process sends it. After a conflict the process counts on under
-//! a new id, since something else uses the old one: a copy of this process's memory, say.
+//! An emitter id is one process's: it is drawn when the spool is opened, and numbers are counted in memory from 1. So
+//! no crash, power cut or copy of the folder leads to one being given twice, whatever became of the files. A segment
+//! keeps the id and number that are in its header, also when a later process sends it. After a conflict the process
+//! counts on under a new id, since something else uses the old one: a copy of this process's memory, say.
 //!
-//! It is told with each batch which number was acknowledged before it. Of an earlier process's that is what its segment's
-//! header says, until one of the same emitter is acknowledged; it may be too low, and never too high.
+//! It is told with each batch which number was acknowledged before it. Of an earlier process's that is what its
+//! segment's header says, until one of the same emitter is acknowledged; it may be too low, and never too high.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

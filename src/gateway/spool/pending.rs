@@ -1,8 +1,8 @@
 //! Records that wait in memory for the disk, encoded as they will stand in the segment, and those who wait for them.
 //!
-//! It is guarded by a lock that is held for copying alone, never for a write: so a call can always leave its record, however
-//! the disk does. A number that is drawn here is never given back, so a record that is refused, or given up, leaves a hole.
-//! `kill -9` takes what is here.
+//! It is guarded by a lock that is held for copying alone, never for a write: so a call can always leave its record,
+//! however the disk does. A number that is drawn here is never given back, so a record that is refused, or given up,
+//! leaves a hole. `kill -9` takes what is here.
 
 use tokio::sync::oneshot;
 

@@ -1,8 +1,8 @@
 //! Opening a lane: what an earlier run left becomes batches again, and numbers go on where they ended.
 //!
-//! A segment with an end mark was durable as a whole, so of it only both ends are read here; whether all between is sound
-//! shows when it is sent. One without is read whole: its torn tail is cut off, and it is sealed. Then a new open segment is
-//! made durable, with the next number in its header, before an empty old one is deleted.
+//! A segment with an end mark was durable as a whole, so of it only both ends are read here; whether all between is
+//! sound shows when it is sent. One without is read whole: its torn tail is cut off, and it is sealed. Then a new open
+//! segment is made durable, with the next number in its header, before an empty old one is deleted.
 //!
 //! Every batch keeps what it is sent under; the new segment is the first of a new emitter.
 
@@ -14,14 +14,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::bound::Bound;
+use super::active::ActiveSegment;
 use super::disk::create_folder;
 use super::folder::{last_quarantined, leftovers, quarantine_path, segment_path, segments};
 use super::journal::{Journal, Tuning, Turn};
 use super::numbers::Numbers;
-use super::open::Open;
+use super::quota::Quota;
+use super::sealed::Sealed;
 use super::segment::{self, Contents, End, Header};
-use super::shelf::Sealed;
 use super::{LaneName, SpoolError, SpoolParts};
 use crate::model::OrgName;
 
@@ -38,7 +38,7 @@ pub(super) fn open(
     org: &OrgName,
     (tuning, emitter): (Tuning, Uuid),
     parts: &SpoolParts,
-    (bound, turn): (&Arc<Bound>, &Turn),
+    (quota, turn): (&Arc<Quota>, &Turn),
 ) -> Result<Arc<Journal>, SpoolError> {
     let folder = spool.join(name.as_str());
     create_folder(&folder).map_err(SpoolError::io("create", &folder))?;
@@ -58,22 +58,22 @@ pub(super) fn open(
     let numbers = Numbers::new(emitter);
     let header = parts.header(numbers.draw(), name, org, found.next);
     let path = segment_path(&folder, ordinal);
-    let open = begin(parts, &folder, &path, ordinal, &header).map_err(SpoolError::io("write", &path))?;
+    let active = begin(parts, &folder, &path, ordinal, &header).map_err(SpoolError::io("write", &path))?;
     for path in &found.empty {
         parts.disk.remove(path).map_err(SpoolError::io("delete", path))?;
     }
-    bound.add(name, open.bytes + found.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>());
+    quota.add(name, active.bytes + found.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>());
     let settings = (name, folder, org.clone(), tuning);
-    Ok(Arc::new(Journal::new(settings, parts, (bound, turn), (open, numbers), found.sealed)))
+    Ok(Arc::new(Journal::new(settings, parts, (quota, turn), (active, numbers), found.sealed)))
 }
 
-fn begin(parts: &SpoolParts, folder: &Path, path: &Path, ordinal: u64, header: &Header) -> io::Result<Open> {
+fn begin(parts: &SpoolParts, folder: &Path, path: &Path, ordinal: u64, header: &Header) -> io::Result<ActiveSegment> {
     let file = parts.disk.create(path)?;
     let bytes = header.encode().map_err(io::Error::other)?;
     file.write_at(&bytes, 0)?;
     file.sync()?;
     parts.disk.sync_folder(folder)?;
-    Ok(Open::new(file, ordinal, header, bytes.len() as u64))
+    Ok(ActiveSegment::new(file, ordinal, header, bytes.len() as u64))
 }
 
 /// What was found so far.
@@ -112,8 +112,8 @@ impl Found<'_> {
         }
     }
 
-    /// A segment that is not even begun soundly. One that was made a moment before a power cut is empty or all zeros, and
-    /// held no record that was promised; any other is damage.
+    /// A segment that is not even begun soundly. One that was made a moment before a power cut is empty or all zeros,
+    /// and held no record that was promised; any other is damage.
     fn headless(&mut self, ordinal: u64, path: &Path, front: &[u8]) -> io::Result<()> {
         if front.iter().all(|byte| *byte == 0) {
             self.empty.push(path.to_owned());

@@ -1,7 +1,7 @@
 //! The bytes of a segment: written, and read back with every doubt. The format is in the spool's module doc.
 //!
-//! Segments of the form before (`MCPGSPL1`) are read too: their header has an idempotency key in the place of emitter and
-//! number. None is written any more.
+//! Segments of the form before (`MCPGSPL1`) are read too: their header has an idempotency key in the place of emitter
+//! and number. None is written any more.
 
 use std::ops::Range;
 
@@ -24,8 +24,8 @@ pub(super) const MAX_SEALED: usize = 20 << 20;
 /// The number of the end mark.
 const END: u64 = u64::MAX;
 
-/// How far numbers may jump: by so many records that were not written in a row. It keeps chance bytes from being taken for
-/// a frame's number before their checksum is looked at.
+/// How far numbers may jump: by so many records that were not written in a row. It keeps chance bytes from being taken
+/// for a frame's number before their checksum is looked at.
 const FARTHEST: u64 = 1 << 32;
 
 /// What a segment is sent under, always: by it the receiver tells the batch from its retry.

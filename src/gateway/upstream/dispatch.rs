@@ -5,13 +5,14 @@
 //! | an answer | who waits for it, once |
 //! | progress | the request whose token it has |
 //! | a question, a log message | the request on whose stream it came; else the only request under way; else the session |
-//! | a changed list, an updated resource, the end of an elicitation | the session |
+//! | a changed list, an updated resource, the end of an elicitation, the state of a task | the session |
 //! | any other notification | the request on whose stream it came, else the session |
 //! | something of a subscription (modern) | the subscription that it names |
 //! | a withdrawn question | the question's answering ends |
 //! | `ping` | answered at once |
 //!
-//! A question that came on a request's own stream ends with that request. How many a server may have open at once is bounded.
+//! A question that came on a request's own stream ends with that request. How many a server may have open at once is
+//! bounded; what it asks beyond that holds up what it sends next, until it has taken the refusal.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(super) struct Dispatch {
 struct Waiter {
     answer: oneshot::Sender<Outcome>,
     upcalls: Arc<dyn Upcalls>,
+    /// It is a subscription, which a server may end.
+    listens: bool,
 }
 
 struct Answering {
@@ -100,10 +103,11 @@ impl Dispatch {
         self.lists_changed.load(Ordering::Relaxed)
     }
 
-    /// Somebody waits for the answer to the request `id` from now on.
-    pub(super) fn wait(&self, id: i64, upcalls: Arc<dyn Upcalls>) -> oneshot::Receiver<Outcome> {
+    /// The answer to the request `id` of this method is waited for from now on.
+    pub(super) fn wait(&self, id: i64, method: &str, upcalls: Arc<dyn Upcalls>) -> oneshot::Receiver<Outcome> {
         let (answer, answered) = oneshot::channel();
-        self.pending.lock().insert(id, Waiter { answer, upcalls });
+        let listens = method == "subscriptions/listen";
+        self.pending.lock().insert(id, Waiter { answer, upcalls, listens });
         answered
     }
 
@@ -151,8 +155,8 @@ impl Dispatch {
             Message::Request(request) if self.is_modern() => {
                 self.violation(&request.method);
             }
-            Message::Request(request) => self.asked(request, stream, outbox),
-            Message::Notification(notification) => self.told(notification, stream).await,
+            Message::Request(request) => self.asked(request, stream, outbox).await,
+            Message::Notification(notification) => self.notified(notification, stream).await,
         }
     }
 
@@ -178,30 +182,41 @@ impl Dispatch {
         }
     }
 
-    /// Answers a question in a task of its own, so that what comes next is not held up.
-    fn asked(self: &Arc<Self>, request: Request, stream: Option<i64>, outbox: &Arc<dyn Outbox>) {
+    /// Answers a question in a task of its own, so that what comes next is not held up; unless there are too many, or
+    /// one of its id.
+    async fn asked(self: &Arc<Self>, request: Request, stream: Option<i64>, outbox: &Arc<dyn Outbox>) {
+        let id = request.id.clone();
+        let refusal = {
+            let answering = self.answering.lock();
+            if answering.contains_key(&id) {
+                Some(RpcError::invalid_request("a request of this id is being answered"))
+            } else if answering.len() >= MAX_QUESTIONS {
+                Some(RpcError::internal("the client has too many requests to answer"))
+            } else {
+                None
+            }
+        };
+        if let Some(refusal) = refusal {
+            outbox.send(encode_response(Some(&id), &Err(refusal))).await;
+            return;
+        }
         let (dispatch, outbox) = (Arc::clone(self), Arc::clone(outbox));
         let upcalls = self.upcalls(stream);
         let mut answering = self.answering.lock();
-        let is_full = answering.len() >= MAX_QUESTIONS;
-        let id = request.id.clone();
         let task = tokio::spawn(async move {
             let id = request.id.clone();
             let outcome = match upcalls {
                 _ if &*request.method == "ping" => Ok(Json::empty_object()),
-                _ if is_full => Err(RpcError::internal("the client has too many requests to answer")),
                 Some(upcalls) => upcalls.asked(request).await,
                 None => Err(RpcError::method_not_found("nobody is there to answer")),
             };
             outbox.send(encode_response(Some(&id), &outcome)).await;
             dispatch.answering.lock().remove(&id);
         });
-        if !is_full {
-            answering.insert(id, Answering { task: task.abort_handle(), request: stream });
-        }
+        answering.insert(id, Answering { task: task.abort_handle(), request: stream });
     }
 
-    async fn told(&self, notification: Notification, stream: Option<i64>) {
+    async fn notified(&self, notification: Notification, stream: Option<i64>) {
         let params = notification.params.as_ref();
         match &*notification.method {
             "notifications/cancelled" => {
@@ -212,57 +227,63 @@ impl Dispatch {
                 }
                 if self.is_modern()
                     && let Some(id) = id.as_number()
+                    && self.is_subscription(id)
                 {
-                    // A server ends a subscription so on a pipe, where there is no stream to close.
+                    // A server ends a subscription so on a pipe, where there is no stream to close. It ends nothing
+                    // else so.
                     self.settle(id, Ok(Json::empty_object()));
                 }
             }
             "notifications/progress" => {
                 let token = params.and_then(|params| Id::read(&params.get(PROGRESS_TOKEN)?)?.as_number());
                 if let Some(upcalls) = token.and_then(|token| self.of_request(token)) {
-                    upcalls.told(notification).await;
+                    upcalls.notified(notification).await;
                 }
             }
-            _ if self.is_modern() => self.told_by_modern(notification, stream).await,
+            _ if self.is_modern() => self.notified_by_modern(notification, stream).await,
             method if is_of_session(method) => {
                 if method.ends_with("/list_changed") {
                     self.lists_changed.store(true, Ordering::Relaxed);
                 }
-                self.tell_session(notification).await;
+                self.notify_session(notification).await;
             }
             "notifications/message" => {
                 if let Some(upcalls) = self.upcalls(stream) {
-                    upcalls.told(notification).await;
+                    upcalls.notified(notification).await;
                 }
             }
             _ => match stream.and_then(|stream| self.of_request(stream)) {
-                Some(upcalls) => upcalls.told(notification).await,
-                None => self.tell_session(notification).await,
+                Some(upcalls) => upcalls.notified(notification).await,
+                None => self.notify_session(notification).await,
             },
         }
     }
 
-    /// On a pipe only what names its subscription, or can only be of one request, can be told whose it is.
-    async fn told_by_modern(&self, mut notification: Notification, stream: Option<i64>) {
+    /// On a pipe only what names its subscription, or can be of one request alone, can be attributed.
+    async fn notified_by_modern(&self, mut notification: Notification, stream: Option<i64>) {
         let subscription = notification.params.as_ref().and_then(|params| params.at(&["_meta", META_SUBSCRIPTION]));
         if let Some(id) = subscription.and_then(|id| Id::read(&id)?.as_number()) {
             if let Some(upcalls) = self.of_request(id) {
                 notification.params = notification.params.as_ref().map(without_subscription);
-                upcalls.told(notification).await;
+                upcalls.notified(notification).await;
             }
             return;
         }
         let upcalls = stream.and_then(|stream| self.of_request(stream)).or_else(|| self.of_only());
         if let Some(upcalls) = upcalls {
-            upcalls.told(notification).await;
+            upcalls.notified(notification).await;
         }
     }
 
-    async fn tell_session(&self, notification: Notification) {
+    async fn notify_session(&self, notification: Notification) {
         let listeners = self.session.lock().clone();
         for (_, upcalls) in listeners {
-            upcalls.told(notification.clone()).await;
+            upcalls.notified(notification.clone()).await;
         }
+    }
+
+    fn is_subscription(&self, id: i64) -> bool {
+        self.pending.lock().get(&id).is_some_and(|waiter| waiter.listens)
     }
 
     fn of_request(&self, id: i64) -> Option<Arc<dyn Upcalls>> {
@@ -315,6 +336,7 @@ fn is_of_session(method: &str) -> bool {
             | "notifications/resources/list_changed"
             | "notifications/resources/updated"
             | "notifications/elicitation/complete"
+            | "notifications/tasks/status"
     )
 }
 

@@ -1,8 +1,8 @@
 //! What is known of the generations that a plugin's server speaks, and since when.
 //!
-//! That a server is modern holds until a request fails as no modern one would. That it is not is asked again after a while: a
-//! server that was upgraded goes on to serve old clients, so nothing would ever fail. The same for whether a modern
-//! server serves the old generation, too, which only its answer to `initialize` says.
+//! That a server is modern holds until a request fails as no modern one would. That it is not is asked again after a
+//! while: a server that was upgraded goes on to serve old clients, so nothing would ever fail. The same for whether a
+//! modern server serves the old generation, too, which only its answer to `initialize` says.
 
 use std::time::Duration;
 
@@ -11,10 +11,15 @@ use tokio::time::Instant;
 /// How long it counts that a server does not speak a generation.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
+/// How long it counts that a server did not answer at all.
+pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// See the module's doc.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Eras {
+    /// And since when.
     modern: Option<(bool, Instant)>,
+    /// And until when a no counts.
     old: Option<(bool, Instant)>,
 }
 
@@ -27,7 +32,7 @@ impl Eras {
     /// Whether it serves the old generation; `None`: not known, or not since lately.
     pub(super) fn old(&self, now: Instant) -> Option<bool> {
         match self.old? {
-            (false, since) if is_over(since, now) => None,
+            (false, until) if now >= until => None,
             (serves, _) => Some(serves),
         }
     }
@@ -40,7 +45,12 @@ impl Eras {
     }
 
     pub(super) fn set_old(&mut self, serves: bool, now: Instant) {
-        self.old = Some((serves, now));
+        self.old = Some((serves, now + FORGET_AFTER));
+    }
+
+    /// It did not say whether it serves the old generation: it is taken not to, for a while.
+    pub(super) fn doubt_old(&mut self, now: Instant) {
+        self.old = Some((false, now + ASK_AGAIN_AFTER));
     }
 
     /// Whether it is time to ask again whether it is modern.
@@ -72,6 +82,8 @@ mod tests {
         assert_eq!((eras.old(now), eras.old(later)), (Some(false), None));
         eras.set_old(true, now);
         assert_eq!(eras.old(later), Some(true));
+        eras.doubt_old(now);
+        assert_eq!((eras.old(now), eras.old(now + super::ASK_AGAIN_AFTER)), (Some(false), None));
         eras.set_modern(false, later);
         assert_eq!(eras.old(later), None, "a server of another generation is another server");
     }

@@ -85,7 +85,8 @@ impl UpstreamError {
         }
     }
 
-    /// What it makes of the call. An error that says the request was wrong is the client's; every other is the server's.
+    /// What it makes of the call. An error that says the request was wrong is the client's; every other is the
+    /// server's.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Refused(error) => match error.code {
@@ -111,7 +112,7 @@ impl UpstreamError {
         matches!(self, Self::Unreachable | Self::Broken | Self::NotMcp | Self::Redirected(_) | Self::Status(500..))
     }
 
-    /// What the caller is told.
+    /// The error for the caller.
     pub(crate) fn to_error(&self, plugin: &str) -> RpcError {
         let text = match self {
             Self::Refused(error) => return error.clone(),

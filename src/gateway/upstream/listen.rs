@@ -1,7 +1,9 @@
-//! Subscriptions of the modern generation (`subscriptions/listen`): a request that stays open, on which the server tells.
+//! Subscriptions of the modern generation (`subscriptions/listen`): a request that stays open, on which the server
+//! tells.
 //!
-//! It begins when the server has acknowledged what it grants, and ends when the handle is dropped, when the server ends it
-//! with a result, or with the connection. A connection that is lost is not opened again here: who listens decides that.
+//! It begins when the server has acknowledged what it grants, and ends when the handle is dropped, when the server ends
+//! it with a result, or with the connection. A connection that is lost is not opened again here: who listens decides
+//! that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +105,7 @@ impl Upcalls for Subscriber {
         Err(RpcError::method_not_found("a subscription answers nothing"))
     }
 
-    async fn told(&self, mut notification: Notification) {
+    async fn notified(&self, mut notification: Notification) {
         if &*notification.method == "notifications/subscriptions/acknowledged" {
             let granted = notification.params.and_then(|params| params.get("notifications"));
             if let Some(acknowledge) = self.acknowledge.lock().take() {
@@ -113,6 +115,6 @@ impl Upcalls for Subscriber {
             return;
         }
         notification.params = notification.params.as_ref().map(without_subscription);
-        self.upcalls.told(notification).await;
+        self.upcalls.notified(notification).await;
     }
 }

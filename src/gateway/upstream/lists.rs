@@ -1,13 +1,13 @@
 //! The lists of a plugin, kept.
 //!
-//! A list may depend on what the client can and, with modern servers, on who asks, unless the server says that it is public.
-//! So lists are kept by that. Those of old servers are read in sessions of the gateway's own, one for each set of
-//! capabilities in use: neither a caller's session nor its right is needed to know what a plugin offers. A session that
-//! the server told of a change of its own lists is read itself.
+//! A list may depend on what the client can and, with modern servers, on who asks, unless the server says that it is
+//! public. So lists are kept by that. Those of old servers are read in sessions of the gateway's own, one for each set
+//! of capabilities in use: neither a caller's session nor its right is needed to know what a plugin offers. A session
+//! that the server notified of a change of its own lists is read itself, for the client whose it is.
 //!
 //! A list is read again when the server says that it changed, or when it is too old. Who asks waits for that at most
-//! [`LIST_PATIENCE`]; the reading goes on, and its outcome is there for who asks next. A plugin that is known to be down is
-//! not asked at all.
+//! [`LIST_PATIENCE`]; the reading goes on, and its outcome is there for who asks next. A plugin that is known to be
+//! down is not asked at all.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::paging::{Pages, Reading, read_all};
-use super::pool::{Digest, digest};
+use super::pool::{Digest, Lease, PoolKey, digest};
 use super::{Ask, Plugin, Refuses, UpstreamError, UpstreamSession, next_id};
-use crate::gateway::message::Json;
+use crate::gateway::message::{Json, Object};
 use crate::gateway::pass::Pass;
 use crate::gateway::protocol::{Generation, LATEST_OLD, META_CAPABILITIES, META_CLIENT_INFO, META_VERSION, MODERN};
 
@@ -112,6 +112,8 @@ pub(crate) struct View {
     pub(crate) caller: Option<Arc<str>>,
     /// The client's own session with the plugin, if it is open.
     pub(crate) session: Option<Arc<UpstreamSession>>,
+    /// Which sessions of the pool are the client's, where it is modern.
+    pub(crate) pool_key: Option<PoolKey>,
     /// Members of `_meta`, and headers, for the trace.
     pub(crate) meta: Json,
     pub(crate) headers: HeaderMap,
@@ -245,10 +247,13 @@ impl Plugin {
             if offer.capabilities.get(kind.capability()).is_none() {
                 return Ok(Arc::new(Listing { items: Vec::new(), ttl_ms: None, public: false }));
             }
-            let own = view.session.as_ref().filter(|session| self.is_listed_by(session));
-            if let (Generation::Old, Some(session)) = (generation, own) {
-                let source = Source { plugin: self, kind, view, via: Via::Session(Arc::clone(session)) };
-                return source.read().await.map(Arc::new);
+            if generation == Generation::Old {
+                let own = view.session.clone().filter(|session| self.is_listed_by(session));
+                let leased = view.pool_key.as_ref().and_then(|key| self.changed_session(key));
+                if let Some(session) = own.or_else(|| leased.as_ref().map(Lease::session)) {
+                    let source = Source { plugin: self, kind, view, via: Via::Session(session) };
+                    return source.read().await.map(Arc::new);
+                }
             }
             self.kept(kind, view.clone(), generation).await
         };
@@ -265,6 +270,14 @@ impl Plugin {
     /// Whether any list that is kept has this name.
     pub(crate) fn is_listed(&self, kind: ListKind, name: &str) -> bool {
         self.lists().has(kind, name)
+    }
+
+    /// Whether a tool can only run as a task, as an old server lists it.
+    pub(crate) fn runs_as_task(&self, tool: &str) -> bool {
+        let listings = self.listed(ListKind::Tools);
+        let item = listings.iter().find_map(|listing| listing.items.iter().find(|item| *item.name == *tool));
+        let support = item.and_then(|item| item.raw.at(&["execution", "taskSupport"]));
+        support.is_some_and(|support| support.as_text().as_deref() == Some("required"))
     }
 
     /// The lists that are kept, the newest first.
@@ -367,10 +380,31 @@ fn key(kind: ListKind, view: &View, generation: Generation, is_public: bool) -> 
     }
 }
 
-/// What sessions of the gateway's own are told apart by.
+/// The key of the gateway's own sessions for lists.
 pub(super) fn session_digest(view: &View) -> Digest {
     let version = if view.client == Generation::Modern { LATEST_OLD } else { &view.version };
-    digest(&[version.as_bytes(), view.capabilities.as_bytes()])
+    digest(&[version.as_bytes(), listed_by(&view.capabilities).as_bytes()])
+}
+
+/// What of a client's capabilities the lists of an old server may depend on: those that it can ask something by. All
+/// others are the client's own words, and each would be another session.
+pub(super) fn listed_by(capabilities: &Json) -> Json {
+    const KNOWN: [(&str, &[&str]); 3] =
+        [("sampling", &["tools", "context"]), ("elicitation", &["form", "url"]), ("roots", &["listChanged"])];
+    let mut known = Object::default();
+    for (name, details) in KNOWN {
+        let Some(declared) = capabilities.get(name).filter(Json::is_object) else { continue };
+        let mut kept = Object::default();
+        for detail in details {
+            match declared.get(detail) {
+                Some(value) if value.is_object() => kept.add(detail, Json::empty_object()),
+                Some(value) if value.is_true() => kept.add(detail, value),
+                _ => {}
+            }
+        }
+        known.add(name, kept.to_json());
+    }
+    known.to_json()
 }
 
 /// Where a list is read.
@@ -438,5 +472,23 @@ impl Pages for Source<'_> {
             Via::Session(session) => session.ask(ask).await,
             Via::Modern => self.plugin.request_plain(self.view.caller.as_deref(), ask, &[]).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::listed_by;
+    use crate::gateway::message::Json;
+
+    #[test]
+    fn lists_depend_on_what_a_server_can_ask_by_and_on_no_words_of_the_client() {
+        let of = |capabilities| listed_by(&Json::of(&capabilities)).value().unwrap();
+        let own = json!({ "roots": { "listChanged": true, "x": 1 }, "elicitation": {}, "experimental": { "a": {} }, "tasks": {} });
+        assert_eq!(of(own), json!({ "elicitation": {}, "roots": { "listChanged": true } }));
+        let asks = json!({ "sampling": { "tools": {}, "context": 7 }, "elicitation": { "url": { "deep": 1 } }, "extensions": {} });
+        assert_eq!(of(asks), json!({ "sampling": { "tools": {} }, "elicitation": { "url": {} } }));
+        assert_eq!(listed_by(&Json::empty_object()).as_bytes(), b"{}");
     }
 }

@@ -16,18 +16,18 @@
 //! | [`scan`], [`backoff`], [`share`] | where a JSON text ends; when to try again what has failed; memory for what is read |
 //! | [`error`] | why there is no result |
 //!
-//! Messages are bytes on their way through here: an answer is handed on as the server wrote it. What the gateway says by
-//! itself (handshakes, probes, lists, pings) goes the same way.
+//! Messages are bytes on their way through here: an answer is handed on as the server wrote it. What the gateway says
+//! by itself (handshakes, probes, lists, pings) goes the same way.
 //!
 //! **A session of an old client has its own session with each old plugin it uses.** That alone is exact: an MCP server
-//! keeps state per session (subscriptions, log level, what a tool remembers), offers by the client's capabilities, and asks
-//! its client back; shared, one caller's state would be another's. For a plugin that is a child process it means a child
-//! per session, as MCP has it. A modern request needs no session: over HTTP each is an exchange of its own, and a child
-//! that speaks the modern generation serves all requests of one caller.
+//! keeps state per session (subscriptions, log level, what a tool remembers), offers by the client's capabilities, and
+//! asks its client back; shared, one caller's state would be another's. For a plugin that is a child process it means a
+//! child per session, as MCP has it. A modern request needs no session: over HTTP each is an exchange of its own, and a
+//! child that speaks the modern generation serves all requests of one caller.
 //!
 //! **Everything a server decides is bounded**: the bytes of a message, an event and a list, the pages of a list, the
-//! questions it asks at once, the time a handshake, a probe and an end may take. No byte a server sends ends the gateway,
-//! and none of it is in a log or an error, except the error that is the caller's answer (invariant I6).
+//! questions it asks at once, the time a handshake, a probe and an end may take. No byte a server sends ends the
+//! gateway, and none of it is in a log or an error, except the error that is the caller's answer (invariant I6).
 
 mod backoff;
 mod dispatch;
@@ -68,21 +68,24 @@ pub(crate) use plugin::{Lifecycle, Offer, Plugin, Step, http_client};
 pub(crate) use pool::{Lease, PoolKey};
 pub(crate) use session::{StreamGuard, UpstreamSession};
 
-/// A number for a request to an upstream: its id on the wire, and its progress token. Unique in the process, so that no two
-/// requests can be taken for one another wherever they travel together.
+/// Messages of one array that a server may send.
+const MAX_BATCH: usize = 1_024;
+
+/// A number for a request to an upstream: its id on the wire, and its progress token. Unique in the process, so that no
+/// two requests can be taken for one another wherever they travel together.
 pub(crate) fn next_id() -> i64 {
     static NEXT: AtomicI64 = AtomicI64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What an upstream asks and tells: one for each call, one for each session.
+/// What an upstream asks and notifies: one for each call, one for each session.
 #[async_trait]
 pub(crate) trait Upcalls: Send + Sync + 'static {
     /// The upstream asks; servers of the old generation only. The future is dropped when the question is withdrawn.
     async fn asked(&self, request: Request) -> Result<Json, RpcError>;
 
-    /// The upstream tells. What it tells before it answers is told before the answer is given.
-    async fn told(&self, notification: Notification);
+    /// The upstream notifies. What it sends before its answer is handed on before the answer is.
+    async fn notified(&self, notification: Notification);
 }
 
 /// A request to an upstream.
@@ -117,5 +120,5 @@ impl Upcalls for Refuses {
         Err(RpcError::method_not_found("the gateway itself offers no capabilities"))
     }
 
-    async fn told(&self, _: Notification) {}
+    async fn notified(&self, _: Notification) {}
 }

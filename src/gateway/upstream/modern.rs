@@ -1,7 +1,8 @@
 //! Requests of the modern generation over HTTP: each an exchange of its own, with everything the server needs in it.
 //!
-//! What the server tells before it answers comes on the exchange's stream. Dropping the future closes that, which is how such
-//! a request is cancelled. A stream that breaks off is not resumed and the request is not sent again: it may have had effects.
+//! What the server tells before it answers comes on the exchange's stream. Dropping the future closes that, which is
+//! how such a request is cancelled. A stream that breaks off is not resumed and the request is not sent again: it may
+//! have had effects.
 
 use http::HeaderMap;
 
@@ -63,7 +64,7 @@ async fn take(server: &HttpServer, ask: &Ask, message: Message) -> Option<Result
             }
         }
         Message::Notification(notification) => {
-            ask.upcalls.told(notification).await;
+            ask.upcalls.notified(notification).await;
             None
         }
         Message::Request(_) => {

@@ -1,8 +1,8 @@
-//! The gateway's own session with each plugin: it says whether the plugin is up, which generation it speaks, what it offers,
-//! and when its lists change, to the audit ledger and to clients that have no session of their own with it yet.
+//! The gateway's own session with each plugin: it says whether the plugin is up, which generation it speaks, what it
+//! offers, and when its lists change, to the audit ledger and to clients that have no session of their own with it yet.
 //!
-//! It is tried again for as long as the gateway runs, after a growing wait. A child process that ends is seen at once, an
-//! HTTP server that goes away by a ping, or by a discovery where it is modern.
+//! It is tried again for as long as the gateway runs, after a growing wait. A child process that ends is seen at once,
+//! an HTTP server that goes away by a ping, or by a discovery where it is modern.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -36,11 +36,14 @@ const DOUBT_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before a subscription that was lost is opened again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
-/// Who is told when a plugin's lists change.
+/// The side that clients see: is notified when a plugin's lists change, and asked for room for another session.
 #[async_trait]
 pub(crate) trait Listeners: Send + Sync + 'static {
-    /// A list of this kind changed.
-    async fn list_changed(&self, plugin: &str, kind: ListKind);
+    /// A list of this kind changed: for all, or as this caller's own sessions with the plugin see it.
+    async fn list_changed(&self, plugin: &str, kind: ListKind, caller: Option<&Arc<str>>);
+
+    /// A plugin has as many sessions as it may, and this caller needs another: whether one was ended.
+    async fn make_room(&self, plugin: &str, owner: &str) -> bool;
 }
 
 /// How the plugin is watched.
@@ -56,7 +59,7 @@ impl Plugin {
         let listeners: Weak<dyn Listeners> = listeners;
         // A plugin is monitored once.
         let _ = self.listeners().set(listeners);
-        self.tell(Step::Started, None);
+        self.report(Step::Started, None);
         tokio::select! {
             () = self.keep_watching() => {}
             () = self.keep_sweeping() => {}
@@ -67,7 +70,7 @@ impl Plugin {
         self.pool().set_own_process(None);
         self.own().close();
         self.pool().make_room();
-        self.tell(Step::Stopped, None);
+        self.report(Step::Stopped, None);
     }
 
     async fn keep_sweeping(&self) {
@@ -82,14 +85,15 @@ impl Plugin {
 
     async fn keep_watching(self: &Arc<Self>) {
         let mut backoff = Backoff::new(&self.settings().restart);
-        let mut has_failed = false;
+        let (mut has_failed, mut failures) = (false, 0);
         loop {
-            let error = match self.begin().await {
+            let error = match self.begin(failures).await {
                 Ok(watched) => {
+                    failures = 0;
                     if std::mem::take(&mut has_failed) {
-                        self.tell(Step::Restarted, None);
+                        self.report(Step::Restarted, None);
                     }
-                    self.tell(Step::Ready, None);
+                    self.report(Step::Ready, None);
                     tracing::info!(plugin = self.name(), "the plugin is ready");
                     let (plugin, since) = (Arc::clone(self), Instant::now());
                     let reading = tokio::spawn(async move { plugin.read_own_lists().await });
@@ -106,7 +110,10 @@ impl Plugin {
                         None => continue,
                     }
                 }
-                Err(error) => error,
+                Err(error) => {
+                    failures += 1;
+                    error
+                }
             };
             self.health().send_modify(|health| {
                 health.up = Some(false);
@@ -114,7 +121,7 @@ impl Plugin {
             });
             // Once an outage, however often it is tried.
             if !std::mem::replace(&mut has_failed, true) {
-                self.tell(Step::Failed, Some(error.code()));
+                self.report(Step::Failed, Some(error.code()));
             }
             let wait = backoff.failed(Instant::now());
             let hint = hint(&error);
@@ -128,8 +135,8 @@ impl Plugin {
         }
     }
 
-    /// Finds out what the plugin speaks, and opens what it is watched by.
-    async fn begin(self: &Arc<Self>) -> Result<Watched, UpstreamError> {
+    /// Finds out what the plugin speaks, and opens what it is watched by. `failures`: how often that failed in a row.
+    async fn begin(self: &Arc<Self>, failures: u32) -> Result<Watched, UpstreamError> {
         let configured = self.settings().generation;
         if configured == config::PluginGeneration::Old {
             return self.begin_old(None).await;
@@ -138,7 +145,7 @@ impl Plugin {
             Some(server) => (probe::of_http(server).await, None),
             None => {
                 let connection = self.start(Generation::Old, None)?;
-                (probe::of_child(&connection).await, Some(connection))
+                (probe::of_child(&connection, probe::child_timeout(failures)).await, Some(connection))
             }
         };
         if configured == config::PluginGeneration::Modern && matches!(verdict, Verdict::Old) {
@@ -309,7 +316,7 @@ impl Plugin {
                 match self.listen(None, Json::of(&filter), own_meta(), watcher).await {
                     Ok(listening) => until_ended(&listening).await,
                     Err(error) => {
-                        tracing::debug!(plugin = self.name(), code = error.code(), "changes of lists are not told");
+                        tracing::debug!(plugin = self.name(), code = error.code(), "changes of lists are not heard of");
                     }
                 }
             }

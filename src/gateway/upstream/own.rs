@@ -1,7 +1,7 @@
 //! What the gateway reads of a plugin by itself: its lists, in sessions of its own, and what it hears of their changes.
 //!
-//! The monitor's session serves clients without capabilities. For others one session is opened for each set of capabilities
-//! in use, at most [`MAX_LIST_SESSIONS`], and closed when it was not used for [`LIST_SESSION_IDLE`].
+//! The monitor's session serves clients without capabilities. For others one session is opened for each set of
+//! capabilities in use, at most [`MAX_LIST_SESSIONS`], and closed when it was not used for [`LIST_SESSION_IDLE`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::lists::session_digest;
+use super::lists::{listed_by, session_digest};
 use super::pool::{Digest, digest};
 use super::probe::own_info;
 use super::session::StreamGuard;
@@ -27,7 +27,11 @@ use crate::gateway::protocol::{Generation, LATEST_OLD, MODERN};
 const MAX_LIST_SESSIONS: usize = 8;
 const LIST_SESSION_IDLE: Duration = Duration::from_secs(300);
 
-/// How long changes of lists are gathered before they are told, and how often they are.
+/// How often a session that lists are read in is closed for another; meanwhile lists are as the gateway itself sees
+/// them.
+const REPLACE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long changes of lists are gathered before they are announced, and how often they are.
 const SETTLE: Duration = Duration::from_millis(50);
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
 
@@ -39,6 +43,8 @@ pub(super) struct OwnSessions {
     /// Those that lists are read in for clients with other capabilities.
     listing: Mutex<HashMap<Digest, ListSession>>,
     opening: tokio::sync::Mutex<()>,
+    /// When one of them was closed for another the last time.
+    replaced: Mutex<Option<Instant>>,
     /// Lists that changed, and that there are some.
     kinds: Mutex<Vec<ListKind>>,
     changed: Notify,
@@ -51,6 +57,16 @@ struct ListSession {
 }
 
 impl OwnSessions {
+    /// Whether a session may be closed for another now.
+    fn may_replace(&self) -> bool {
+        let mut replaced = self.replaced.lock();
+        let may = replaced.is_none_or(|at| at.elapsed() >= REPLACE_EVERY);
+        if may {
+            *replaced = Some(Instant::now());
+        }
+        may
+    }
+
     pub(super) fn set_watching(&self, session: Option<Arc<UpstreamSession>>) {
         *self.watching.lock() = session;
     }
@@ -77,7 +93,7 @@ impl Plugin {
             let kinds = std::mem::take(&mut *self.own().kinds.lock());
             for kind in kinds {
                 self.read_own_list(kind).await;
-                self.tell_list_changed(kind).await;
+                self.announce_list_changed(kind).await;
             }
             sleep(REFRESH_EVERY).await;
         }
@@ -112,10 +128,16 @@ impl Plugin {
             kept.used = Instant::now();
             return Ok(Arc::clone(&kept.session));
         }
+        if self.own().listing.lock().len() >= MAX_LIST_SESSIONS && !self.own().may_replace() {
+            let watching = self.own().watching.lock().clone();
+            return watching
+                .filter(|session| !session.is_closed())
+                .ok_or(UpstreamError::Full { limit: MAX_LIST_SESSIONS });
+        }
         let version = if view.client == Generation::Modern { LATEST_OLD } else { &view.version };
         let initialize = json!({ "protocolVersion": version, "capabilities": {}, "clientInfo": own_info() });
         let mut initialize = Json::of(&initialize).object().unwrap_or_default();
-        initialize.set("capabilities", view.capabilities.clone());
+        initialize.set("capabilities", listed_by(&view.capabilities));
         let watcher = Arc::new(Watcher { plugin: Arc::downgrade(self) });
         let session = Arc::new(self.open(initialize.to_json(), (next_id(), watcher), None).await?);
         let stream = self.wants_stream(&session);
@@ -146,7 +168,7 @@ impl Plugin {
                 let names =
                     |listing: &Listing| -> Vec<Json> { listing.items.iter().map(|item| item.raw.clone()).collect() };
                 if names(&before) != names(&after) {
-                    self.tell_list_changed(kind).await;
+                    self.announce_list_changed(kind).await;
                 }
             }
         }
@@ -168,12 +190,12 @@ impl Plugin {
         }
     }
 
-    async fn tell_list_changed(&self, kind: ListKind) {
+    async fn announce_list_changed(&self, kind: ListKind) {
         if kind == ListKind::Tools {
-            self.tell(Step::ToolsChanged, None);
+            self.report(Step::ToolsChanged, None);
         }
         if let Some(listeners) = self.listeners().get().and_then(Weak::upgrade) {
-            listeners.list_changed(self.name(), kind).await;
+            listeners.list_changed(self.name(), kind, None).await;
         }
     }
 }
@@ -187,6 +209,7 @@ fn own_view(generation: Generation) -> View {
         client_info: Some(Json::of(&own_info())),
         caller: None,
         session: None,
+        pool_key: None,
         meta: Json::empty_object(),
         headers: HeaderMap::new(),
     }
@@ -207,7 +230,7 @@ impl Upcalls for Watcher {
         Err(RpcError::method_not_found("the gateway itself offers no capabilities"))
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         let kinds: Vec<_> =
             ListKind::ALL.into_iter().filter(|kind| kind.notification() == &*notification.method).collect();
         let Some(plugin) = self.plugin.upgrade() else { return };

@@ -1,7 +1,8 @@
 //! Reads a list of a server, page after page.
 //!
-//! A server may give a cursor that it gave before, or ever new ones. So a cursor that comes again ends the list, and pages,
-//! entries and bytes are bounded; the log says which it was. What was read until then is the list, each name once.
+//! A server may give a cursor that it gave before, or ever new ones. So a cursor that comes again ends the list, and
+//! pages, entries and bytes are bounded; the log says which it was. What was read until then is the list, each name
+//! once.
 
 use std::collections::HashSet;
 
@@ -14,6 +15,9 @@ use crate::gateway::message::Json;
 /// Pages and entries that are read of one list.
 const MAX_PAGES: usize = 100;
 const MAX_ITEMS: usize = 10_000;
+
+/// Members of an entry; one with more is left out.
+const MAX_MEMBERS: usize = 1_024;
 
 /// Where pages come from.
 #[async_trait]
@@ -42,12 +46,13 @@ pub(super) async fn read_all(reading: &Reading<'_>, pages: &dyn Pages) -> Result
         let ttl = page.get("ttlMs").and_then(Json::read::<u64>);
         listing.ttl_ms = if number == 0 { ttl } else { listing.ttl_ms.min(ttl) };
         listing.public &= page.text("cacheScope").is_some_and(|scope| scope == "public");
-        for raw in page.get(reading.kind.member()).and_then(Json::items).unwrap_or_default() {
+        let left = MAX_ITEMS.saturating_sub(listing.items.len()).saturating_add(1);
+        for raw in page.get(reading.kind.member()).map(|list| list.first_items(left)).unwrap_or_default() {
             bytes = bytes.saturating_add(raw.len() as u64);
             if listing.items.len() >= MAX_ITEMS || bytes > reading.max_bytes {
                 return Ok(cut(reading, listing, "it is too long"));
             }
-            // What comes again is the same entry, or could not be told from it.
+            // What comes again is the same entry, or could not be distinguished from it.
             listing.items.extend(item(reading, raw).filter(|item| names.insert(item.name.clone())));
         }
         let next = page.get("nextCursor").filter(|next| next.as_text().is_some());
@@ -71,7 +76,7 @@ fn cut(reading: &Reading<'_>, listing: Listing, why: &str) -> Listing {
 
 /// An entry, if it has what it is called by.
 fn item(reading: &Reading<'_>, raw: Json) -> Option<Item> {
-    let members = raw.object()?;
+    let members = raw.has_at_most(MAX_MEMBERS).then(|| raw.object())??;
     let name: Box<str> = members.text(reading.kind.named_by())?.into();
     if reading.checks_headers && reading.kind == ListKind::Tools {
         let schema = members.get("inputSchema").and_then(Json::value).unwrap_or_default();

@@ -27,8 +27,8 @@ use super::own::OwnSessions;
 use super::pool::Pool;
 use super::session::{Reach as SessionReach, SessionParts};
 use super::share::Share;
-use super::stdio::{StdioConnection, StdioParts, Told};
-use super::{Listeners, Upcalls, UpstreamError, UpstreamSession, next_id};
+use super::stdio::{Logged, StdioConnection, StdioParts};
+use super::{ListKind, Listeners, Upcalls, UpstreamError, UpstreamSession, next_id};
 use crate::config;
 use crate::gateway::budget::Budget;
 use crate::gateway::error::GatewayError;
@@ -39,6 +39,9 @@ use crate::gateway::traces::Upstream;
 /// How long opening a session may take: a child may have to be fetched before it runs.
 const HTTP_OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const CHILD_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long room for a session may take to become free once an unused one is closed: a child ends within that.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an HTTP server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,7 +81,7 @@ impl Step {
     }
 }
 
-/// Who is told of the steps.
+/// Takes the steps.
 pub(crate) type Lifecycle = Arc<dyn Fn(&str, Step, Option<&'static str>) + Send + Sync>;
 
 /// What a plugin offers, as it said last.
@@ -118,7 +121,7 @@ pub(crate) struct Plugin {
     running: IntGauge,
     tasks: TaskTracker,
     share: Share,
-    told: Arc<Told>,
+    logged: Arc<Logged>,
     lists: Lists,
     pool: Pool,
     own: OwnSessions,
@@ -137,7 +140,7 @@ enum Reach {
 
 impl Plugin {
     /// # Errors
-    /// When a configured header is none.
+    /// When a configured header has a name or value that HTTP does not allow.
     pub(crate) fn new(
         settings: config::Plugin,
         http: reqwest::Client,
@@ -168,7 +171,7 @@ impl Plugin {
             running,
             tasks,
             share,
-            told: Arc::default(),
+            logged: Arc::default(),
             lists: Lists::default(),
             pool: Pool::default(),
             own: OwnSessions::default(),
@@ -246,57 +249,74 @@ impl Plugin {
     /// A session of a client that had ended by itself is open again.
     pub(crate) fn reconnected(&self) {
         if self.is_child() {
-            self.tell(Step::ProcessRestarted, None);
+            self.report(Step::ProcessRestarted, None);
         }
     }
 
-    /// Opens a session for a client's, with the parameters of its `initialize`.
+    /// Opens a session for a client's of this caller, with the parameters of its `initialize`.
     pub(crate) async fn connect(
         self: &Arc<Self>,
+        owner: &str,
         initialize: Json,
         upcalls: Arc<dyn Upcalls>,
     ) -> Result<Arc<UpstreamSession>, UpstreamError> {
-        self.connect_as(initialize, (next_id(), upcalls)).await
+        self.connect_as(owner, initialize, (next_id(), upcalls)).await
     }
 
     pub(super) async fn connect_as(
         &self,
+        owner: &str,
         initialize: Json,
         listener: (i64, Arc<dyn Upcalls>),
     ) -> Result<Arc<UpstreamSession>, UpstreamError> {
-        let permit = self.permit()?;
+        let permit = self.permit(owner).await?;
         let outcome = self.open(initialize, listener, Some(permit)).await;
         self.note(outcome.as_ref().err());
         let session = Arc::new(outcome?);
         if let Some(died) = session.died() {
-            self.tell_when_died(died);
+            self.report_when_died(died);
         }
         Ok(session)
     }
 
     /// Starts a process of a modern child for a caller.
-    pub(super) fn start_modern(&self) -> Result<StdioConnection, UpstreamError> {
-        let permit = self.permit()?;
+    pub(super) async fn start_modern(&self, caller: &str) -> Result<StdioConnection, UpstreamError> {
+        let permit = self.permit(caller).await?;
         let outcome = self.start(Generation::Modern, Some(permit));
         self.note(outcome.as_ref().err());
         let connection = outcome?;
-        self.tell_when_died(connection.died());
+        self.report_when_died(connection.died());
         Ok(connection)
     }
 
-    /// Room for one more session, where it may be tried now.
-    fn permit(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let acquire = || Arc::clone(&self.sessions).try_acquire_owned().ok();
-        let permit = acquire().or_else(|| {
-            self.pool.make_room();
-            acquire()
-        });
+    /// Room for one more session of a caller's, where it may be tried now.
+    async fn permit(&self, owner: &str) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        let permit = match Arc::clone(&self.sessions).try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            // What is closed gives its room back when it has ended.
+            Err(_) if self.make_room(owner).await => {
+                let room = timeout(ROOM_TIMEOUT, Arc::clone(&self.sessions).acquire_owned());
+                room.await.ok().and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
         let limit = usize::try_from(self.settings.sessions()).unwrap_or(usize::MAX);
         let permit = permit.ok_or(UpstreamError::Full { limit })?;
         if self.is_child() && !self.backoff.lock().may_try(Instant::now()) {
             return Err(UpstreamError::Unreachable);
         }
         Ok(permit)
+    }
+
+    /// Closes what nobody uses, else a session of the client that has most; whether there was anything.
+    async fn make_room(&self, owner: &str) -> bool {
+        if self.pool.make_room() {
+            return true;
+        }
+        match self.listeners.get().and_then(Weak::upgrade) {
+            Some(listeners) => listeners.make_room(&self.name, owner).await,
+            None => false,
+        }
     }
 
     /// Notes how opening a session went.
@@ -310,7 +330,7 @@ impl Plugin {
         }
     }
 
-    fn tell_when_died(&self, died: impl Future<Output = bool> + Send + 'static) {
+    fn report_when_died(&self, died: impl Future<Output = bool> + Send + 'static) {
         let (lifecycle, name) = (Arc::clone(&self.lifecycle), Arc::clone(&self.name));
         self.tasks.spawn(async move {
             if died.await {
@@ -333,7 +353,7 @@ impl Plugin {
             listener,
             max_result_bytes: self.settings.max_result_bytes.as_usize(),
             budget: self.share.clone(),
-            told: Arc::clone(&self.told),
+            logged: Arc::clone(&self.logged),
             open_timeout: self.open_timeout(),
             retry: (restart.first_wait.as_duration(), restart.longest_wait.as_duration()),
             permit,
@@ -356,7 +376,7 @@ impl Plugin {
             plugin: Arc::clone(&self.name),
             max_result_bytes: self.settings.max_result_bytes.as_usize(),
             budget: self.share.clone(),
-            told: Arc::clone(&self.told),
+            logged: Arc::clone(&self.logged),
             dispatch: Arc::new(Dispatch::new(Arc::clone(&self.name), generation)),
             permit,
             tasks: self.tasks.clone(),
@@ -398,7 +418,7 @@ impl Plugin {
         &self.health
     }
 
-    pub(super) fn tell(&self, step: Step, why: Option<&'static str>) {
+    pub(super) fn report(&self, step: Step, why: Option<&'static str>) {
         (self.lifecycle)(&self.name, step, why);
     }
 
@@ -416,6 +436,13 @@ impl Plugin {
 
     pub(super) fn listeners(&self) -> &OnceLock<Weak<dyn Listeners>> {
         &self.listeners
+    }
+
+    /// A session of this caller's said that a list of it changed.
+    pub(crate) async fn list_changed_for(&self, caller: &Arc<str>, kind: ListKind) {
+        if let Some(listeners) = self.listeners.get().and_then(Weak::upgrade) {
+            listeners.list_changed(&self.name, kind, Some(caller)).await;
+        }
     }
 
     pub(super) fn doubt(&self) -> &Notify {

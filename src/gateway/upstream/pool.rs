@@ -1,10 +1,14 @@
-//! Sessions with old servers for modern clients, and processes of modern children: what lives longer than a request, and
-//! belongs to a caller.
+//! Sessions with old servers for modern clients, and processes of modern children: what lives longer than a request,
+//! and belongs to a caller.
 //!
 //! An old session fixes at `initialize` what a modern client says with every request: who it is and what it can. So
 //! sessions are pooled by caller, version, capabilities and client, and nothing of one caller's reaches another's. A
-//! client that can be asked (sampling, elicitation, roots) has a session for itself during a call, so that every question has
-//! one call it can be of; others share one. An anonymous caller is everybody: its sessions are made for one use.
+//! client that can be asked (sampling, elicitation, roots) has a session for itself during a call, so that every
+//! question has one call it can be of; others share one. An anonymous caller is everybody: its sessions are made for
+//! one use.
+//!
+//! A listen of a client holds a session with its subscriptions, and calls of the same client use that session before
+//! others: what a server notifies of a session's own state, it does on that session alone.
 //!
 //! What nobody uses is closed after [`IDLE`], sooner when the plugin has no room for another.
 
@@ -15,7 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::stdio::StdioConnection;
 use super::{Ask, Plugin, Upcalls, UpstreamError, UpstreamSession, next_id};
@@ -24,10 +28,14 @@ use crate::gateway::message::Json;
 /// How long what nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long a server may take to end a subscription.
+const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Exclusive sessions that are kept for one key while nobody uses them.
 const IDLE_PER_KEY: usize = 4;
 
 /// Which sessions may serve a modern client.
+#[derive(Clone)]
 pub(crate) struct PoolKey {
     /// Nobody: the caller is anonymous.
     pub(crate) caller: Option<Arc<str>>,
@@ -54,6 +62,11 @@ impl PoolKey {
         ["sampling", "elicitation", "roots"].into_iter().any(|name| capabilities.has(name))
     }
 
+    /// The caller's name.
+    fn owner(&self) -> &str {
+        self.caller.as_deref().unwrap_or("anonymous")
+    }
+
     fn initialize(&self) -> Json {
         let mut params = Json::of(&json!({})).object().unwrap_or_default();
         params.set("protocolVersion", Json::text(&self.version));
@@ -63,7 +76,7 @@ impl PoolKey {
     }
 }
 
-/// A digest of texts, each told apart from the next.
+/// A digest of texts, each delimited from the next.
 pub(super) fn digest(parts: &[&[u8]]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
@@ -87,10 +100,18 @@ type Slot = tokio::sync::Mutex<Option<Unused>>;
 type ProcessSlot = tokio::sync::Mutex<Option<(Arc<StdioConnection>, Instant)>>;
 
 impl Pool {
+    /// A session that nobody uses: one with subscriptions before others, else the last that was used.
     fn take_idle(&self, key: &Digest) -> Option<Arc<UpstreamSession>> {
+        self.take_idle_if(key, |_| true)
+    }
+
+    fn take_idle_if(&self, key: &Digest, may: impl Fn(&UpstreamSession) -> bool) -> Option<Arc<UpstreamSession>> {
         let mut idle = self.idle.lock();
         let sessions = idle.get_mut(key)?;
-        let found = std::iter::from_fn(|| sessions.pop()).find(|(session, _)| !session.is_closed());
+        sessions.retain(|(session, _)| !session.is_closed());
+        let listened = sessions.iter().position(|(session, _)| session.is_listened() && may(session));
+        let found = listened.or_else(|| sessions.iter().rposition(|(session, _)| may(session)));
+        let found = found.map(|index| sessions.remove(index));
         if sessions.is_empty() {
             idle.remove(key);
         }
@@ -100,19 +121,29 @@ impl Pool {
     fn give_back(&self, key: Digest, session: Arc<UpstreamSession>) {
         let mut idle = self.idle.lock();
         let sessions = idle.entry(key).or_default();
-        if sessions.len() < IDLE_PER_KEY && session.is_idle() && !session.is_closed() {
-            sessions.push((session, Instant::now()));
+        if session.is_idle() && !session.is_closed() {
+            if sessions.len() >= IDLE_PER_KEY
+                && let Some(index) = sessions.iter().position(|(session, _)| !session.is_listened())
+            {
+                sessions.remove(index);
+            }
+            if sessions.len() < IDLE_PER_KEY || session.is_listened() {
+                sessions.push((session, Instant::now()));
+            }
         }
         if sessions.is_empty() {
             idle.remove(&key);
         }
     }
 
-    /// Closes what nobody used for `idle`.
-    fn sweep_older(&self, idle: Duration) {
+    /// Closes what nobody used for `idle`; how much that was.
+    fn sweep_older(&self, idle: Duration) -> usize {
         let is_over = |since: &Instant| since.elapsed() >= idle;
+        let mut closed = 0;
         self.idle.lock().retain(|_, sessions| {
-            sessions.retain(|(session, since)| !session.is_closed() && !is_over(since));
+            let before = sessions.len();
+            sessions.retain(|(session, since)| !session.is_closed() && (session.is_listened() || !is_over(since)));
+            closed += before - sessions.len();
             !sessions.is_empty()
         });
         self.shared.lock().retain(|_, slot| {
@@ -122,7 +153,7 @@ impl Pool {
                 session.is_closed() || (Arc::strong_count(session) == 1 && session.is_idle() && is_over(since))
             });
             if unused {
-                session.take();
+                closed += usize::from(session.take().is_some());
             }
             !unused || Arc::strong_count(slot) > 1
         });
@@ -132,10 +163,11 @@ impl Pool {
                 .as_ref()
                 .is_none_or(|(process, since)| process.is_closed() || (process.dispatch().is_idle() && is_over(since)));
             if unused {
-                process.take();
+                closed += usize::from(process.take().is_some());
             }
             !unused || Arc::strong_count(slot) > 1
         });
+        closed
     }
 
     pub(super) fn set_own_process(&self, process: Option<Arc<StdioConnection>>) {
@@ -147,9 +179,9 @@ impl Pool {
         self.sweep_older(IDLE);
     }
 
-    /// Closes what nobody uses, to make room.
-    pub(super) fn make_room(&self) {
-        self.sweep_older(Duration::ZERO);
+    /// Closes what nobody uses, to make room; whether there was anything.
+    pub(super) fn make_room(&self) -> bool {
+        self.sweep_older(Duration::ZERO) > 0
     }
 }
 
@@ -158,6 +190,14 @@ impl Pool {
 pub(super) struct Subscribers(Mutex<HashMap<Box<str>, usize>>);
 
 impl Subscribers {
+    fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    pub(super) fn has(&self, uri: &str) -> bool {
+        self.0.lock().contains_key(uri)
+    }
+
     /// One more, if there is one already.
     fn join(&self, uri: &str) -> bool {
         let mut all = self.0.lock();
@@ -209,22 +249,49 @@ impl Deref for Lease {
     }
 }
 
+impl UpstreamSession {
+    /// Whether a listen holds it, with its subscriptions.
+    fn is_listened(&self) -> bool {
+        !self.subscribers().is_empty()
+    }
+}
+
 impl Lease {
-    /// Asks, and waits for the answer. A resource that another lease of the session is subscribed to as well is subscribed to
-    /// once, and until the last of them has enough of it.
+    /// What it holds it for is not a call: calls of the same client may use the session meanwhile, one at a time.
+    pub(crate) fn share(&mut self) {
+        if let Some((plugin, key)) = self.back.take()
+            && let Some(plugin) = plugin.upgrade()
+        {
+            plugin.pool().give_back(key, Arc::clone(&self.session));
+        }
+    }
+
+    /// Asks, and waits for the answer. A resource that another lease of the session is subscribed to as well is
+    /// subscribed to once.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Json, UpstreamError> {
         let uri = ask.params.as_ref().and_then(|params| params.get("uri")?.as_text().map(Box::<str>::from));
-        match (&*ask.method, uri) {
-            ("resources/subscribe", Some(uri)) => {
-                if !self.session.subscribers().join(&uri) {
-                    let result = self.session.ask(ask).await?;
-                    self.session.subscribers().begin(uri);
-                    return Ok(result);
-                }
-                Ok(Json::empty_object())
+        let Some(uri) = uri.filter(|_| &*ask.method == "resources/subscribe") else {
+            return self.session.ask(ask).await;
+        };
+        if self.session.subscribers().join(&uri) {
+            return Ok(Json::empty_object());
+        }
+        let result = self.session.ask(ask).await?;
+        self.session.subscribers().begin(uri);
+        Ok(result)
+    }
+
+    /// Ends its subscriptions to these resources; the server is to be told of those that no other lease has, by what
+    /// this gives.
+    pub(crate) fn unsubscribe(&self, uris: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
+        let last: Vec<String> = uris.into_iter().filter(|uri| self.session.subscribers().leave(uri)).collect();
+        let session = self.session();
+        async move {
+            for uri in last.iter().filter(|uri| !session.subscribers().has(uri)) {
+                let ask = Ask::own("resources/unsubscribe", Some(Json::of(&json!({ "uri": uri }))));
+                // A server that is gone keeps no subscription.
+                let _ = timeout(UNSUBSCRIBE_TIMEOUT, session.ask(ask)).await;
             }
-            ("resources/unsubscribe", Some(uri)) if !self.session.subscribers().leave(&uri) => Ok(Json::empty_object()),
-            _ => self.session.ask(ask).await,
         }
     }
 }
@@ -249,7 +316,7 @@ impl Plugin {
     ) -> Result<Lease, UpstreamError> {
         let (listener, digest) = (next_id(), key.digest());
         if key.caller.is_none() {
-            let session = self.connect_as(key.initialize(), (listener, upcalls)).await?;
+            let session = self.connect_as(key.owner(), key.initialize(), (listener, upcalls)).await?;
             return Ok(Lease { session, listener, back: None });
         }
         if key.is_exclusive() {
@@ -258,7 +325,7 @@ impl Plugin {
                 session.add_listener(listener, upcalls);
                 return Ok(Lease { session, listener, back });
             }
-            let session = self.connect_as(key.initialize(), (listener, upcalls)).await?;
+            let session = self.connect_as(key.owner(), key.initialize(), (listener, upcalls)).await?;
             return Ok(Lease { session, listener, back });
         }
         let slot = Arc::clone(self.pool().shared.lock().entry(digest).or_default());
@@ -268,13 +335,27 @@ impl Plugin {
             session.add_listener(listener, upcalls);
             return Ok(Lease { session: Arc::clone(session), listener, back: None });
         }
-        let session = self.connect_as(key.initialize(), (listener, upcalls)).await?;
+        let session = self.connect_as(key.owner(), key.initialize(), (listener, upcalls)).await?;
         *shared = Some((Arc::clone(&session), Instant::now()));
         Ok(Lease { session, listener, back: None })
     }
 
-    /// The process that serves a caller's modern requests, started where there is none. Who has no name shares that which the
-    /// gateway watches.
+    /// A session of this client's that says by itself that its lists changed, or whose own count for it; if nobody uses
+    /// it now.
+    pub(super) fn changed_session(self: &Arc<Self>, key: &PoolKey) -> Option<Lease> {
+        key.caller.as_ref()?;
+        let (listener, digest) = (next_id(), key.digest());
+        if key.is_exclusive() {
+            let session = self.pool().take_idle_if(&digest, |session| self.is_listed_by(session))?;
+            return Some(Lease { session, listener, back: Some((Arc::downgrade(self), digest)) });
+        }
+        let slot = self.pool().shared.lock().get(&digest).cloned()?;
+        let session = Arc::clone(&slot.try_lock().ok()?.as_ref()?.0);
+        self.is_listed_by(&session).then_some(Lease { session, listener, back: None })
+    }
+
+    /// The process that serves a caller's modern requests, started where it does not run. Callers without a name share
+    /// the one that the gateway watches.
     pub(super) async fn process(&self, caller: Option<&str>) -> Result<Arc<StdioConnection>, UpstreamError> {
         let Some(caller) = caller else {
             let own = self.pool().own_process.lock().clone();
@@ -287,7 +368,7 @@ impl Plugin {
             return Ok(Arc::clone(running));
         }
         let died = process.take().is_some();
-        let running = Arc::new(self.start_modern()?);
+        let running = Arc::new(self.start_modern(caller).await?);
         if died {
             self.reconnected();
         }

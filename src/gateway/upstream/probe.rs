@@ -1,4 +1,5 @@
-//! Which generation a server speaks: it is asked `server/discover` in the modern way, and its answer is evidence or not.
+//! Which generation a server speaks: it is asked `server/discover` in the modern way, and its answer is evidence or
+//! not.
 //!
 //! | outcome | verdict |
 //! |---|---|
@@ -24,6 +25,14 @@ use crate::gateway::protocol::{LATEST_OLD, META_CAPABILITIES, META_CLIENT_INFO, 
 /// How long a server may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a child may take at most that failed when it was taken for old: it may be modern, and slow to start.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a child may take to answer that has failed so often in a row.
+pub(super) fn child_timeout(failures: u32) -> Duration {
+    PROBE_TIMEOUT.saturating_mul(failures.saturating_add(1)).min(SLOW_TIMEOUT)
+}
+
 /// What an answer says of a server.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -35,7 +44,7 @@ pub(super) enum Verdict {
     Old,
     /// Old, and the process that was asked is not to be used any more.
     OldInFreshProcess,
-    /// It cannot be told.
+    /// It is not known.
     NoEvidence(UpstreamError),
 }
 
@@ -80,10 +89,10 @@ pub(super) async fn of_http(server: &HttpServer) -> Verdict {
 }
 
 /// Asks a child over its pipes.
-pub(super) async fn of_child(connection: &StdioConnection) -> Verdict {
+pub(super) async fn of_child(connection: &StdioConnection, patience: Duration) -> Verdict {
     let mut again = false;
     loop {
-        let said = match timeout(PROBE_TIMEOUT, connection.ask(discover(), false)).await {
+        let said = match timeout(patience, connection.ask(discover(), false)).await {
             Ok(Ok(result)) => match of_result(&result) {
                 Says::Modern => return Verdict::Modern(result),
                 said => said,

@@ -14,8 +14,8 @@ use crate::gateway::message::Json;
 use crate::gateway::protocol::{Generation, code};
 
 impl Plugin {
-    /// The generation to speak with the plugin for a client of this one: the client's own, where the plugin has it. Waits for
-    /// the first verdict of the probe.
+    /// The generation to speak with the plugin for a client of this one: the client's own, where the plugin has it.
+    /// Waits for the first verdict of the probe.
     pub(crate) async fn generation(
         self: &Arc<Self>,
         client: Generation,
@@ -24,6 +24,7 @@ impl Plugin {
         if let Some(known) = self.generation_known(client) {
             return Ok(known);
         }
+        let begun = Instant::now();
         let mut health = self.health().subscribe();
         let verdict = health.wait_for(|health| health.eras.modern().is_some() || health.up == Some(false));
         let verdict = match timeout(patience, verdict).await {
@@ -34,8 +35,21 @@ impl Plugin {
             (None, _) => Err(self.down()),
             (Some(false), _) => Ok(Generation::Old),
             (Some(true), Generation::Modern) => Ok(Generation::Modern),
-            (Some(true), Generation::Old) if self.serves_old().await => Ok(Generation::Old),
-            (Some(true), Generation::Old) => Ok(Generation::Modern),
+            (Some(true), Generation::Old) => self.for_old_client(patience.saturating_sub(begun.elapsed())).await,
+        }
+    }
+
+    /// The generation that a modern server is spoken to in for an old client. Who has no patience left is told so; the
+    /// server is asked all the same, for those who come next.
+    async fn for_old_client(self: &Arc<Self>, patience: Duration) -> Result<Generation, UpstreamError> {
+        let mut health = self.health().subscribe();
+        let plugin = Arc::clone(self);
+        tokio::spawn(async move { plugin.try_old().await });
+        let known = health.wait_for(|health| health.eras.old(Instant::now()).is_some());
+        match timeout(patience, known).await {
+            Ok(Ok(health)) if health.eras.old(Instant::now()) == Some(true) => Ok(Generation::Old),
+            Ok(_) => Ok(Generation::Modern),
+            Err(_) => Err(UpstreamError::TimedOut { after: patience }),
         }
     }
 
@@ -56,20 +70,25 @@ impl Plugin {
         }
     }
 
-    /// Whether a modern server serves the old generation, too: it is asked to `initialize`.
-    async fn serves_old(self: &Arc<Self>) -> bool {
-        let _trying = self.trying_old.lock().await;
-        if let Some(known) = self.health().borrow().eras.old(Instant::now()) {
-            return known;
+    /// Finds out whether a modern server serves the old generation, too: it is asked to `initialize`. Once at a time.
+    async fn try_old(self: &Arc<Self>) {
+        let Ok(_trying) = self.trying_old.try_lock() else { return };
+        if self.health().borrow().eras.old(Instant::now()).is_some() {
+            return;
         }
-        let serves = match self.open(own_initialize(), (next_id(), Arc::new(Refuses)), None).await {
-            Ok(_) => true,
-            Err(UpstreamError::Refused(_) | UpstreamError::NotMcp | UpstreamError::Status(400..=499)) => false,
-            // That says nothing, and the next client asks again.
-            Err(_) => return false,
-        };
-        self.health().send_modify(|health| health.eras.set_old(serves, Instant::now()));
-        serves
+        let outcome = self.open(own_initialize(), (next_id(), Arc::new(Refuses)), None).await;
+        let now = Instant::now();
+        self.health().send_modify(|health| match outcome {
+            Ok(_) => health.eras.set_old(true, now),
+            Err(UpstreamError::Refused(_) | UpstreamError::NotMcp | UpstreamError::Status(400..=499)) => {
+                health.eras.set_old(false, now);
+            }
+            // Some programs end at what they do not know, and some do not answer.
+            Err(UpstreamError::Broken | UpstreamError::TimedOut { .. }) if self.is_child() => {
+                health.eras.set_old(false, now);
+            }
+            Err(_) => health.eras.doubt_old(now),
+        });
     }
 
     /// One modern request. Dropping the future cancels it.

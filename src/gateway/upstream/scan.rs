@@ -1,9 +1,9 @@
 //! Follows the structure of one JSON text byte by byte: where it ends, and the `id` among its members.
 //!
-//! A server may break one message into several lines, put two on one line, or send one that is too large to be kept. In each
-//! case the reader must know where the message ends, and whose answer it was, without holding all of it. The scanner keeps
-//! a depth, whether it is inside a string, and at most [`KEPT_ID`] bytes of the `id` at the first level. It does not check
-//! that the text is JSON: the parser does, once the text is whole.
+//! A server may break one message into several lines, put two on one line, or send one that is too large to be kept. In
+//! each case the reader must know where the message ends, and whose answer it was, without holding all of it. The
+//! scanner keeps a depth, whether it is inside a string, and at most [`KEPT_ID`] bytes of the `id` at the first level.
+//! It does not check that the text is JSON: the parser does, once the text is whole.
 
 /// The longest `id` that is kept; an own id is a number of at most 20 digits.
 const KEPT_ID: usize = 32;

@@ -1,4 +1,5 @@
-//! A traveller's agent at a real airline's MCP server, over stdio, through the gateway: from looking for a flight to changing one's mind.
+//! A traveller's agent at a real airline's MCP server, over stdio, through the gateway: from looking for a flight to
+//! changing one's mind.
 
 use serde_json::{Value, json};
 

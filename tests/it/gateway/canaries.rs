@@ -1,5 +1,5 @@
-//! Invariant I6 at the gateway: no token, header, argument, result or error text is found in any log, metric, sample, audit
-//! entry or span, nor in any file of the gateway's or the control plane's.
+//! Invariant I6 at the gateway: no token, header, argument, result or error text is found in any log, metric, sample,
+//! audit entry or span, nor in any file of the gateway's or the control plane's.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Where spans and metrics go: to a real collector over gRPC or HTTP, plain or over TLS, with a certificate that is looked at.
+//! Where spans and metrics go: to a real collector over gRPC or HTTP, plain or over TLS, with a certificate that is
+//! looked at.
 
 use std::time::Duration;
 

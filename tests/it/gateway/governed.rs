@@ -1,4 +1,5 @@
-//! Every method is governed, in both generations, and no caller hurts another: the attacks of the gateway's rework, each by name.
+//! Every method is governed, in both generations, and no caller hurts another: the attacks of the gateway's rework,
+//! each by name.
 
 use std::time::Duration;
 

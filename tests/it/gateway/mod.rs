@@ -1,8 +1,10 @@
 //! The gateway between real MCP clients and real MCP servers.
 //!
-//! Each test starts a gateway and its upstreams on free ports: `harness::GatewayConfig` the one, `harness::Upstream` the others.
+//! Each test starts a gateway and its upstreams on free ports: `harness::GatewayConfig` the one, `harness::Upstream`
+//! the others.
 
 mod airline;
+mod attacks;
 mod canaries;
 mod clients;
 mod collectors;

@@ -1,4 +1,5 @@
-//! The control plane away, the gateway killed: after both are back every call is told exactly once, in all that counts it.
+//! The control plane away, the gateway killed: after both are back every call is told exactly once, in all that counts
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What goes on between a client and a server beside calls and answers passes through: changed lists, updated resources, cancellations,
-//! and streams that break and are taken up again.
+//! What goes on between a client and a server beside calls and answers passes through: changed lists, updated
+//! resources, cancellations, and streams that break and are taken up again.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ async fn an_updated_resource_is_told_to_those_who_subscribed() {
     let (subscribed, other) = (gateway.client().await, gateway.client().await);
     let mut events = subscribed.events().await;
     subscribed.request("resources/subscribe", uri.clone()).await.result();
-    // It comes with the call that it was said in, or on the stream of its own. What a server says before anybody listens is lost: so again.
+    // It comes with the call that it was said in, or on the stream of its own. What a server says before anybody
+    // listens is lost: so again.
     let method = "notifications/resources/updated";
     let updated = eventually("the update", PATIENCE, async || {
         let touched = subscribed.call("fixture__touch", uri.clone()).await;

@@ -1,5 +1,5 @@
-//! Policies in force at a real gateway: what is denied is not called, not listed, and on the record; each obligation is met;
-//! changes need no restart.
+//! Policies in force at a real gateway: what is denied is not called, not listed, and on the record; each obligation is
+//! met; changes need no restart.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Sessions: ten thousand at once within bounded memory, an end to each, and a limit on all.
 
 use futures::StreamExt;
+use mcpg::config::TokenHash;
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::json;
 
 use crate::harness::{GatewayConfig, Mcp, Upstream, alone, fixture_command};
@@ -72,4 +73,26 @@ async fn a_web_page_of_another_host_is_refused() {
         let (status, _) = Mcp::try_connect(&gateway.url(), headers).await.expect_err("a session");
         assert_eq!(status, StatusCode::FORBIDDEN, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_caller_with_all_sessions_of_a_plugin_keeps_nobody_else_out() {
+    let plugin = json!({ "name": "fixture", "command": fixture_command()[0], "args": fixture_command()[1..], "max_sessions": 2 });
+    let tokens = ["greedy", "other"]
+        .map(|caller| json!({ "hash": TokenHash::of(caller).to_string(), "caller": format!("service:{caller}") }));
+    let identity = json!({ "anonymous": false, "tokens": tokens });
+    let gateway = GatewayConfig::new().plugin(plugin).with(json!({ "identity": identity })).start().await;
+    let as_caller = |caller: &str| {
+        HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {caller}")).unwrap())])
+    };
+    let first = Mcp::connect(&gateway.url(), as_caller("greedy")).await;
+    let second = Mcp::connect(&gateway.url(), as_caller("greedy")).await;
+    for session in [&first, &second] {
+        session.call("fixture__echo", json!({ "message": "hi" })).await.result();
+    }
+    let third = Mcp::connect(&gateway.url(), as_caller("greedy")).await;
+    let refused = third.call("fixture__echo", json!({ "message": "hi" })).await.error();
+    assert_eq!(refused["data"]["code"], "session_limit", "its own sessions are not old enough to make room: {refused}");
+    let other = Mcp::connect(&gateway.url(), as_caller("other")).await;
+    other.call("fixture__echo", json!({ "message": "hi" })).await.result();
 }

@@ -1,4 +1,5 @@
-//! Stream 2, seen from both ends: OpenTelemetry's own SDK as the agent and in the MCP server, and a real collector between.
+//! Stream 2, seen from both ends: OpenTelemetry's own SDK as the agent and in the MCP server, and a real collector
+//! between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Servers as they are in the wild: each recovers by itself, the log says why in a sentence, and no other plugin notices.
+//! Servers as they are in the wild: each recovers by itself, the log says why in a sentence, and no other plugin
+//! notices.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Recording: a record is encoded into memory, and whoever gets to write writes all that is there.
 //!
-//! Calls at the same time so share a write. One that does not get its turn waits until its record is written, [`PATIENCE`] at
-//! most; then it leaves it to the keeper. While a write hangs, and a while after a slow one, calls do not write (see `pace`).
-//! What a call has written outlives `kill -9`; what is left in memory does not, until the keeper has written it.
+//! Calls at the same time so share a write. One that does not get its turn waits until its record is written,
+//! [`PATIENCE`] at most; then it leaves it to the flusher. While a write hangs, and a while after a slow one, calls do
+//! not write (see `disk_health`). What a call has written outlives `kill -9`; what is left in memory does not, until
+//! the flusher has written it.
 //!
 //! A write that fails takes nothing with it: what it was of is pending again, in its order.
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Journal, locked, try_locked};
 use crate::gateway::metrics::Loss;
-use crate::gateway::spool::open::Open;
+use crate::gateway::spool::active::ActiveSegment;
 use crate::gateway::spool::pending::Told;
 use crate::gateway::spool::{NotRecorded, segment};
 use crate::model::micros;
@@ -47,33 +48,33 @@ impl Journal {
         if pending.bytes() + size > self.tuning.backlog {
             return Err(NotRecorded::Backlog);
         }
-        if !self.bound.admits(self.name, (pending.bytes() + size) as u64, self.tuning.segment_bytes) {
+        if !self.quota.admits(self.name, (pending.bytes() + size) as u64, self.tuning.segment_bytes) {
             return Err(NotRecorded::Full);
         }
         pending.push(number, payload, told);
         Ok(number)
     }
 
-    /// Sees to it that the record is written, by this call or another one; gives whether the keeper has to look.
+    /// Sees to it that the record is written, by this call or another one; gives whether the flusher has to look.
     fn write_now(&self, number: u64) -> bool {
         let began = Instant::now();
         loop {
             if self.written.load(Ordering::Acquire) > number {
                 return false;
             }
-            if self.pace.is_held_up() {
+            if self.health.is_held_up() {
                 return true;
             }
-            if self.pace.is_resting() {
+            if self.health.is_resting() {
                 self.wake();
             } else if let Some(_turn) = try_locked(&self.turn)
-                && let Some(mut open) = try_locked(&self.open)
+                && let Some(mut open) = try_locked(&self.active)
             {
                 let before = (open.since.is_some(), self.is_large(&open));
                 return match self.write(&mut open) {
-                    Ok(_) => before != (open.since.is_some(), self.is_large(&open)) || self.bound.is_over(),
+                    Ok(_) => before != (open.since.is_some(), self.is_large(&open)) || self.quota.is_over(),
                     Err(_) => {
-                        self.pace.set_failing(true);
+                        self.health.set_failing(true);
                         true
                     }
                 };
@@ -85,10 +86,11 @@ impl Journal {
         }
     }
 
-    /// Writes all that is pending to the open segment; puts it back when that fails. Gives whether there was anything.
-    pub(super) fn write(&self, open: &mut Open) -> io::Result<bool> {
+    /// Writes all that is pending to the active segment; puts it back when that fails. Gives whether there was
+    /// anything.
+    pub(super) fn write(&self, open: &mut ActiveSegment) -> io::Result<bool> {
         let Some(taken) = locked(&self.pending).take(&mut open.scratch) else { return Ok(false) };
-        let written = self.pace.writing(|| open.file.write_at(&open.scratch, open.bytes));
+        let written = self.health.writing(|| open.file.write_at(&open.scratch, open.bytes));
         if let Err(error) = written {
             // The next write overwrites what this one left; cutting it off is for readers in between.
             let _ = open.file.truncate(open.bytes);
@@ -103,7 +105,7 @@ impl Journal {
         open.since.get_or_insert_with(|| (now, micros(self.parts.clock.now())));
         open.unsynced.get_or_insert(now);
         open.waiters.extend(taken.waiters);
-        self.bound.add(self.name, bytes);
+        self.quota.add(self.name, bytes);
         self.written.store(taken.next, Ordering::Release);
         self.metrics().spooled.inc_by(taken.records);
         Ok(true)

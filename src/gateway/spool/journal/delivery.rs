@@ -1,7 +1,8 @@
 //! Handing batches to a sender: the oldest first, whole, and gone once the receiver has it.
 //!
-//! A batch is made durable and read from its file when it is sent, with every doubt; what is wrong with it is said beside
-//! what is sound of it. A crash between the receiver's word and the deletion sends it again, under the same number.
+//! A batch is made durable and read from its file when it is sent, with every doubt; what is wrong with it is said
+//! beside what is sound of it. A crash between the receiver's word and the deletion sends it again, under the same
+//! number.
 
 use std::io;
 use std::path::Path;
@@ -9,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use super::{Journal, locked, try_locked};
 use crate::gateway::spool::folder::{quarantine_path, renewed_path};
+use crate::gateway::spool::sealed::Sealed;
 use crate::gateway::spool::segment::{Contents, Header, SentUnder};
-use crate::gateway::spool::shelf::Sealed;
 
 /// What a batch holds.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Batch {
 impl Journal {
     /// The oldest batch, which is then in hand until [`Journal::put_back`] or [`Journal::done`].
     pub(in crate::gateway::spool) fn take_oldest(&self) -> Option<Sealed> {
-        let oldest = self.shelf.take_in_hand();
+        let oldest = self.sealed.take_in_hand();
         if oldest.is_none() {
             self.wanted.store(true, Ordering::Relaxed);
         }
@@ -48,7 +49,7 @@ impl Journal {
 
     /// The batch stays; it is sent again later.
     pub(in crate::gateway::spool) fn put_back(&self) {
-        self.shelf.put_back();
+        self.sealed.put_back();
     }
 
     /// Reads a batch, which is to be sent.
@@ -76,10 +77,11 @@ impl Journal {
         self.numbers.acknowledge(sealed.sent_under);
     }
 
-    /// Has the batch in hand sent under a new emitter id from now on, also after a crash: the receiver has not stored it
-    /// under the old one, and cannot tell what it has.
+    /// Has the batch in hand sent under a new emitter id from now on, also after a crash: the receiver has not stored
+    /// it under the old one, and cannot tell what it has.
     ///
-    /// The segment is written anew under another name and then takes its place, so that a crash leaves the one or the other.
+    /// The segment is written anew under another name and then takes its place, so that a crash leaves the one or the
+    /// other.
     ///
     /// # Errors
     /// When the disk refuses; the batch then keeps its number.
@@ -98,9 +100,9 @@ impl Journal {
             // What is left of it is deleted when the spool is opened.
             let _ = self.disk().remove(&new);
         })?;
-        self.bound.add(self.name, bytes.len() as u64);
-        self.bound.sub(self.name, old.len() as u64);
-        self.shelf.renew(sealed.ordinal, sent_under, bytes.len() as u64);
+        self.quota.add(self.name, bytes.len() as u64);
+        self.quota.sub(self.name, old.len() as u64);
+        self.sealed.renew(sealed.ordinal, sent_under, bytes.len() as u64);
         self.numbers.leave(emitter, self.parts.random.uuid());
         // A failure is said where it happens; what follows is as durable as the disk lets it be.
         let _ = self.timed(|| self.disk().sync_folder(&self.folder));
@@ -122,7 +124,7 @@ impl Journal {
 
     /// The batch was delivered: it goes.
     pub(in crate::gateway::spool) fn done(&self, sealed: &Sealed) {
-        if let Some(sealed) = self.shelf.take_off(sealed.ordinal) {
+        if let Some(sealed) = self.sealed.take_off(sealed.ordinal) {
             self.delete(&sealed);
         }
         self.sync_deletions();
@@ -130,7 +132,7 @@ impl Journal {
 
     /// The batch goes into the quarantine, for a person to look at.
     pub(in crate::gateway::spool) fn set_aside(&self, sealed: &Sealed) {
-        let Some(sealed) = self.shelf.take_off(sealed.ordinal) else { return };
+        let Some(sealed) = self.sealed.take_off(sealed.ordinal) else { return };
         let from = self.path(sealed.ordinal);
         let to = quarantine_path(&self.folder, self.name, sealed.ordinal);
         if let Err(error) = self.disk().rename(&from, &to) {
@@ -142,16 +144,16 @@ impl Journal {
             let _ = folders.iter().try_for_each(|folder| self.timed(|| self.disk().sync_folder(folder)));
         }
         self.metrics().quarantined.inc();
-        self.bound.sub(self.name, sealed.bytes);
+        self.quota.sub(self.name, sealed.bytes);
     }
 
     /// Whether nothing waits to be delivered.
     pub(in crate::gateway::spool) fn is_empty(&self) -> bool {
-        // A segment that is being written to is not empty, nor is one that records wait for; both are looked at under its
-        // lock, so that none is on its way from there to here.
+        // A segment that is being written to is not empty, nor is one that records wait for; both are looked at under
+        // its lock, so that none is on its way from there to here.
         let none_open =
-            try_locked(&self.open).is_some_and(|open| open.records == 0 && locked(&self.pending).bytes() == 0);
-        none_open && self.shelf.is_empty()
+            try_locked(&self.active).is_some_and(|open| open.records == 0 && locked(&self.pending).bytes() == 0);
+        none_open && self.sealed.is_empty()
     }
 
     pub(super) fn delete(&self, sealed: &Sealed) {
@@ -161,6 +163,6 @@ impl Journal {
             tracing::error!(%error, path = %path.display(), "cannot delete a segment of the spool");
         }
         self.deletions.fetch_add(1, Ordering::Relaxed);
-        self.bound.sub(self.name, sealed.bytes);
+        self.quota.sub(self.name, sealed.bytes);
     }
 }

@@ -127,7 +127,7 @@ async fn what_is_delivered_is_gone_and_numbers_go_on_over_restarts() {
     }
     let left = std::fs::read_dir(folder.path().join("audit")).unwrap();
     let begun = left.filter(|file| std::fs::read(file.as_ref().unwrap().path()).unwrap().starts_with(b"MCPGSPL2"));
-    assert_eq!(begun.count(), 1, "the open segment, which says where the numbers go on");
+    assert_eq!(begun.count(), 1, "the active segment, which says where the numbers go on");
 }
 
 #[tokio::test]

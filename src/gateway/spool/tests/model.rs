@@ -9,9 +9,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::super::bound::Bound;
 use super::super::folder::segment_path;
 use super::super::journal::{Journal, Tuning, Turn};
+use super::super::quota::Quota;
 use super::super::{LaneName, SentUnder, recovery};
 use super::{copy_of, parts};
 
@@ -24,7 +24,7 @@ enum Step {
     Deliver {
         acknowledged: bool,
     },
-    /// `kill -9`, or a power cut that takes this share of the open segment's unsynced bytes.
+    /// `kill -9`, or a power cut that takes this share of the active segment's unsynced bytes.
     Crash {
         cut: f64,
     },
@@ -53,7 +53,7 @@ fn open(folder: &Path, lane: LaneName) -> Arc<Journal> {
         &"acme".parse().unwrap(),
         (tuning, uuid::Uuid::new_v4()),
         &parts(),
-        (&Arc::new(Bound::new(1 << 30)), &Turn::default()),
+        (&Arc::new(Quota::new(1 << 30)), &Turn::default()),
     )
     .unwrap()
 }
@@ -70,7 +70,7 @@ struct World {
     /// What the receiver stored, by what it was sent under.
     stored: Vec<(SentUnder, Vec<(u64, String)>)>,
     appended: usize,
-    /// Bytes of the open segment that an fsync has covered.
+    /// Bytes of the active segment that an fsync has covered.
     synced: u64,
 }
 
@@ -88,7 +88,7 @@ impl World {
     }
 
     fn open_path(&self, spool: &Path) -> PathBuf {
-        segment_path(&spool.join(self.lane.as_str()), self.journal.open_ordinal())
+        segment_path(&spool.join(self.lane.as_str()), self.journal.active_ordinal())
     }
 
     fn open_bytes(&self) -> u64 {
@@ -104,7 +104,7 @@ impl World {
                 self.held.push_back(text);
             }
             Step::Sync => {
-                self.journal.sync_open();
+                self.journal.sync_active();
                 self.kept = self.held.len();
                 self.synced = self.open_bytes();
             }

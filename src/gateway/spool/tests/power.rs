@@ -1,5 +1,5 @@
-//! Power cuts: of what was not fsynced any part may be gone, and what was deleted may be back. Whatever comes of it, the
-//! receiver is never sent two batches under one number, and stores each record once.
+//! Power cuts: of what was not fsynced any part may be gone, and what was deleted may be back. Whatever comes of it,
+//! the receiver is never sent two batches under one number, and stores each record once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::super::bound::Bound;
 use super::super::disk::{Disk, LocalDisk, SegmentFile};
 use super::super::journal::{Journal, Tuning, Turn};
+use super::super::quota::Quota;
 use super::super::{LaneName, SentUnder, recovery};
 use super::parts_on;
 
@@ -29,8 +29,8 @@ struct Content {
 
 type Inode = Arc<Mutex<Content>>;
 
-/// The files by name, now and as the last fsyncs left the folders. The fsync of a file makes its own entry durable too, as
-/// on the usual file systems.
+/// The files by name, now and as the last fsyncs left the folders. The fsync of a file makes its own entry durable too,
+/// as on the usual file systems.
 #[derive(Debug, Default)]
 struct Files {
     now: BTreeMap<PathBuf, Inode>,
@@ -234,9 +234,9 @@ fn open(folder: &Path, lane: LaneName, disk: &PowerDisk) -> Arc<Journal> {
         sync_every: Duration::from_secs(3600),
         backlog: 1 << 20,
     };
-    let (bound, turn) = (Arc::new(Bound::new(1 << 30)), Turn::default());
+    let (quota, turn) = (Arc::new(Quota::new(1 << 30)), Turn::default());
     let (org, parts) = ("acme".parse().unwrap(), parts_on(Arc::new(disk.clone())));
-    recovery::open(folder, lane, &org, (tuning, Uuid::new_v4()), &parts, (&bound, &turn)).unwrap()
+    recovery::open(folder, lane, &org, (tuning, Uuid::new_v4()), &parts, (&quota, &turn)).unwrap()
 }
 
 impl World {

@@ -1,9 +1,9 @@
 //! Server-sent events, as a server's responses carry them: bytes to events, each bounded in size.
 //!
-//! The form is that of the HTML standard: lines end in LF, CR or CRLF; `data`, `event`, `id` and `retry` fields make up an
-//! event, a blank line ends it, lines that start with a colon are comments. A server decides how long an event is, so what
-//! is kept of one that is not yet complete is bounded. One past the bound is skipped to its end and told as such, with its
-//! id, so that a stream can go on after it.
+//! The form is that of the HTML standard: lines end in LF, CR or CRLF; `data`, `event`, `id` and `retry` fields make up
+//! an event, a blank line ends it, lines that start with a colon are comments. A server decides how long an event is,
+//! so what is kept of one that is not yet complete is bounded. One past the bound is skipped to its end and reported as
+//! such, with its id, so that a stream can go on after it.
 
 use bytes::{Bytes, BytesMut};
 

@@ -1,4 +1,4 @@
-//! The headers of a modern request: what is in its body, for whoever routes it without reading that.
+//! The headers of a modern request: what is in its body, for proxies that route it without reading that.
 //!
 //! | header | holds | of |
 //! |---|---|---|
@@ -7,8 +7,9 @@
 //! | `Mcp-Name` | `params.name`, `params.uri` or `params.taskId` | `tools/call`, `prompts/get`; `resources/read`; `tasks/*` |
 //! | `Mcp-Param-<name>` | an argument | `tools/call`, where the tool's schema says so with `x-mcp-header` |
 //!
-//! They are always built from the body that is sent, never taken from a client: so what a policy redacted from the arguments
-//! is in no header either. A value that is no plain ASCII goes as `=?base64?…?=`; so does one that looks like that itself.
+//! They are always built from the body that is sent, never taken from a client: so what a policy redacted from the
+//! arguments is in no header either. A value that is no plain ASCII goes as `=?base64?…?=`; so does one that looks like
+//! that itself.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -161,7 +162,7 @@ fn name_of(method: &str, params: &Object) -> Option<String> {
     params.text(member).map(Into::into)
 }
 
-/// An argument as text; `None`: it is none that a header can hold.
+/// An argument as text; `None`: no header can hold it.
 fn argument(value: &Json) -> Option<String> {
     match value.value()? {
         Value::String(text) => Some(text),

@@ -8,8 +8,8 @@
 //! | 3xx | refused: a plugin is where its setting says, and its headers are for nobody else. The log says where it redirects to |
 //! | 4xx, 5xx | refused, with the JSON-RPC error of the body where it is one |
 //!
-//! Nothing a server sends is taken in whole before its size is known to be allowed, whatever its `Content-Length` claims.
-//! No error holds anything that was said, except a JSON-RPC error.
+//! Nothing a server sends is taken in whole before its size is known to be allowed, whatever its `Content-Length`
+//! claims. No error holds anything that was said, except a JSON-RPC error.
 
 mod events;
 pub(super) mod metadata;
@@ -27,8 +27,8 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 pub(super) use self::stream::EventStream;
-use super::UpstreamError;
 use super::share::Share;
+use super::{MAX_BATCH, UpstreamError};
 use crate::gateway::message::{Message, Response, RpcError};
 use crate::gateway::protocol::SESSION_HEADER;
 
@@ -303,7 +303,7 @@ pub(super) fn messages(body: &Bytes) -> Result<Content, ExchangeError> {
         Some(rest) => body.slice_ref(rest),
         None => body.clone(),
     };
-    match Message::parse_batch(&body) {
+    match Message::parse_batch(&body, MAX_BATCH) {
         Ok(Some(messages)) => Ok(Content::Messages(messages.into_iter().filter_map(Result::ok).collect())),
         Ok(None) => {
             Message::parse(&body).map(|message| Content::Messages(vec![message])).map_err(|_| ExchangeError::NotMcp)
@@ -312,7 +312,7 @@ pub(super) fn messages(body: &Bytes) -> Result<Content, ExchangeError> {
     }
 }
 
-/// The largest result that a message of at most `limit` bytes can have: what whoever configured it calls the limit.
+/// The largest result that a message of at most `limit` bytes can have: what the configuration calls the limit.
 fn result_bytes(limit: usize) -> u64 {
     limit.saturating_sub(ENVELOPE_BYTES) as u64
 }

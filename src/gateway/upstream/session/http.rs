@@ -1,9 +1,10 @@
 //! A session over Streamable HTTP.
 //!
-//! Each message is an exchange of its own. The answer to a request comes as its exchange's body, or on its exchange's event
-//! stream after what the server tells and asks for the request's sake. A stream that ends before the answer is resumed
-//! with `Last-Event-ID`, if the server gave its events ids; without, the request is lost. It is never sent again: it may have
-//! had effects. Only a request that the server refused unread, since it has forgotten the session, is ([`super::recovery`]).
+//! Each message is an exchange of its own. The answer to a request comes as its exchange's body, or on its exchange's
+//! event stream after what the server tells and asks for the request's sake. A stream that ends before the answer is
+//! resumed with `Last-Event-ID`, if the server gave its events ids; without, the request is lost. It is never sent
+//! again: it may have had effects. Only a request that the server refused unread, since it has forgotten the session,
+//! is ([`super::recovery`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(in crate::gateway::upstream) struct HttpSession {
     pub(super) opened: RwLock<Json>,
     pub(super) reopening: tokio::sync::Mutex<()>,
     pub(super) dispatch: Arc<Dispatch>,
-    /// What the server is told again in a new session.
+    /// What is said to the server again in a new session.
     pub(super) remembered: Mutex<Remembered>,
     pub(super) wanted: Mutex<Wanted>,
     pub(super) closed: CancellationToken,
@@ -113,7 +114,7 @@ impl HttpSession {
     /// Initializes a session with the server, and makes it the one that is used.
     pub(super) async fn establish(self: &Arc<Self>) -> Result<Json, UpstreamError> {
         let ask = Ask::own("initialize", Some(self.initialize.clone()));
-        let answered = self.dispatch.wait(ask.id, ask.upcalls);
+        let answered = self.dispatch.wait(ask.id, &ask.method, ask.upcalls);
         let _waiting = Waiting { session: self, id: ask.id, headers: None };
         let body = encode(Some(&Id::Number(ask.id)), &ask.method, ask.params.as_ref());
         let mut reply = self.server.post(HeaderMap::new(), body).await?;
@@ -146,7 +147,7 @@ impl HttpSession {
         self.closed.clone().cancelled_owned()
     }
 
-    /// Ends it. The server is told; its limit counts until then.
+    /// Ends it, with `DELETE`; it counts against the limit until then.
     pub(super) fn close(self: &Arc<Self>) {
         if self.closed.is_cancelled() {
             return;
@@ -169,13 +170,13 @@ impl HttpSession {
     pub(super) async fn ask(self: &Arc<Self>, ask: Ask) -> Outcome {
         let Ask { id, method, params, headers, upcalls, .. } = ask;
         let body = encode(Some(&Id::Number(id)), &method, params.as_ref());
-        let mut outcome = self.attempt(id, &body, &headers, Arc::clone(&upcalls)).await;
+        let mut outcome = self.attempt((id, &method), &body, &headers, Arc::clone(&upcalls)).await;
         if let Err((established, error)) = &outcome
             && let Some(is_unread) = self.forgotten(established, error).await
         {
             self.reopen(established.number).await?;
             if is_unread {
-                outcome = self.attempt(id, &body, &headers, upcalls).await;
+                outcome = self.attempt((id, &method), &body, &headers, upcalls).await;
             }
         }
         match outcome {
@@ -190,7 +191,7 @@ impl HttpSession {
     /// Sends a request in the session as it is now, and waits for the answer.
     async fn attempt(
         self: &Arc<Self>,
-        id: i64,
+        (id, method): (i64, &str),
         body: &Bytes,
         headers: &HeaderMap,
         upcalls: Arc<dyn Upcalls>,
@@ -199,7 +200,7 @@ impl HttpSession {
         if self.is_closed() {
             return Err((established, Failure::Upstream(UpstreamError::Broken)));
         }
-        let answered = self.dispatch.wait(id, upcalls);
+        let answered = self.dispatch.wait(id, method, upcalls);
         let mut waiting = Waiting { session: self, id, headers: Some(established.headers.clone()) };
         let mut all = headers.clone();
         all.extend(established.headers.clone());
@@ -317,7 +318,7 @@ impl HttpSession {
         Err(UpstreamError::Broken)
     }
 
-    pub(super) async fn tell(&self, message: Bytes) {
+    pub(super) async fn notify(&self, message: Bytes) {
         self.post_quietly(self.established().headers, message).await;
     }
 
@@ -350,7 +351,7 @@ impl HttpSession {
 #[async_trait]
 impl Outbox for HttpSession {
     async fn send(&self, message: Bytes) {
-        self.tell(message).await;
+        self.notify(message).await;
     }
 }
 

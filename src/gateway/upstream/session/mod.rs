@@ -1,8 +1,9 @@
 //! One session with a server of the old generation, over either transport.
 //!
-//! A session belongs to one session of a client, to one call of a modern client ([`super::pool`]), or to the gateway itself
-//! ([`super::monitor`], [`super::lists`]). It begins with `initialize`, the server's answer, and `notifications/initialized`,
-//! and ends when the last handle to it is dropped: over HTTP with `DELETE`, a child process with its input's end.
+//! A session belongs to one session of a client, to one call of a modern client ([`super::pool`]), or to the gateway
+//! itself ([`super::monitor`], [`super::lists`]). It begins with `initialize`, the server's answer, and
+//! `notifications/initialized`, and ends when the last handle to it is dropped: over HTTP with `DELETE`, a child
+//! process with its input's end.
 //!
 //! Who stops waiting for an answer (a timeout, the client's cancellation) tells the server so, with
 //! `notifications/cancelled`.
@@ -25,7 +26,7 @@ use super::dispatch::Dispatch;
 use super::http::HttpServer;
 use super::pool::Subscribers;
 use super::share::Share;
-use super::stdio::{StdioConnection, StdioParts, Told};
+use super::stdio::{Logged, StdioConnection, StdioParts};
 use super::{Ask, Upcalls, UpstreamError};
 use crate::gateway::message::{Json, Notification, encode};
 use crate::gateway::protocol::Generation;
@@ -58,7 +59,7 @@ pub(super) struct SessionParts {
     pub(super) listener: (i64, Arc<dyn Upcalls>),
     pub(super) max_result_bytes: usize,
     pub(super) budget: Share,
-    pub(super) told: Arc<Told>,
+    pub(super) logged: Arc<Logged>,
     /// How long opening may take.
     pub(super) open_timeout: Duration,
     /// How long to wait at first, and at most, before what failed is tried again.
@@ -100,7 +101,7 @@ impl UpstreamSession {
                     max_result_bytes: parts.max_result_bytes,
                     budget: parts.budget,
                     dispatch: Arc::clone(&dispatch),
-                    told: parts.told,
+                    logged: parts.logged,
                     permit: parts.permit,
                     tasks: parts.tasks,
                 };
@@ -115,7 +116,7 @@ impl UpstreamSession {
         // MCP does not allow to cancel `initialize`.
         let opened = connection.ask(Ask::own("initialize", Some(initialize)), false).await?;
         version_of(&opened)?;
-        connection.tell(encode(None, "notifications/initialized", None)).await;
+        connection.notify(encode(None, "notifications/initialized", None)).await;
         let dispatch = Arc::clone(connection.dispatch());
         Ok(Self { dispatch, transport: Transport::Stdio(connection), opened, subscribers: Subscribers::default() })
     }
@@ -165,12 +166,12 @@ impl UpstreamSession {
         }
     }
 
-    /// Tells. A server that does not take it is not told again.
-    pub(crate) async fn tell(&self, notification: Notification) {
+    /// Notifies the server. One that does not take it is not notified again.
+    pub(crate) async fn notify(&self, notification: Notification) {
         let message = encode(None, &notification.method, notification.params.as_ref());
         match &self.transport {
-            Transport::Http(session) => session.tell(message).await,
-            Transport::Stdio(connection) => connection.tell(message).await,
+            Transport::Http(session) => session.notify(message).await,
+            Transport::Stdio(connection) => connection.notify(message).await,
         }
     }
 

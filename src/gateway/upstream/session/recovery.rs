@@ -1,12 +1,12 @@
 //! A server that has forgotten a session: how that is noticed, and what is done.
 //!
-//! The specification says 404. In the wild it is 400 with one text or another, 500, or a JSON-RPC error with status 200. So
-//! any refusal of a request in a session, except those that are certainly about something else, is checked with a `ping`: if
-//! the server refuses that in the same way, it has forgotten the session. Then a new one is opened, told what the client had
-//! said in the old one (log level, subscriptions), and used from then on.
+//! The specification says 404. In the wild it is 400 with one text or another, 500, or a JSON-RPC error with status
+//! 200. So any refusal of a request in a session, except those that are certainly about something else, is checked with
+//! a `ping`: if the server refuses that in the same way, it has forgotten the session. Then a new one is opened, in
+//! which is said again what the client had said in the old one (log level, subscriptions), and used from then on.
 //!
-//! The request itself is sent again only if the server refused it unread: with a status of 4xx, or with an error that speaks
-//! of a session. Whatever else happened may have had effects.
+//! The request itself is sent again only if the server refused it unread: with a status of 4xx, or with an error that
+//! speaks of a session. Whatever else happened may have had effects.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The stream of a session over HTTP for what belongs to no request (`GET`).
 //!
-//! It is open only while somebody wants it: the client has one itself, or a call is under way in which the server may ask.
-//! A server that has none says so once (405), and is not asked again. A stream that ends is opened again after the wait the
-//! server asks for, growing while it fails; with `Last-Event-ID`, where there is one.
+//! It is open only while somebody wants it: the client has one itself, or a call is under way in which the server may
+//! ask. A server that has none says so once (405), and is not asked again. A stream that ends is opened again after the
+//! wait the server asks for, growing while it fails; with `Last-Event-ID`, where there is one.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

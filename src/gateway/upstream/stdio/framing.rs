@@ -1,9 +1,10 @@
 //! The bytes of a child's standard output, as messages: one JSON object (or array) a line.
 //!
-//! MCP says UTF-8, one message a line and nothing else. Servers in the wild print banners and logs, end lines with CR LF,
-//! start with a byte order mark, write UTF-16 (PowerShell) or Latin-1, print a message indented over several lines, put two
-//! on one line, or die within one. All of that is read as far as it can be told apart; what is no message is dropped.
-//! A message that is too long is skipped to its end and told with the id it answers, wherever in the message that stands.
+//! MCP says UTF-8, one message a line and nothing else. Servers in the wild print banners and logs, end lines with CR
+//! LF, start with a byte order mark, write UTF-16 (PowerShell) or Latin-1, print a message indented over several lines,
+//! put two on one line, or die within one. All of that is read as far as it can be parted; what is no message is
+//! dropped. A message that is too long is skipped to its end and reported with the id it answers, wherever in the
+//! message that stands.
 //!
 //! At most two times the limit is held: the line under way, and a message that is spread over several.
 
@@ -76,7 +77,7 @@ pub(super) struct Framing {
     finished: bool,
     frames: VecDeque<Frame>,
     oddities: Vec<Oddity>,
-    told: Vec<Oddity>,
+    noted: Vec<Oddity>,
 }
 
 impl Framing {
@@ -92,7 +93,7 @@ impl Framing {
             finished: false,
             frames: VecDeque::new(),
             oddities: Vec::new(),
-            told: Vec::new(),
+            noted: Vec::new(),
         }
     }
 
@@ -111,7 +112,7 @@ impl Framing {
         self.line.len().saturating_add(self.pending.as_ref().map_or(0, |(begun, _)| begun.len()))
     }
 
-    /// Holds nothing more of the message under way, which is told as too long.
+    /// Holds nothing more of the message under way, which is reported as too long.
     pub(super) fn give_up(&mut self) {
         if self.skipping.is_none() && self.held() > 0 {
             self.skip(&[]);
@@ -144,8 +145,8 @@ impl Framing {
     }
 
     fn note(&mut self, oddity: Oddity) {
-        if !self.told.contains(&oddity) {
-            self.told.push(oddity);
+        if !self.noted.contains(&oddity) {
+            self.noted.push(oddity);
             self.oddities.push(oddity);
         }
     }
@@ -333,7 +334,8 @@ impl Framing {
     }
 }
 
-/// Whether a line that starts with these bytes is of UTF-16: it has its byte order mark, or a zero beside its first character.
+/// Whether a line that starts with these bytes is of UTF-16: it has its byte order mark, or a zero beside its first
+/// character.
 fn utf16(line: &[u8]) -> Option<Encoding> {
     match *line.first_chunk::<2>()? {
         [0xFF, 0xFE] => Some(Encoding::Utf16 { big_endian: false }),

@@ -1,8 +1,8 @@
 //! A connection to a child process: one JSON-RPC message a line, on its standard input and output.
 //!
-//! Two tasks keep it: one writes whole lines, so that who stops waiting leaves no half of one; one reads, hands on what it
-//! read in its order, and ends the process. It ends when this is dropped, when the output ends, or when the child itself has
-//! ended (what its launcher left behind could hold the pipe open for ever).
+//! Two tasks keep it: one writes whole lines, so that who stops waiting leaves no half of one; one reads, hands on what
+//! it read in its order, and ends the process. It ends when this is dropped, when the output ends, or when the child
+//! itself has ended (what its launcher left behind could hold the pipe open for ever).
 
 mod framing;
 mod process;
@@ -27,7 +27,7 @@ use super::dispatch::{Dispatch, Outbox, cancelled};
 use super::http::ENVELOPE_BYTES;
 use super::scan::Scanner;
 use super::share::{Reading, Share};
-use super::{Ask, UpstreamError};
+use super::{Ask, MAX_BATCH, UpstreamError};
 use crate::gateway::message::{Id, Message, encode};
 
 /// Messages that may wait for the child to read them; more make their senders wait.
@@ -58,7 +58,7 @@ pub(super) struct StdioParts {
     pub(super) max_result_bytes: usize,
     pub(super) budget: Share,
     pub(super) dispatch: Arc<Dispatch>,
-    pub(super) told: Arc<Told>,
+    pub(super) logged: Arc<Logged>,
     /// Returned when the process has ended.
     pub(super) permit: Option<OwnedSemaphorePermit>,
     /// Where its task is waited for.
@@ -67,7 +67,7 @@ pub(super) struct StdioParts {
 
 /// What the log said of a plugin's programs already. They are many, and alike.
 #[derive(Default)]
-pub(super) struct Told(Mutex<Vec<Oddity>>);
+pub(super) struct Logged(Mutex<Vec<Oddity>>);
 
 struct Lines(mpsc::Sender<Bytes>);
 
@@ -93,7 +93,7 @@ impl StdioConnection {
             framing: Framing::new(parts.max_result_bytes.saturating_add(ENVELOPE_BYTES)),
             plugin: parts.plugin,
             limit: parts.max_result_bytes,
-            told: parts.told,
+            logged: parts.logged,
             reading: parts.budget.reading(),
             budget: parts.budget,
             dispatch: Arc::clone(&parts.dispatch),
@@ -134,13 +134,13 @@ impl StdioConnection {
     /// Asks, and waits for the answer. Dropping the future cancels the request, unless it is one that must not be.
     pub(super) async fn ask(&self, ask: Ask, may_cancel: bool) -> Result<crate::gateway::message::Json, UpstreamError> {
         let body = encode(Some(&Id::Number(ask.id)), &ask.method, ask.params.as_ref());
-        let answered = self.dispatch.wait(ask.id, ask.upcalls);
+        let answered = self.dispatch.wait(ask.id, &ask.method, ask.upcalls);
         let mut waiting = Waiting { connection: self, id: ask.id, sent: false };
         if self.is_closed() || self.lines.send(line(&body)).await.is_err() {
             return Err(UpstreamError::Broken);
         }
         waiting.sent = may_cancel;
-        // Who began to wait just before the end is told by nobody else.
+        // A request that began just before the end is ended by nothing else.
         tokio::select! {
             biased;
             outcome = answered => outcome.unwrap_or(Err(UpstreamError::Broken)),
@@ -148,8 +148,8 @@ impl StdioConnection {
         }
     }
 
-    /// Tells, without waiting for more than that the child reads.
-    pub(super) async fn tell(&self, message: Bytes) {
+    /// Notifies the child, without waiting for more than that the child reads.
+    pub(super) async fn notify(&self, message: Bytes) {
         self.outbox.send(message).await;
     }
 }
@@ -204,7 +204,7 @@ struct Reader {
     framing: Framing,
     plugin: Arc<str>,
     limit: usize,
-    told: Arc<Told>,
+    logged: Arc<Logged>,
     budget: Share,
     reading: Reading,
     dispatch: Arc<Dispatch>,
@@ -270,10 +270,10 @@ impl Reader {
 
     fn log_oddities(&mut self) {
         for oddity in self.framing.take_oddities() {
-            let mut told = self.told.0.lock();
-            if !told.contains(&oddity) {
+            let mut logged = self.logged.0.lock();
+            if !logged.contains(&oddity) {
                 tracing::warn!(plugin = &*self.plugin, "{}", oddity.sentence());
-                told.push(oddity);
+                logged.push(oddity);
             }
         }
     }
@@ -307,7 +307,7 @@ impl Reader {
 
     async fn deliver_object(&mut self, text: &Bytes) {
         let Some(outbox) = self.outbox.upgrade() else { return };
-        match Message::parse_batch(text) {
+        match Message::parse_batch(text, MAX_BATCH) {
             Ok(Some(messages)) => {
                 for message in messages.into_iter().flatten() {
                     self.dispatch.receive(message, None, &outbox).await;

@@ -1,13 +1,13 @@
 //! A child process and all that it starts: they form a process group, and end together.
 //!
-//! The child gets the environment that a program needs to run (a fixed list of variables) and what its plugin configures,
-//! never the gateway's own: that holds tokens which are no plugin's business. Its standard error is not read: it may say
-//! anything, payloads included, and the gateway's log must not (invariant I6).
+//! The child gets the environment that a program needs to run (a fixed list of variables) and what its plugin
+//! configures, never the gateway's own: that holds tokens which are no plugin's business. Its standard error is not
+//! read: it may say anything, payloads included, and the gateway's log must not (invariant I6).
 //!
-//! `command` is often a launcher (`npx`, `uvx`, a shell script) whose server outlives it. So the group is what is ended: its
-//! input is closed, which tells a server to stop; what has not ended soon gets SIGTERM, then SIGKILL. Dropped by a panic, the
-//! group is killed; a gateway that is killed with -9 leaves it with a closed input. A process that makes a session of its own
-//! (`setsid`) is out of reach.
+//! `command` is often a launcher (`npx`, `uvx`, a shell script) whose server outlives it. So the group is what is
+//! ended: its input is closed, which tells a server to stop; what has not ended soon gets SIGTERM, then SIGKILL.
+//! Dropped by a panic, the group is killed; a gateway that is killed with -9 leaves it with a closed input. A process
+//! that makes a session of its own (`setsid`) is out of reach.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -107,8 +107,8 @@ impl Process {
         self.group = None;
     }
 
-    /// Whether nothing is left in the group, once the child itself was waited for. The number of a group with anything in it
-    /// is not given to another; of an empty one it is not asked again.
+    /// Whether nothing is left in the group, once the child itself was waited for. The number of a group with anything
+    /// in it is not given to another; of an empty one it is not asked again.
     fn is_empty(&mut self) -> bool {
         let empty = self.group.is_none_or(|group| test_kill_process_group(group).is_err());
         if empty {

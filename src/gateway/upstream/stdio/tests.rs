@@ -28,7 +28,7 @@ impl Upcalls for Client {
         Ok(request.params.unwrap_or_else(Json::empty_object))
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         self.0.lock().push(notification.method.to_string());
     }
 }
@@ -46,7 +46,7 @@ fn shell(script: &str, limit: usize) -> (StdioConnection, Arc<Client>) {
         max_result_bytes: limit,
         budget,
         dispatch,
-        told: Arc::default(),
+        logged: Arc::default(),
         permit: None,
         tasks,
     };
@@ -98,7 +98,7 @@ async fn who_stops_waiting_cancels_the_request() {
     let script = format!("read line; {}; read end", echo(other));
     let (connection, client) = shell(&script, 10_000);
     // The first request is not answered; what the script reads next is its cancellation.
-    let second = connection.dispatch().wait(other, Arc::clone(&client) as Arc<dyn Upcalls>);
+    let second = connection.dispatch().wait(other, "tools/call", Arc::clone(&client) as Arc<dyn Upcalls>);
     {
         let first = connection.ask(ask(&client, id, "{}"), true);
         tokio::pin!(first);

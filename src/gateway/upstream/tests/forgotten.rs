@@ -50,7 +50,7 @@ async fn a_session_that_a_server_forgot_is_opened_anew_however_the_server_says_s
     for (number, refuse) in refusals.into_iter().enumerate() {
         let (server, known) = restartable(refuse).await;
         let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-        let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+        let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
         session.ask(ask("logging/setLevel", r#"{"level":"info"}"#, &client)).await.unwrap();
         session.ask(ask("resources/subscribe", r#"{"uri":"x:/a"}"#, &client)).await.unwrap();
         known.lock().clear();
@@ -69,7 +69,7 @@ async fn a_session_that_a_server_forgot_is_opened_anew_however_the_server_says_s
 async fn many_calls_at_once_open_one_new_session() {
     let (server, known) = restartable(|_| status(400)).await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     known.lock().clear();
     let calls = (0..10).map(|_| session.ask(ask("tools/call", "{}", &client)));
     let answers = futures::future::join_all(calls).await;
@@ -81,7 +81,7 @@ async fn many_calls_at_once_open_one_new_session() {
 async fn a_call_that_may_have_had_effects_is_not_sent_again() {
     let (server, known) = restartable(|_| status(500)).await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     known.lock().clear();
     let answer = session.ask(ask("tools/call", "{}", &client)).await;
     assert!(matches!(answer, Err(UpstreamError::Status(500))), "{answer:?}");
@@ -99,7 +99,7 @@ async fn a_refusal_of_the_request_itself_opens_nothing() {
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let answer = session.ask(ask("tools/call", "{}", &client)).await;
     assert!(matches!(answer, Err(UpstreamError::Status(400))));
     assert_eq!((server.asked("initialize").len(), server.asked("tools/call").len()), (1, 1));

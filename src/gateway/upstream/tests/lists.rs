@@ -20,6 +20,7 @@ fn view(client: Generation, capabilities: &Value, caller: Option<&str>) -> View 
         client_info: None,
         caller: caller.map(Into::into),
         session: None,
+        pool_key: None,
         meta: Json::empty_object(),
         headers: HeaderMap::new(),
     }

@@ -2,8 +2,10 @@
 
 mod forgotten;
 mod generations;
+mod hostile;
 mod lists;
 mod modern;
+mod pool;
 mod session;
 
 use std::collections::VecDeque;
@@ -148,8 +150,12 @@ pub(super) struct Changes(pub(super) Mutex<Vec<ListKind>>);
 
 #[async_trait]
 impl Listeners for Changes {
-    async fn list_changed(&self, _: &str, kind: ListKind) {
+    async fn list_changed(&self, _: &str, kind: ListKind, _: Option<&Arc<str>>) {
         self.0.lock().push(kind);
+    }
+
+    async fn make_room(&self, _: &str, _: &str) -> bool {
+        false
     }
 }
 
@@ -168,7 +174,7 @@ impl Upcalls for Client {
         Ok(Json::of(&answer.unwrap_or(json!({}))))
     }
 
-    async fn told(&self, notification: Notification) {
+    async fn notified(&self, notification: Notification) {
         self.heard.lock().push(notification.method.to_string());
     }
 }

@@ -21,7 +21,7 @@ async fn every_message_but_initialize_carries_version_session_and_agent_and_its_
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let params = r#"{"wei": 1000000000000000000001, "e":1E400, "u": "\u00e9"}"#;
     let mut call = ask("tools/call", params, &client);
     call.headers.insert("traceparent", "00-1".parse().unwrap());
@@ -61,7 +61,7 @@ async fn what_comes_on_a_calls_stream_belongs_to_the_call_and_is_told_before_its
     .await;
     let (plugin, of_session, of_call) =
         (http_plugin(&server), Arc::new(Client::default()), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), of_session.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), of_session.clone()).await.unwrap();
     session.ask(ask("tools/call", "{}", &of_call)).await.unwrap();
     assert_eq!(*of_call.heard.lock(), ["notifications/progress", "notifications/message"]);
     assert_eq!(*of_session.heard.lock(), ["notifications/tools/list_changed"]);
@@ -84,7 +84,7 @@ async fn a_question_on_a_calls_stream_is_answered_by_the_call() {
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
     client.answers.lock().push_back(json!({"action": "accept", "content": {}}));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let call = tokio::spawn({
         let client = client.clone();
         async move { session.ask(ask("tools/call", "{}", &client)).await }
@@ -108,7 +108,7 @@ async fn a_stream_that_ends_before_the_answer_is_resumed_where_it_broke_off() {
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let answer = session.ask(ask("tools/call", "{}", &client)).await.unwrap();
     assert_eq!(answer.as_bytes(), br#"{"resumed":true}"#);
     assert_eq!(server.asked("tools/call").len(), 1);
@@ -123,7 +123,7 @@ async fn a_call_whose_stream_is_lost_is_not_sent_again() {
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let lost = session.ask(ask("tools/call", "{}", &client)).await;
     assert!(matches!(lost, Err(UpstreamError::Broken)));
     assert_eq!(server.asked("tools/call").len(), 1);
@@ -139,7 +139,7 @@ async fn an_answer_to_another_request_and_garbage_are_errors_of_the_call() {
         })
         .await;
         let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-        let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+        let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
         if body.is_empty() {
             // Nothing was said: the answer may come on the other stream, which this server does not have.
             continue;
@@ -158,7 +158,7 @@ async fn a_redirect_is_not_followed_and_is_called_one() {
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let refused = plugin.connect(initialize(), client).await.err().unwrap();
+    let refused = plugin.connect("user:ann", initialize(), client).await.err().unwrap();
     assert_eq!(refused.code(), "UPSTREAM_REDIRECT");
     assert!(elsewhere.got().is_empty(), "the plugin's headers are for nobody else");
 }
@@ -177,7 +177,7 @@ async fn the_stream_for_everything_else_is_open_while_it_is_wanted_and_a_refusal
     })
     .await;
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     assert_eq!(gets.load(Ordering::SeqCst), 0, "nobody wants it");
     let guard = session.want_stream();
     eventually("the stream to be asked for", || (gets.load(Ordering::SeqCst) == 1).then_some(())).await;
@@ -228,10 +228,10 @@ async fn a_pool_keeps_sessions_of_one_caller_apart_from_anothers_and_of_nobody_n
     for lease in [&one, &two] {
         lease.ask(ask("resources/subscribe", r#"{"uri":"x:/a"}"#, &client)).await.unwrap();
     }
-    one.ask(ask("resources/unsubscribe", r#"{"uri":"x:/a"}"#, &client)).await.unwrap();
+    one.unsubscribe(vec!["x:/a".to_owned()]).await;
     let asked = |method| server.asked(method).len();
     assert_eq!((asked("resources/subscribe"), asked("resources/unsubscribe")), (1, 0), "the other goes on");
-    two.ask(ask("resources/unsubscribe", r#"{"uri":"x:/a"}"#, &client)).await.unwrap();
+    two.unsubscribe(vec!["x:/a".to_owned()]).await;
     assert_eq!(asked("resources/unsubscribe"), 1);
     drop((one, two, other, beside, again));
 }
@@ -240,7 +240,7 @@ async fn a_pool_keeps_sessions_of_one_caller_apart_from_anothers_and_of_nobody_n
 async fn a_child_has_its_session_and_goes_with_it() {
     let script = shell(&format!("{INITIALIZE} tools/call) result '{{\"ok\":true}}' ;;"));
     let (plugin, client) = (plugin(script), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
     let answer = session.ask(ask("tools/call", "{\n}", &client)).await.unwrap();
     assert_eq!(answer.as_bytes(), br#"{"ok":true}"#);
     let refused = session.ask(ask("tools/none", "{}", &client)).await;
@@ -252,8 +252,8 @@ async fn more_sessions_than_a_plugin_may_have_are_refused() {
     let mut settings = shell(INITIALIZE);
     settings["max_sessions"] = json!(1);
     let (plugin, client) = (plugin(settings), Arc::new(Client::default()));
-    let session = plugin.connect(initialize(), client.clone()).await.unwrap();
-    let full = plugin.connect(initialize(), client.clone()).await.err().unwrap();
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
+    let full = plugin.connect("user:ann", initialize(), client.clone()).await.err().unwrap();
     assert_eq!(full.code(), "SESSION_LIMIT");
     drop(session);
 }

@@ -1,5 +1,5 @@
-//! Clients under the newest suite: the fixture client itself, and with a gateway between it and the suite's servers, so that it is the gateway's own
-//! requests that are judged.
+//! Clients under the newest suite: the fixture client itself, and with a gateway between it and the suite's servers, so
+//! that it is the gateway's own requests that are judged.
 
 use std::path::Path;
 

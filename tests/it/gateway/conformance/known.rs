@@ -1,5 +1,6 @@
-//! Checks that come to something else through the gateway than directly, each with its reason. None of them is `SUCCESS` directly and less through it,
-//! unless it is among what the gateway does not serve yet: such an entry fails its test as soon as the gateway serves it.
+//! Checks that come to something else through the gateway than directly, each with its reason. None of them is
+//! `SUCCESS` directly and less through it, unless it is among what the gateway does not serve yet: such an entry fails
+//! its test as soon as the gateway serves it.
 
 /// A check that differs.
 #[derive(Debug)]

@@ -1,8 +1,10 @@
-//! The official conformance suites of MCP: 0.1.16 with all its scenarios for servers, and the newest with what it requires of 2025-11-25 and of
-//! 2026-07-28, servers and clients. Each is run directly, against the fixtures themselves, and with the gateway between.
+//! The official conformance suites of MCP: 0.1.16 with all its scenarios for servers, and the newest with what it
+//! requires of 2025-11-25 and of 2026-07-28, servers and clients. Each is run directly, against the fixtures
+//! themselves, and with the gateway between.
 //!
-//! The rule: no check that is `SUCCESS` directly is anything else through the gateway, whether the suite scores it or not. What differs otherwise is in
-//! `known`, each with its reason. Scenarios named `auth/*` judge a client's own OAuth, and the gateway is no OAuth client: they are left out.
+//! The rule: no check that is `SUCCESS` directly is anything else through the gateway, whether the suite scores it or
+//! not. What differs otherwise is in `known`, each with its reason. Scenarios named `auth/*` judge a client's own
+//! OAuth, and the gateway is no OAuth client: they are left out.
 
 mod client;
 mod known;
@@ -21,8 +23,8 @@ use crate::harness::{node, npm, run};
 const OLD: &str = "2025-11-25";
 const MODERN: &str = "2026-07-28";
 
-/// What the suite said of each check: `scenario/check`, further ones of that name with `#2` and so on, and `SUCCESS`, `WARNING`, `SKIPPED` or `FAILURE`,
-/// with the reason.
+/// What the suite said of each check: `scenario/check`, further ones of that name with `#2` and so on, and `SUCCESS`,
+/// `WARNING`, `SKIPPED` or `FAILURE`, with the reason.
 type Verdicts = BTreeMap<String, String>;
 
 /// A command of the suite that has the requirements of both generations.
@@ -78,7 +80,8 @@ fn assert_all_passed(verdicts: &Verdicts, checks: usize) {
     assert!(passed >= checks, "{passed} checks of {checks} passed: {verdicts:#?}");
 }
 
-/// Fails unless each check came to the same through the gateway as directly, but for what is known to differ, which must differ.
+/// Fails unless each check came to the same through the gateway as directly, but for what is known to differ, which
+/// must differ.
 #[track_caller]
 fn assert_same(through: &Verdicts, directly: &Verdicts, known: &[Differs]) {
     let mut wrong = Vec::new();

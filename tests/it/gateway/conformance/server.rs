@@ -13,7 +13,8 @@ const CHECKS_OF_0_1: usize = 44;
 const OLD_CHECKS: usize = 84;
 const MODERN_CHECKS: usize = 196;
 
-/// What the newest suite runs without scoring it, and what is asserted all the same: tasks, and the headers that mirror a body.
+/// What the newest suite runs without scoring it, and what is asserted all the same: tasks, and the headers that mirror
+/// a body.
 const UNSCORED: [&str; 11] = [
     "http-custom-header-server-validation",
     "http-header-validation",
@@ -114,7 +115,8 @@ async fn the_suite_says_the_same_of_server_everything_with_the_gateway_before_it
     let directly = suite_of_0_1(&everything.url()).await;
     let through = suite_of_0_1(&gateway.plugin_url("everything")).await;
     let differ: Vec<_> = directly.keys().filter(|check| through.get(*check) != directly.get(*check)).collect();
-    // The server leaves itself open to DNS rebinding, and says to no client of this age how to resume a stream. The gateway does better.
+    // The server leaves itself open to DNS rebinding, and says to no client of this age how to resume a stream. The
+    // gateway does better.
     let better = [
         "dns-rebinding-protection/localhost-host-rebinding-rejected",
         "server-sse-polling/server-sse-priming-event",

@@ -1,11 +1,12 @@
 //! The task that delivers one lane of the spool: the oldest batch first, one at a time, so that order is kept.
 //!
-//! While the receiver is away the batch stays on disk and is read again for each attempt, so an outage takes no memory. The
-//! pauses between attempts double up to [`LONGEST_PAUSE`], each drawn between half and the whole, so that a fleet of
-//! gateways does not come back all at once; a `Retry-After` is not undercut.
+//! While the receiver is away the batch stays on disk and is read again for each attempt, so an outage takes no memory.
+//! The pauses between attempts double up to [`LONGEST_PAUSE`], each drawn between half and the whole, so that a fleet
+//! of gateways does not come back all at once; a `Retry-After` is not undercut.
 //!
-//! A batch goes out under the emitter and number of its segment, with the number acknowledged before it in that lane. When
-//! the receiver says that it cannot compare the number, the segment gets a new emitter id, durably, and is sent again.
+//! A batch goes out under the emitter and number of its segment, with the number acknowledged before it in that lane.
+//! When the receiver says that it cannot compare the number, the segment gets a new emitter id, durably, and is sent
+//! again.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,8 @@
 //! An audit event: one step that the ledger has to know.
 //!
-//! In the spool an event is one JSON object with the fields of the contract's audit table; its number in the spool is its
-//! `emitter_seq`, put in when the event is sent. Numbers are given when an event is recorded, one after the other over all
-//! restarts: a hole proves that an event was lost before the ledger had it.
+//! In the spool an event is one JSON object with the fields of the contract's audit table; its number in the spool is
+//! its `emitter_seq`, put in when the event is sent. Numbers are given when an event is recorded, one after the other
+//! over all restarts: a hole proves that an event was lost before the ledger had it.
 
 use std::borrow::Cow;
 

@@ -6,13 +6,13 @@ use super::LaneName;
 
 /// Bytes in use, and the most that may be.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct Quota {
     most: u64,
     samples: AtomicU64,
     audit: AtomicU64,
 }
 
-impl Bound {
+impl Quota {
     pub(super) fn new(most: u64) -> Self {
         Self { most, samples: AtomicU64::new(0), audit: AtomicU64::new(0) }
     }
@@ -42,8 +42,8 @@ impl Bound {
         self.bytes(LaneName::Samples).saturating_add(self.bytes(LaneName::Audit)) > self.most
     }
 
-    /// Whether a record of so many bytes is let in. Samples may pass the bound by `slack`, until the oldest are deleted;
-    /// audit events count only against themselves, since samples make room for them.
+    /// Whether a record of so many bytes is let in. Samples may pass the bound by `slack`, until the oldest are
+    /// deleted; audit events count only against themselves, since samples make room for them.
     pub(super) fn admits(&self, lane: LaneName, bytes: u64, slack: u64) -> bool {
         let audit = self.bytes(LaneName::Audit);
         let (used, most) = match lane {

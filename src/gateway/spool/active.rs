@@ -1,4 +1,5 @@
-//! The segment that is appended to. It is guarded by a lock that is held while it is written to, and never for an fsync.
+//! The segment that is appended to. It is guarded by a lock that is held while it is written to, and never for an
+//! fsync.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use super::segment::{Header, SentUnder};
 
 /// The open segment of a lane. There is always one.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct ActiveSegment {
     pub(super) file: Arc<dyn SegmentFile>,
     pub(super) ordinal: u64,
     pub(super) sent_under: SentUnder,
@@ -29,7 +30,7 @@ pub(super) struct Open {
     pub(super) scratch: Vec<u8>,
 }
 
-impl Open {
+impl ActiveSegment {
     /// A segment that holds its header and nothing else yet.
     pub(super) fn new(file: Arc<dyn SegmentFile>, ordinal: u64, header: &Header, bytes: u64) -> Self {
         Self {

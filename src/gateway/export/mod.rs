@@ -1,4 +1,4 @@
-//! Streams 1 and 3 on their way out: samples and audit events, from a call through the spool to whoever they are for.
+//! Streams 1 and 3 on their way out: samples and audit events, from a call through the spool to their receivers.
 //!
 //! | module | holds |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | `file` | audit events to a file |
 //!
 //! Each stream is on unless `observability.metrics` or `observability.audit` says otherwise, and goes to the gateway's
-//! control plane unless it is sent elsewhere; neither knows of the other. No call waits for the network, ever, and for the
-//! disk's fsync only if it asks to ([`Emitters::audit`]); see the spool for what is durable when (invariant I8).
+//! control plane unless it is sent elsewhere; neither knows of the other. No call waits for the network, ever, and for
+//! the disk's fsync only if it asks to ([`Emitters::audit`]); see the spool for what is durable when (invariant I8).
 //!
 //! What is in the spool when a stream is switched off stays there until it is on again.
 
@@ -168,8 +168,8 @@ impl Emitters {
         self.events().is_some()
     }
 
-    /// Records a sample. When this returns it outlives the process, unless the disk is slow; it never waits for one, and
-    /// never fails: what is lost is counted.
+    /// Records a sample. When this returns it outlives the process, unless the disk is slow; it never waits for one,
+    /// and never fails: what is lost is counted.
     pub fn sample(&self, sample: &CallSample<'_>) {
         let Some(lane) = self.samples() else { return };
         match sample::record(sample, &self.0.workspace, &self.0.instance) {
@@ -200,8 +200,8 @@ impl Emitters {
         }
     }
 
-    /// Records an event and does not wait until it is durable. When this returns it outlives the process, unless the disk
-    /// is slow. One that finds no room is counted, and leaves a hole in `emitter_seq`.
+    /// Records an event and does not wait until it is durable. When this returns it outlives the process, unless the
+    /// disk is slow. One that finds no room is counted, and leaves a hole in `emitter_seq`.
     pub fn audit_soon(&self, event: &AuditEvent<'_>) {
         let Some(lane) = self.events() else { return };
         if let Some(record) = self.record(event) {
@@ -215,8 +215,8 @@ impl Emitters {
         record.inspect_err(|_| tracing::error!("an audit event cannot be written as JSON")).ok()
     }
 
-    /// Delivers what can be delivered until `deadline`, and makes the rest durable for the next start. Nothing is delivered
-    /// afterwards.
+    /// Delivers what can be delivered until `deadline`, and makes the rest durable for the next start. Nothing is
+    /// delivered afterwards.
     pub async fn drain(&self, deadline: Instant) {
         let lanes: Vec<_> = [self.samples(), self.events(), self.payloads()].into_iter().flatten().collect();
         let delivered = async {

@@ -1,8 +1,8 @@
 //! The sealed segments of a lane, oldest first, until they are delivered, set aside or dropped.
 //!
-//! A sealed segment *is* a batch. One of them may be in hand: the sender has it, so it is not dropped to make room. The shelf
-//! is a list in memory of what lies in the lane's folder, and is made again from there when the spool is opened; nothing here
-//! touches a file. Its lock is taken last and alone.
+//! A sealed segment *is* a batch. One of them may be in hand: the sender has it, so it is not dropped to make room. The
+//! sealed segments is a list in memory of what lies in the lane's folder, and is made again from there when the spool
+//! is opened; nothing here touches a file. Its lock is taken last and alone.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ pub(crate) struct Sealed {
     pub(super) unsynced: Option<(Arc<dyn SegmentFile>, End, Instant)>,
 }
 
-/// What is on a shelf, in figures.
+/// The sealed segments in figures.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Depth {
     pub(super) batches: u64,
@@ -39,7 +39,7 @@ pub(super) struct Depth {
 
 /// See the module's doc.
 #[derive(Debug)]
-pub(super) struct Shelf(Mutex<Batches>);
+pub(super) struct SealedSegments(Mutex<Batches>);
 
 #[derive(Debug)]
 struct Batches {
@@ -48,8 +48,8 @@ struct Batches {
     in_hand: Option<u64>,
 }
 
-impl Shelf {
-    /// A shelf of these segments.
+impl SealedSegments {
+    /// These segments.
     pub(super) fn new(sealed: VecDeque<Sealed>) -> Self {
         Self(Mutex::new(Batches { sealed, in_hand: None }))
     }
@@ -77,7 +77,7 @@ impl Shelf {
         self.locked().in_hand = None;
     }
 
-    /// Takes the one in hand off the shelf; none if it has gone.
+    /// Takes the one in hand out; none if it has gone.
     pub(super) fn take_off(&self, ordinal: u64) -> Option<Sealed> {
         let mut batches = self.locked();
         batches.in_hand = None;

@@ -9,15 +9,15 @@ use std::thread::{self, JoinHandle};
 
 use super::journal::Journal;
 
-/// The keeper while it runs.
+/// The flusher while it runs.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Flusher {
     thread: Option<JoinHandle<()>>,
     journal: Arc<Journal>,
     stop: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl Flusher {
     /// Starts to keep `journal`; `yields` is the lane whose records make room for it.
     pub(super) fn start(journal: Arc<Journal>, yields: Option<Arc<Journal>>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -34,13 +34,13 @@ impl Keeper {
                 thread::park_timeout(rest);
             }
         })?;
-        // A journal has one keeper.
-        let _ = journal.keeper.set(thread.thread().clone());
+        // A journal has one flusher.
+        let _ = journal.flusher.set(thread.thread().clone());
         Ok(Self { thread: Some(thread), journal, stop })
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Flusher {
     /// Ends the thread; what was recorded is durable then, or said not to be.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
@@ -48,7 +48,7 @@ impl Drop for Keeper {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the spool's keeper ended by a panic");
+            tracing::error!("the spool's flusher ended by a panic");
         }
     }
 }

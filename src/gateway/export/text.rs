@@ -1,8 +1,8 @@
 //! Texts of others cut to what the control plane takes.
 //!
 //! The names of plugins, tools and callers may come from clients, and a batch with one field out of bounds is refused
-//! whole. So a text that is too long is cut, and a control character or one that is not seen replaced, before anything is recorded: one strange
-//! call must not take the telemetry of a thousand others with it.
+//! whole. So a text that is too long is cut, and a control character or one that is not seen replaced, before anything
+//! is recorded: one strange call must not take the telemetry of a thousand others with it.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use serde::{Serialize, Serializer};
 
 use crate::ingest::is_unseen;
 
-/// The most characters of a required name, of an optional text, of an event's target, and the most bytes of a reason and
-/// of one of an event's texts in lists. They are the control plane's own bounds.
+/// The most characters of a required name, of an optional text, of an event's target, and the most bytes of a reason
+/// and of one of an event's texts in lists. They are the control plane's own bounds.
 pub(super) const NAME: usize = 128;
 pub(super) const TEXT: usize = 256;
 pub(super) const TARGET: usize = 1_024;

@@ -4,16 +4,17 @@
 //! SERVER   tools/call list_repos      the request, from its arrival to its answer
 //! ├ INTERNAL identity                 who asks
 //! ├ INTERNAL policy                   what is decided
-//! └ CLIENT   tools/call list_repos    the upstream at work; its id is what the upstream is told
+//! └ CLIENT   tools/call list_repos    the upstream at work; its id goes to the upstream
 //! ```
 //!
-//! Names and attributes follow the semantic conventions for MCP, what they lack is named `mcpg.…`. The spans are made with
-//! OpenTelemetry's API, not with `tracing`'s macros: kinds, parents and links are exact, and every request has a trace id and a
-//! span id, also when its trace is not kept or nothing is exported. The sample and the audit entry of a call carry those ids.
+//! Names and attributes follow the semantic conventions for MCP, what they lack is named `mcpg.…`. The spans are made
+//! with OpenTelemetry's API, not with `tracing`'s macros: kinds, parents and links are exact, and every request has a
+//! trace id and a span id, also when its trace is not kept or nothing is exported. The sample and the audit entry of a
+//! call carry those ids.
 //!
-//! Of what a caller wrote, a span has the ids of its session and its request alone: no argument, no result, no other header, no
-//! error text, no URI of a resource. Names of tools and prompts are in it only once the gateway knows them; a method that MCP
-//! does not have is `_OTHER`.
+//! Of what a caller wrote, a span has the ids of its session and its request alone: no argument, no result, no other
+//! header, no error text, no URI of a resource. Names of tools and prompts are in it only once the gateway knows them;
+//! a method that MCP does not have is `_OTHER`.
 //!
 //! A request whose future is dropped, because its client went away, still ends its spans, as `cancelled`.
 
@@ -98,8 +99,9 @@ impl Traces {
         Self { tracer: tracer(export.provider()), export: Some(export), rate, key: rand::random() }
     }
 
-    /// Opens the span of a request that has just arrived. A caller's trace is always joined; whether it is kept is the caller's
-    /// decision where it is `trusted`, else the gateway's own. `identity`: how long finding out who asks took, before this.
+    /// Opens the span of a request that has just arrived. A caller's trace is always joined; whether it is kept is the
+    /// caller's decision where it is `trusted`, else the gateway's own. `identity`: how long finding out who asks took,
+    /// before this.
     pub fn request(
         &self,
         request: &Request<'_>,
@@ -135,8 +137,8 @@ impl Traces {
         }
     }
 
-    /// The context of a caller that does not decide whether its trace is kept: that is the gateway's rate, the same for all
-    /// requests of a trace, and not to be foreseen from its id.
+    /// The context of a caller that does not decide whether its trace is kept: that is the gateway's rate, the same for
+    /// all requests of a trace, and not to be foreseen from its id.
     fn own_decision(&self, mut inbound: Inbound) -> Inbound {
         if let Some(parent) = inbound.parent.take() {
             let hash = blake3::keyed_hash(&self.key, &parent.trace_id().to_bytes());
@@ -320,7 +322,7 @@ pub struct DispatchSpan {
 }
 
 impl DispatchSpan {
-    /// What the upstream is to be told of the trace, in the message and in the headers: this span is its parent.
+    /// The trace context for the upstream, in the message and in the headers: this span is its parent.
     pub fn outbound(&self) -> &Outbound {
         &self.outbound
     }

@@ -1,18 +1,18 @@
-//! One lane: the records that wait in memory, the open segment that they are appended to, and the shelf of sealed ones.
+//! One lane: the records that wait in memory, the active segment that they are appended to, and the sealed ones.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`append`] | a call's record: encoded into memory, and written with all that waits there |
-//! | [`round`] | what the keeper does again and again; the bound, and what is dropped for its sake |
+//! | [`round`] | what the flusher does again and again; the bound, and what is dropped for its sake |
 //! | [`durable`] | fsyncs |
-//! | [`sealing`] | the open segment becomes a batch; the spare |
+//! | [`sealing`] | the active segment becomes a batch; the spare |
 //! | [`delivery`] | batches, to a sender and away |
 //!
-//! A call only copies into memory and writes if it can do so at once; fsync, sealing and deletion belong to the keeper's
-//! thread (see `keeper`). The turn to write is one for both lanes: a disk that hangs holds up one thread of the runtime, never
-//! all.
+//! A call only copies into memory and writes if it can do so at once; fsync, sealing and deletion belong to the
+//! flusher's thread (see `flusher`). The turn to write is one for both lanes: a disk that hangs holds up one thread of
+//! the runtime, never all.
 //!
-//! Lock order: `tending`, `turn`, `spare`, `open`, `pending`; `shelf` is taken last and alone.
+//! Lock order: `tending`, `turn`, `spare`, `active`, `pending`; `sealed` is taken last and alone.
 
 mod append;
 mod delivery;
@@ -31,14 +31,14 @@ use tokio::sync::Notify;
 
 pub(crate) use delivery::Batch;
 
-use super::bound::Bound;
+use super::active::ActiveSegment;
 use super::disk::{Disk, SegmentFile};
+use super::disk_health::DiskHealth;
 use super::folder::segment_path;
 use super::numbers::Numbers;
-use super::open::Open;
-use super::pace::Pace;
 use super::pending::Pending;
-use super::shelf::{Sealed, Shelf};
+use super::quota::Quota;
+use super::sealed::{Sealed, SealedSegments};
 use super::{LEAST_SEGMENT_BYTES, LaneName, SEGMENT_BYTES, SEGMENT_RECORDS, SYNC_EVERY, SpoolParts};
 use crate::gateway::metrics::Lane as LaneMetrics;
 use crate::model::{OrgName, micros};
@@ -78,21 +78,21 @@ pub(crate) struct Journal {
     org: OrgName,
     tuning: Tuning,
     parts: SpoolParts,
-    bound: Arc<Bound>,
+    quota: Arc<Quota>,
     pending: Mutex<Pending>,
-    open: Mutex<Open>,
-    shelf: Shelf,
+    active: Mutex<ActiveSegment>,
+    sealed: SealedSegments,
     numbers: Numbers,
     /// Deletions since the folder was fsynced.
     deletions: AtomicU64,
     tending: Mutex<()>,
-    /// The file of the next segment, with room for its header: so that the open one can be sealed on a full disk too, and
-    /// delivering it makes room. Used under `tending` only.
+    /// The file of the next segment, with room for its header: so that the open one can be sealed on a full disk too,
+    /// and delivering it makes room. Used under `tending` only.
     spare: Mutex<Option<(u64, Arc<dyn SegmentFile>)>>,
     /// Records below this number are written, or given up.
     written: AtomicU64,
     turn: Turn,
-    pace: Pace,
+    health: DiskHealth,
     /// The log says that the disk refuses.
     said: AtomicBool,
     /// A sender waits for a batch.
@@ -100,7 +100,7 @@ pub(crate) struct Journal {
     /// Told when a batch is sealed.
     pub(super) ready: Notify,
     /// The thread that keeps it.
-    pub(super) keeper: OnceLock<Thread>,
+    pub(super) flusher: OnceLock<Thread>,
 }
 
 impl Journal {
@@ -108,32 +108,32 @@ impl Journal {
     pub(super) fn new(
         (name, folder, org, tuning): (LaneName, PathBuf, OrgName, Tuning),
         parts: &SpoolParts,
-        (bound, turn): (&Arc<Bound>, &Turn),
-        (open, numbers): (Open, Numbers),
+        (quota, turn): (&Arc<Quota>, &Turn),
+        (active, numbers): (ActiveSegment, Numbers),
         sealed: VecDeque<Sealed>,
     ) -> Self {
-        let next = open.next;
+        let next = active.next;
         Self {
             name,
             folder,
             org,
             tuning,
             parts: parts.clone(),
-            bound: Arc::clone(bound),
+            quota: Arc::clone(quota),
             pending: Mutex::new(Pending::new(next)),
-            open: Mutex::new(open),
-            shelf: Shelf::new(sealed),
+            active: Mutex::new(active),
+            sealed: SealedSegments::new(sealed),
             numbers,
             deletions: AtomicU64::new(0),
             tending: Mutex::new(()),
             spare: Mutex::new(None),
             written: AtomicU64::new(next),
             turn: Arc::clone(turn),
-            pace: Pace::new(),
+            health: DiskHealth::new(),
             said: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             ready: Notify::new(),
-            keeper: OnceLock::new(),
+            flusher: OnceLock::new(),
         }
     }
 
@@ -156,42 +156,43 @@ impl Journal {
         }
     }
 
-    /// Has the keeper look now, if there is one.
+    /// Has the flusher look now, if there is one.
     pub(super) fn wake(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.unpark();
+        if let Some(flusher) = self.flusher.get() {
+            flusher.unpark();
         }
     }
 
-    fn is_large(&self, open: &Open) -> bool {
+    fn is_large(&self, open: &ActiveSegment) -> bool {
         open.bytes >= self.tuning.segment_bytes || open.records >= SEGMENT_RECORDS
     }
 
     /// Shows depth and age.
     pub(super) fn show(&self) {
         let (records, since) = {
-            let open = locked(&self.open);
+            let open = locked(&self.active);
             (open.records, open.since.map(|(_, since)| since))
         };
-        let shelf = self.shelf.depth();
+        let waiting = self.sealed.depth();
         let shown = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let metrics = self.metrics();
-        metrics.records.set(shown(records + shelf.records));
-        metrics.batches.set(shown(shelf.batches));
-        metrics.bytes.set(shown(self.bound.bytes(self.name)));
-        let age = shelf.since.or(since).map_or(0, |since| micros(self.parts.clock.now()).saturating_sub(since).max(0));
+        metrics.records.set(shown(records + waiting.records));
+        metrics.batches.set(shown(waiting.batches));
+        metrics.bytes.set(shown(self.quota.bytes(self.name)));
+        let age =
+            waiting.since.or(since).map_or(0, |since| micros(self.parts.clock.now()).saturating_sub(since).max(0));
         metrics.age_seconds.set(Duration::from_micros(age.unsigned_abs()).as_secs_f64());
     }
 }
 
 #[cfg(test)]
 impl Journal {
-    pub(super) fn open_ordinal(&self) -> u64 {
-        locked(&self.open).ordinal
+    pub(super) fn active_ordinal(&self) -> u64 {
+        locked(&self.active).ordinal
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.shelf.depth().records + locked(&self.open).records
+        self.sealed.depth().records + locked(&self.active).records
     }
 }
 

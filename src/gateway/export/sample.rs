@@ -1,9 +1,9 @@
 //! A sample: what one call leaves for the metrics and for SQL.
 //!
-//! In the spool a sample is one JSON object with the columns of [`emitted_schema`], times as microseconds since the epoch
-//! and absent values left out. A batch of them becomes an Arrow stream of that schema, LZ4, when it is sent. What a record
-//! says is settled when the call ends, so that a change of the configuration between recording and sending changes
-//! nothing.
+//! In the spool a sample is one JSON object with the columns of [`emitted_schema`], times as microseconds since the
+//! epoch and absent values left out. A batch of them becomes an Arrow stream of that schema, LZ4, when it is sent. What
+//! a record says is settled when the call ends, so that a change of the configuration between recording and sending
+//! changes nothing.
 
 use std::fmt;
 
@@ -197,8 +197,8 @@ pub(super) fn record(sample: &CallSample<'_>, workspace: &str, instance: &str) -
 /// Columns that records of earlier builds do not have.
 const LATER: [&str; 6] = ["client_name", "client_version", "protocol_version", "identity_us", "policy_us", "queue_us"];
 
-/// The batch without the later columns, if no record has any of them: a batch that an earlier build sent, and was not answered for,
-/// has to have the bytes that it had then.
+/// The batch without the later columns, if no record has any of them: a batch that an earlier build sent, and was not
+/// answered for, has to have the bytes that it had then.
 fn without_later(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let is_later = |name: &String| LATER.contains(&name.as_str());
     let schema = batch.schema();

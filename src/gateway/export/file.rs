@@ -1,9 +1,9 @@
 //! Audit events to a file instead of a control plane: a JSON object a line, with the org, appended and fsynced.
 //!
-//! Lines come from the spool's batches, in order. When a batch was appended and the gateway ended before the spool knew,
-//! the batch comes again; so at the first batch after a start the file's end is read, a line that was torn is cut off, and
-//! lines of the batch that are there already are not written again. The file is opened anew for each batch: it may be
-//! moved away at any time, and the next batch makes a new one.
+//! Lines come from the spool's batches, in order. When a batch was appended and the gateway ended before the spool
+//! knew, the batch comes again; so at the first batch after a start the file's end is read, a line that was torn is cut
+//! off, and lines of the batch that are there already are not written again. The file is opened anew for each batch: it
+//! may be moved away at any time, and the next batch makes a new one.
 
 use std::collections::HashSet;
 use std::fs::File;

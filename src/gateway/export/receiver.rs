@@ -1,10 +1,10 @@
 //! One attempt to hand a batch to a control plane, and what its answer means.
 //!
-//! Only an answer that the control plane itself made can end a batch: an acknowledgement delivers it, a problem document that
-//! says that this body will never be taken (400, 413, 415, 422) sends it to the quarantine, and one that says that its number
-//! cannot be compared (409 `sequence_conflict`) has it sent under another one. Everything else, no answer, a busy server, a
-//! token or an org that is not known yet, a proxy's page, means to come again with the same bytes under the same number:
-//! the configuration may be mended, the network too.
+//! Only an answer that the control plane itself made can end a batch: an acknowledgement delivers it, a problem
+//! document that says that this body will never be taken (400, 413, 415, 422) sends it to the quarantine, and one that
+//! says that its number cannot be compared (409 `sequence_conflict`) has it sent under another one. Everything else, no
+//! answer, a busy server, a token or an org that is not known yet, a proxy's page, means to come again with the same
+//! bytes under the same number: the configuration may be mended, the network too.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! How the disk does: whether a call may write to it now, or had better leave that to the keeper.
+//! How the disk does: whether a call may write to it now, or had better leave that to the flusher.
 //!
-//! While a write hangs no call waits for it, and after a slow one none writes for [`REST`]: only the keeper does, whose thread
-//! holds up nobody. After a write that failed only the keeper tries again. Where a new segment found no room, none is tried
-//! for [`REST`] either, while the open one grows on.
+//! While a write hangs no call waits for it, and after a slow one none writes for [`REST`]: only the flusher does,
+//! whose thread holds up nobody. After a write that failed only the flusher tries again. Where a new segment found no
+//! room, none is tried for [`REST`] either, while the open one grows on.
 //!
 //! All of it is hints for one process, read and written without a lock; a crash loses nothing with it.
 
@@ -15,11 +15,11 @@ const REST: Duration = Duration::from_secs(1);
 
 /// See the module's doc. Times are µs since `base`.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct DiskHealth {
     base: Instant,
     /// When the write under way began; 0 for none.
     writing_since: AtomicU64,
-    /// Until when only the keeper writes.
+    /// Until when only the flusher writes.
     rest_until: AtomicU64,
     /// The last write failed.
     failing: AtomicBool,
@@ -27,7 +27,7 @@ pub(super) struct Pace {
     no_segment_until: AtomicU64,
 }
 
-impl Pace {
+impl DiskHealth {
     /// Of a disk of which nothing bad is known.
     pub(super) fn new() -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Pace {
         u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Runs a write to the open segment; how long it takes is what calls go by.
+    /// Runs a write to the active segment; how long it takes is what calls go by.
     pub(super) fn writing<T>(&self, write: impl FnOnce() -> T) -> T {
         let began = self.now();
         self.writing_since.store(began, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Pace {
         hangs || self.failing.load(Ordering::Relaxed)
     }
 
-    /// Whether only the keeper writes.
+    /// Whether only the flusher writes.
     pub(super) fn is_resting(&self) -> bool {
         self.now() < self.rest_until.load(Ordering::Relaxed)
     }

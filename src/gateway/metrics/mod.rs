@@ -1,5 +1,5 @@
-//! Stream 1, the near half: the gateway's own Prometheus metrics, on a listener of their own, and pushed over OTLP where
-//! configured.
+//! Stream 1, the near half: the gateway's own Prometheus metrics, on a listener of their own, and pushed over OTLP
+//! where configured.
 //!
 //! | module | holds |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | [`push`] | the same families sent to a collector |
 //!
 //! The families of calls bear the names that the control plane's fleet metrics have, so that a dashboard or an alert of
-//! the one works on the other; they count what this process saw since it started. All others start with `mcpg_gateway_`,
-//! in base units. No label is ever a caller, a session, an argument or an error's text (invariant I6), and the number of
-//! series is bounded (invariant I7). Recording takes no lock but the lookup of a tool's series.
+//! the one works on the other; they count what this process saw since it started. All others start with
+//! `mcpg_gateway_`, in base units. No label is ever a caller, a session, an argument or an error's text (invariant I6),
+//! and the number of series is bounded (invariant I7). Recording takes no lock but the lookup of a tool's series.
 
 pub mod calls;
 mod make;
