@@ -77,7 +77,10 @@ impl FsyncLocal {
     }
 
     /// The same with another fsync of folders, for tests in which it fails.
-    pub(in crate::storage) fn open_with(root: &FsPath, sync: impl Fn(&FsPath) -> io::Result<()> + Send + Sync + 'static) -> io::Result<Self> {
+    pub(in crate::storage) fn open_with(
+        root: &FsPath,
+        sync: impl Fn(&FsPath) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
         create_root(&root)?;
         let staging = root.join(STAGING);
