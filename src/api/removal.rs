@@ -1,6 +1,7 @@
 //! `DELETE /v1/orgs/{org}` and `POST /v1/orgs/{org}/restore`: removing an org, and taking that back within seven days.
 //!
-//! Both may have a body that says why, `{"reason": "…"}`, and are entries of the org's ledger with whoever asked as their actor.
+//! Both may have a body that says why, `{"reason": "…"}`, and are entries of the org's ledger with whoever asked as
+//! their actor.
 
 use std::sync::Arc;
 

@@ -1,9 +1,11 @@
-//! Scrapes of orgs' metrics: rendered once for all that wait for the same one, a few at a time, compressed, and bounded in memory.
+//! Scrapes of orgs' metrics: rendered once for all that wait for the same one, a few at a time, compressed, and bounded
+//! in memory.
 //!
 //! An org is loaded before a scrape of it takes its turn: one whose files hang keeps no other org's scrape waiting.
 //!
-//! A scrape shows all that was acknowledged before it came. So one that comes while another waits to be rendered gets that rendering, and one that
-//! comes once it has begun gets the next. What slow readers hold of their answers is bounded: past it a scrape is told to come again.
+//! A scrape shows all that was acknowledged before it came. So one that comes while another waits to be rendered gets
+//! that rendering, and one that comes once it has begun gets the next. What slow readers hold of their answers is
+//! bounded: past it a scrape is told to come again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
