@@ -1,8 +1,9 @@
 //! TLS of a server: certificate, key and the authorities of client certificates, from files that are watched.
 //!
-//! The files are looked at every two seconds. When one of them is another, all are read again; what cannot be used (a key that is not the
-//! certificate's, while only one of the two has been replaced) is logged, and what was there stays in use. A connection keeps what it began
-//! with. With a `client_ca_file` a client must show a certificate of one of its authorities, or the handshake fails.
+//! The files are looked at every two seconds. When one of them is another, all are read again; what cannot be used (a
+//! key that is not the certificate's, while only one of the two has been replaced) is logged, and what was there stays
+//! in use. A connection keeps what it began with. With a `client_ca_file` a client must show a certificate of one of
+//! its authorities, or the handshake fails.
 //!
 //! TLS 1.2 and 1.3, `h2` and `http/1.1` by ALPN; the ring provider, whatever else is linked in.
 

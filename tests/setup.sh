@@ -50,6 +50,7 @@ present() {
     util-linux) command -v losetup >/dev/null && command -v fsfreeze >/dev/null ;;
     systemd) command -v systemd-analyze >/dev/null ;;
     nginx-light) command -v nginx >/dev/null ;;
+    openssl) command -v openssl >/dev/null ;;
     npm) command -v npm >/dev/null ;;
     chromium) command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
     fonts-dejavu-core) has_font DejaVuSans.ttf ;;

@@ -1,9 +1,9 @@
 //! `/v1/orgs/{org}/audit`: events in, entries out.
 //!
-//! `POST` takes events as `invocations` takes samples. `GET` gives a page of the ledger. A cursor is a place in the ledger
-//! and nothing else: entries are numbered once and for all, so pages that are fetched while entries keep arriving hold each
-//! entry once. `GET canonical` gives entries as they were hashed, one a line. What a verifier reads, heads, tiles, segments and
-//! proofs, is in `ledger`.
+//! `POST` takes events as `invocations` takes samples. `GET` gives a page of the ledger. A cursor is a place in the
+//! ledger and nothing else: entries are numbered once and for all, so pages that are fetched while entries keep
+//! arriving hold each entry once. `GET canonical` gives entries as they were hashed, one a line. What a verifier reads,
+//! heads, tiles, segments and proofs, is in `ledger`.
 
 use std::sync::Arc;
 

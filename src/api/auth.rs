@@ -3,34 +3,37 @@
 //! * A token is presented as `Authorization: Bearer <token>` (RFC 6750). The configuration holds its BLAKE3 hash; what
 //!   is presented is hashed and looked up by that hash. How long the look-up takes says something about hashes, and
 //!   nothing about tokens, whose hashes nobody can steer.
-//! * What is no configured token may be a JSON Web Token of an issuer in `identity.jwt`: it opens what `identity.grants` says of its claims
-//!   ([`who`](super::who)).
-//! * A request without `Authorization` may bring a session's cookie ([`session`](super::session)). A bad token never falls back to it.
+//! * What is no configured token may be a JSON Web Token of an issuer in `identity.jwt`: it opens what
+//!   `identity.grants` says of its claims ([`who`](super::who)).
+//! * A request without `Authorization` may bring a session's cookie ([`session`](super::session)). A bad token never
+//!   falls back to it.
 //! * No token, or one that is no good: 401 with a challenge. Both look the same but for the challenge's `error`.
-//! * An org that the bearer has no right in, and an org that does not exist: the same 404, so that names of other tenants
-//!   cannot be probed (invariant I4). Only then the role is looked at: 403.
-//! * A token may have two hashes, for the time of a change, and an end: past it 401 `token_expired`. When each was used last is a metric.
-//! * Tokens follow the configuration's file while the program runs ([`Tokens`]). Whether anyone is asked at all does not: that is settled at the start.
+//! * An org that the bearer has no right in, and an org that does not exist: the same 404, so that names of other
+//!   tenants cannot be probed (invariant I4). Only then the role is looked at: 403.
+//! * A token may have two hashes, for the time of a change, and an end: past it 401 `token_expired`. When each was used
+//!   last is a metric.
+//! * Tokens follow the configuration's file while the program runs ([`Tokens`]). Whether anyone is asked at all does
+//!   not: that is settled at the start.
 //! * With neither tokens nor people configured, everyone may do everything; the program then listens on loopback only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::SET_COOKIE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CACHE_CONTROL, SET_COOKIE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::DateTime;
-use parking_lot::RwLock;
 
 use super::refusals::Refused;
 use super::session::{self, Brought, Sealer, Sessions};
 use super::site::{Place, Site};
+use super::tokens::Tokens;
 use super::who::{Asked, Who, granted};
 use super::{Api, Problem};
-use crate::config::{ControlPlane, Grant, Token, TokenHash};
+use crate::config::{ControlPlane, Grant, Token, TokenHash, TraceUrl};
 use crate::identity::{IdentityError, Issuers, Presented, Unidentified, presented};
 use crate::model::{Clock, OrgName, Role, SystemClock};
 use crate::telemetry::metrics::Metrics;
@@ -49,56 +52,15 @@ pub struct Access {
     pub(super) grants: Vec<Grant>,
     pub(super) sessions: Sessions,
     pub(super) site: Site,
+    /// Where pages lead to from a call to its trace.
+    pub(super) trace_url: Option<TraceUrl>,
     clock: Arc<dyn Clock>,
     metrics: Option<Arc<Metrics>>,
 }
 
-/// The tokens of a control plane, which may be replaced while it runs.
-#[derive(Debug, Clone)]
-pub struct Tokens {
-    /// Whether nobody is asked, and everyone may do everything.
-    open: bool,
-    by_hash: Arc<RwLock<ByHash>>,
-}
-
-type ByHash = HashMap<TokenHash, Arc<Token>>;
-
-impl Tokens {
-    fn new(settings: &ControlPlane) -> Self {
-        Self { open: settings.is_open(), by_hash: Arc::new(RwLock::new(Self::of(settings))) }
-    }
-
-    fn of(settings: &ControlPlane) -> ByHash {
-        let tokens = settings.tokens.iter().flat_map(|token| {
-            let shared = Arc::new(token.clone());
-            [Some(token.hash), token.previous_hash].into_iter().flatten().map(move |hash| (hash, Arc::clone(&shared)))
-        });
-        tokens.collect()
-    }
-
-    /// Takes the tokens of other settings; says whether anything changed.
-    ///
-    /// # Errors
-    /// When nobody was asked and tokens would be now, or the other way round: the one would open everything, the other shut it.
-    pub fn replace(&self, settings: &ControlPlane) -> Result<bool, &'static str> {
-        if settings.is_open() != self.open {
-            return Err("whether anyone is asked for a token is settled at the start; restart the control plane");
-        }
-        let new = Self::of(settings);
-        let mut tokens = self.by_hash.write();
-        let changed = new != *tokens;
-        *tokens = new;
-        Ok(changed)
-    }
-
-    fn get(&self, hash: &TokenHash) -> Option<Arc<Token>> {
-        self.by_hash.read().get(hash).cloned()
-    }
-}
-
 impl Access {
-    /// What the settings grant, at a port; sessions are sealed by `sealer`. Keys of issuers are fetched in the background, within
-    /// a Tokio runtime.
+    /// What the settings grant, at a port; sessions are sealed by `sealer`. Keys of issuers are fetched in the
+    /// background, within a Tokio runtime.
     ///
     /// # Errors
     /// When no HTTP client can be made.
@@ -112,6 +74,7 @@ impl Access {
             grants: settings.identity.grants.clone(),
             sessions: Sessions::new(settings, sealer)?,
             site: Site::new(settings, port),
+            trace_url: settings.telemetry.trace_url.clone(),
             clock: Arc::new(SystemClock),
             metrics: None,
         })
@@ -130,7 +93,7 @@ impl Access {
 
     /// Whether nobody is asked who they are.
     pub(super) fn is_open(&self) -> bool {
-        self.tokens.open
+        self.tokens.is_open()
     }
 
     /// The orgs that there are, in the configuration's order.
@@ -143,7 +106,7 @@ impl Access {
     /// # Errors
     /// 401, and 503 where the keys of a token's issuer cannot be had.
     pub(super) async fn identify(&self, headers: &HeaderMap, place: Option<&Place>) -> Result<Who, Problem> {
-        if self.tokens.open {
+        if self.tokens.is_open() {
             return Ok(Who::open());
         }
         match presented(headers) {
@@ -243,7 +206,8 @@ fn unauthorized(code: &'static str, why: &'static str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, code, why).challenge(r#"Bearer realm="mcpg", error="invalid_token""#)
 }
 
-/// Finds out who a request is of, for its handler, and renews the session that it brings. What stands outside `/v1` asks nobody.
+/// Finds out who a request is of, for its handler, and renews the session that it brings. What stands outside `/v1`
+/// asks nobody.
 pub(super) async fn identify(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with("/v1/") {
         return next.run(request).await;
@@ -259,6 +223,11 @@ pub(super) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     }
     request.extensions_mut().insert(Asked(who));
     let mut response = next.run(request).await;
+    // What an org's data are is for who asked: no cache keeps it unless its handler says so of what never changes, and
+    // no browser takes it for anything but what its type says.
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A session that has just been ended stays so.
     if response.status() != StatusCode::UNAUTHORIZED
         && !response.headers().contains_key(SET_COOKIE)

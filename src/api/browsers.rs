@@ -1,18 +1,19 @@
-//! What web pages may ask of a control plane, by requests that browsers make without a bearer token: with a session's cookie, or where
-//! nobody is asked for anything.
+//! What web pages may ask of a control plane, by requests that browsers make without a bearer token: with a session's
+//! cookie, or where nobody is asked for anything.
 //!
-//! A browser sends its cookies, and reaches this machine's own ports, whatever site the page is of that has it do so. So:
+//! A browser sends its cookies, and reaches this machine's own ports, whatever site the page is of that has it do so.
+//! So:
 //!
 //! | a request without a bearer token | must |
 //! |---|---|
-//! | any | name a host that this control plane is reached at ([`Site`]): else a page could come by a name of its own (DNS rebinding) |
+//! | any | name a host that this control plane is reached at ([`Site`]), against DNS rebinding |
 //! | that is not GET or HEAD | be of a page of exactly our origin, port included, and bear `Mcpg-Csrf: 1` |
 //! | GET or HEAD under `/v1` | not be made by a page of another site; the way back from a provider is |
 //!
-//! `/healthz` and `/readyz` answer to any host: a kubelet's probes name the pod's address. So does `/metrics` where tokens are asked for.
-//! Where nobody is asked, a bearer token opens nothing, and exempts from nothing. A program sends neither `Origin` nor
-//! `Sec-Fetch-Site`, which every browser does; without a session's cookie it is asked for neither of them nor for `Mcpg-Csrf`.
-//! No answer ever has a CORS header.
+//! `/healthz` and `/readyz` answer to any host: a kubelet's probes name the pod's address. So does `/metrics` where
+//! tokens are asked for. Where nobody is asked, a bearer token opens nothing, and exempts from nothing. A program sends
+//! neither `Origin` nor `Sec-Fetch-Site`, which every browser does; without a session's cookie it is asked for neither
+//! of them nor for `Mcpg-Csrf`. No answer ever has a CORS header.
 
 use std::sync::Arc;
 

@@ -1,11 +1,12 @@
 //! The connections that a server has: how many, from where, and which of them do nothing.
 //!
-//! A connection costs a descriptor, and the store needs some too. So there are at most so many, and at most so many from one address; a new one past
-//! that takes the place of the one that has been idle longest, and is refused where none is idle. So idle connections, however many, keep nobody out.
+//! A connection costs a descriptor, and the store needs some too. So there are at most so many, and at most so many
+//! from one address; a new one past that takes the place of the one that has been idle longest, and is refused where
+//! none is idle. So idle connections, however many, keep nobody out.
 //!
-//! A connection is closed when it has sent no request 10 s after it was made, when the head of a request takes longer than that, when it is idle for
-//! two minutes (longer than clients commonly keep an idle connection, so that they close it and not we, just when a request is on its
-//! way), and when its client takes nothing of an answer for two minutes.
+//! A connection is closed when it has sent no request 10 s after it was made, when the head of a request takes longer
+//! than that, when it is idle for two minutes (longer than clients commonly keep an idle connection, so that they close
+//! it and not we, just when a request is on its way), and when its client takes nothing of an answer for two minutes.
 
 use std::collections::HashMap;
 use std::io;
@@ -39,7 +40,8 @@ pub(super) struct Activity {
     served: AtomicBool,
     /// Whether it speaks HTTP/2, where bytes between requests are no head: pings come too.
     multiplexed: AtomicBool,
-    /// Milliseconds since it was made, plus one; 0 where there is none. When its last request ended, when a head began, since when nothing is taken.
+    /// Milliseconds since it was made, plus one; 0 where there is none. When its last request ended, when a head began,
+    /// since when nothing is taken.
     idle: AtomicU64,
     head: AtomicU64,
     stalled: AtomicU64,

@@ -1,6 +1,7 @@
 //! The exemplars of each org, as this node keeps them: taken from the samples that it acknowledges, read by scrapes.
 //!
-//! They are best effort (`rollup::exemplars`): samples that are acknowledged while a scrape reads their org's exemplars leave none.
+//! They are best effort (`rollup::exemplars`): samples that are acknowledged while a scrape reads their org's exemplars
+//! leave none.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Taking rows in: samples of tool calls and events for the ledger, each body whole or not at all.
 //!
-//! A 200 means that the rows are durable and in every later read. Until then nothing is promised, and a retry under
-//! the same `Idempotency-Key`, or the same number of a lane (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`), is safe.
-//! Whether a batch is such a retry is looked up by the fingerprint of its unpacked body, before its rows are judged: what
-//! was valid when it was stored is a duplicate for good, even where it would be refused now.
+//! A 200 means that the rows are durable and in every later read. Until then nothing is promised, and a retry under the
+//! same `Idempotency-Key`, or the same number of a lane (`Mcpg-Emitter`, `Mcpg-Sequence`, `Mcpg-After`), is safe.
+//! Whether a batch is such a retry is looked up by the fingerprint of its unpacked body, before its rows are judged:
+//! what was valid when it was stored is a duplicate for good, even where it would be refused now.
 //!
 //! Memory is set aside before it is used: for the body, then for decoding it; the latter is held until the rows are
 //! acknowledged. When there is none, the answer is 429 with `Retry-After`.
@@ -169,7 +169,10 @@ fn late(batch: &RecordBatch, now: i64) -> u64 {
 }
 
 /// What the plane answers, if it does until `deadline`.
-async fn in_time<T>(deadline: Instant, answer: impl Future<Output = Result<T, PlaneError>>) -> Result<T, PlaneError> {
+pub(super) async fn in_time<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, PlaneError>>,
+) -> Result<T, PlaneError> {
     timeout_at(deadline, answer).await.unwrap_or_else(|_| {
         Err(PlaneError::Unavailable {
             reason: "the rows did not become durable in time; they may yet, so retry under the same key or number"
@@ -249,8 +252,8 @@ async fn somewhere<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(IngestError::Internal(error.to_string())))
 }
 
-/// Unpacks a body with the memory that one of its kind is expected to need; if that was too little, again with more, up to
-/// what is allowed. Gives its fingerprint too if the batch has a name.
+/// Unpacks a body with the memory that one of its kind is expected to need; if that was too little, again with more, up
+/// to what is allowed. Gives its fingerprint too if the batch has a name.
 async fn unpack(
     api: &Api,
     body: Bytes,

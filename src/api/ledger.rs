@@ -7,7 +7,7 @@
 //! | `tile/…` | hash tiles and entry bundles, as C2SP tlog-tiles names them |
 //! | `segments/{name}` | entries, Parquet |
 //! | `files` | which segments and heads there are |
-//! | `{seq}/proof` | that an entry is under the newest head: JSON with the entry's canonical bytes, where the entry is there; or a C2SP tlog-proof for `Accept: text/plain` |
+//! | `{seq}/proof` | that an entry is under the newest checkpoint: JSON, or a C2SP tlog-proof (`Accept: text/plain`) |
 //! | `vkey` | the public key, a signed-note verifier key |
 //!
 //! Nothing here needs trust: whoever has the public key from elsewhere can check all of it.

@@ -1,4 +1,5 @@
-//! Every route against every kind of caller: what is let in, and what is told to the rest. A route or a method without a row fails.
+//! Every route against every kind of caller: what is let in, and what is told to the rest. A route or a method without
+//! a row fails.
 
 use std::collections::BTreeSet;
 

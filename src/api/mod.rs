@@ -8,20 +8,20 @@
 //! | `GET /v1/orgs/{org}/audit/…` | `read` | `ledger` |
 //! | `GET /v1/orgs/{org}/audit/retention` | `read` | `retention` |
 //! | `POST /v1/orgs/{org}/audit/prune`, `…/hold`, `…/release` | `operator` | `retention` |
-//! | `GET /v1/orgs/{org}/storage`, `POST …/storage/compact`, `…/storage/retention`, `…/erasure` | `operator` | `storage` |
+//! | `GET /v1/orgs/{org}/storage`, `POST …/storage/…`, `…/erasure` | `operator` | `storage` |
 //! | `GET /v1/orgs/{org}/metrics` | `read` | `metrics` |
 //! | `POST /v1/orgs/{org}/sql` | `read` | `sql` |
 //! | `POST /v1/orgs/{org}/sessions/revoke` | `operator` | `session` |
 //! | `GET`, `POST`, `DELETE /v1/session`, `GET /v1/session/login`, `…/callback` | none | `session` |
-//! | `POST /v1/orgs/{org}/payloads`, `GET …/payload-keys`, `POST …/invocations/{id}/payloads/view`, … | see there | `payloads` |
+//! | `POST /v1/orgs/{org}/payloads`, `GET …/payload-keys`, `POST …/payloads/view`, … | see there | `payloads` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | none | `health` |
 //! | `GET /openapi.json` | none | `openapi` |
 //! | `GET /`, `/assets/…` and the views' paths | none | `ui` |
 //!
-//! Every request passes, outermost first: `observe` (request id, span, metrics), panic to 500, `browsers` (what web pages may not),
-//! `auth::identify` (who it is of), routing. A handler takes a `Who`, asks whether they may (`Api::allow`), reads what it needs
-//! within bounds (`body`) and answers. Every error of
-//! every kind is an RFC 9457 problem document (`problem`) with a stable `code`.
+//! Every request passes, outermost first: `observe` (request id, span, metrics), panic to 500, `browsers` (what web
+//! pages may not), `auth::identify` (who it is of), routing. A handler takes a `Who`, asks whether they may
+//! (`Api::allow`), reads what it needs within bounds (`body`) and answers. Every error of every kind is an RFC 9457
+//! problem document (`problem`) with a stable `code`.
 //!
 //! Nothing here holds state: what a request changes, the plane has made durable before the answer is sent.
 
@@ -54,6 +54,7 @@ mod sql;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod ui;
 mod who;
 
@@ -69,11 +70,12 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use auth::{Access, Tokens};
+pub use auth::Access;
 use problem::Problem;
 use records::Records;
 use refusals::Refusals;
 pub use session::Sealer;
+pub use tokens::Tokens;
 use who::Who;
 
 use crate::config::Limits;

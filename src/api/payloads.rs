@@ -2,15 +2,16 @@
 //!
 //! | route | role | does |
 //! |---|---|---|
-//! | `POST payloads` | `ingest` | takes frames of envelopes and records, whole or not at all; a 200 means that they are durable |
+//! | `POST payloads` | `ingest` | takes frames of envelopes and records, whole or not at all; 200: they are durable |
 //! | `GET payload-keys` | `ingest` | the signed note of public keys, made where there are none yet |
 //! | `POST payload-keys/rotate` | `operator` | rotates the KEK |
-//! | `POST invocations/{id}/payloads/view` | `payload`, a person | opens what was captured of a call; the body `{"reason": "…"}` says why |
-//! | `GET payloads/export?from=&to=&reason=` | `payload`, a person | a tar of what was captured in a time, sealed as it is, with what opens it |
+//! | `POST invocations/{id}/payloads/view` | `payload`, a person | opens what was captured of a call |
+//! | `GET payloads/export?from=&to=&reason=` | `payload`, a person | a tar of what was captured in a time |
 //!
-//! Who asks to see is held against the rules in this order: known (401), org (404), role and person (403), how long ago they logged in
-//! (401), the reason (400). What is refused of a known person is told to the ledger as `payload.view_denied`. An answer that holds plaintext is JSON
-//! that is kept nowhere: `no-store`, and a policy that lets a browser run or load nothing of it.
+//! Who asks to see is held against the rules in this order: known (401), org (404), role and person (403), how long ago
+//! they logged in (401), the entitlement (403), the reason (400). What is refused of a known person is told to the ledger as
+//! `payload.view_denied`. An answer that holds plaintext is JSON that is kept nowhere: `no-store`, and a policy that
+//! lets a browser run or load nothing of it.
 
 use std::sync::Arc;
 
@@ -30,14 +31,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::body::{self, Incoming};
+use super::intake::in_time;
 use super::refusals::Refused;
 use super::who::{Way, Who};
 use super::{Api, Problem, observe};
-use crate::ingest::{BatchName, Encoding, Fingerprint};
+use crate::ingest::{BatchName, Encoding, Fingerprint, IngestError};
 use crate::keys::Rotated;
 use crate::model::{OrgName, Role};
 use crate::payload::frames::{self, MAX_BYTES, MEDIA};
-use crate::plane::payload_view::{Exported, Opened, ViewError, Viewer};
+use crate::plane::Admission;
+use crate::plane::payload_export::{Exported, MOST_BYTES};
+use crate::plane::payload_view::{Opened, ViewError, Viewer};
 
 /// How long ago somebody may have said who they are who wants to see a payload.
 const RECENT: TimeDelta = TimeDelta::hours(1);
@@ -45,6 +49,16 @@ const RECENT: TimeDelta = TimeDelta::hours(1);
 const REASON: std::ops::RangeInclusive<usize> = 3..=500;
 /// The longest body that says why.
 const REASON_BODY: usize = 16 << 10;
+/// How many times its size a packed body is at first allowed to have unpacked, and by how much more where that was too
+/// little: what is sealed hardly packs, so that one that does is no batch of ours.
+const EXPANSION: usize = 2;
+const MORE: usize = 4;
+/// The least that a packed body is allowed to unpack to.
+const LEAST_UNPACKED: usize = 64 << 10;
+/// What is set aside for each frame that is read, beside its bytes.
+const FRAME: usize = 1 << 10;
+/// What opening a call takes: two bodies of a batch, or records with what they are unpacked to.
+const OPENING: usize = 8 * crate::payload::MAX_CAP;
 /// Whether payloads are to be compressed before they are sealed, where they are not.
 const COMPRESS: HeaderName = HeaderName::from_static("mcpg-payload-compress");
 
@@ -62,8 +76,13 @@ fn entitled(api: &Api, org: &OrgName) -> Result<(), Problem> {
     if api.plane.captures_payloads(org) {
         return Ok(());
     }
-    let detail = format!("{org} is not entitled to payload_capture, which comes with the tier enterprise");
-    Err(Problem::new(StatusCode::FORBIDDEN, "not_entitled", detail))
+    Err(Problem::new(StatusCode::FORBIDDEN, NOT_ENTITLED, not_entitled(org)))
+}
+
+const NOT_ENTITLED: &str = "not_entitled";
+
+fn not_entitled(org: &OrgName) -> String {
+    format!("{org} is not entitled to payload_capture, which comes with the tier enterprise")
 }
 
 /// Takes frames.
@@ -102,12 +121,13 @@ async fn take(
     let most = MAX_BYTES.min(api.limits.buffer_bytes.as_usize() / 2);
     let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= most).unwrap_or(0)).await?;
     let packed = body.read(most, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
-    admission.wait_to_grow_to(packed.len() + most.min(packed.len().saturating_mul(8))).await?;
-    let unpacked = tokio::task::spawn_blocking(move || encoding.unpack(&packed, most)).await;
-    let bytes: Bytes = unpacked.map_err(|_| Problem::internal())??;
+    let turn = api.decoders.acquire().await.map_err(|_| Problem::internal())?;
+    let bytes = unpack(packed, encoding, most, &mut admission).await?;
     let id = name.map(|name| name.with_body(Fingerprint::of(&bytes)));
+    admission.wait_to_grow_to(bytes.len() + frames::count(&bytes).min(frames::MOST) * FRAME).await?;
     let parsed = bytes.clone();
     let read = tokio::task::spawn_blocking(move || frames::read(&parsed)).await.map_err(|_| Problem::internal())?;
+    drop(turn);
     let frames = read.map_err(|(number, refusal)| {
         let detail = format!("frame {number} is no envelope and no record: {refusal}; nothing was stored");
         Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", detail)
@@ -119,8 +139,26 @@ async fn take(
         let records = frames.iter().filter(|placed| matches!(placed.frame, frames::Frame::Record(_))).count();
         return Ok(Accepted { accepted: records, duplicate: true });
     }
-    let ack = api.plane.append_payloads(&org, bytes, &frames, id, who.label(), admission).await?;
+    let appended = api.plane.append_payloads(&org, bytes, &frames, id, who.label(), admission);
+    let ack = in_time(deadline, appended).await?;
     Ok(Accepted { accepted: ack.accepted, duplicate: ack.duplicate })
+}
+
+/// Unpacks a body within what is set aside for it: little at first, and more where that was too little.
+async fn unpack(packed: Bytes, encoding: Encoding, most: usize, admission: &mut Admission) -> Result<Bytes, Problem> {
+    if encoding == Encoding::Identity {
+        return Ok(packed);
+    }
+    let mut bound = packed.len().saturating_mul(EXPANSION).max(LEAST_UNPACKED).min(most);
+    loop {
+        admission.wait_to_grow_to(packed.len() + bound).await?;
+        let body = packed.clone();
+        let unpacked = tokio::task::spawn_blocking(move || encoding.unpack(&body, bound)).await;
+        match unpacked.map_err(|_| Problem::internal())? {
+            Err(IngestError::TooLarge(_)) if bound < most => bound = bound.saturating_mul(MORE).min(most),
+            unpacked => return Ok(unpacked?),
+        }
+    }
 }
 
 /// The signed note of public keys.
@@ -157,7 +195,8 @@ fn denied(status: StatusCode, code: &'static str, detail: impl Into<String>, org
     Problem::new(status, code, detail).refused(Refused::new(org, who.actor(), code))
 }
 
-/// Makes sure that somebody may see payloads of an org: a person, with a right in this very org, who said lately who they are.
+/// Makes sure that somebody may see payloads of an org: a person, with a right in this very org, who said lately who
+/// they are; and that the org may have payloads captured.
 fn may_see(api: &Api, org: &OrgName, who: &Who) -> Result<(), Problem> {
     let settings = api.plane.payload_settings(org).cloned().unwrap_or_default();
     let is_person = who.is_person()
@@ -173,13 +212,18 @@ fn may_see(api: &Api, org: &OrgName, who: &Who) -> Result<(), Problem> {
         );
         return Err(denied(StatusCode::FORBIDDEN, "role_missing", detail, org, who));
     }
-    let is_old = |at: DateTime<Utc>| api.clock.now().signed_duration_since(at) > RECENT;
-    if who.auth_time().is_some_and(is_old) {
-        let detail = "you logged in more than an hour ago; log in again to see payloads";
+    let is_recent = |at: DateTime<Utc>| api.clock.now().signed_duration_since(at) <= RECENT;
+    // A configured token says itself who presents it. Of everybody else it is to be known when they said so.
+    let logs_in = !matches!(who.way(), Way::Open | Way::Token);
+    if logs_in && !who.auth_time().is_some_and(is_recent) {
+        let detail = "it is not known that you logged in within the hour; log in again to see payloads";
         let problem = denied(StatusCode::UNAUTHORIZED, "login_again", detail, org, who);
         return Err(
             problem.challenge(r#"Bearer realm="mcpg", error="insufficient_user_authentication", max_age="3600""#)
         );
+    }
+    if !api.plane.captures_payloads(org) {
+        return Err(denied(StatusCode::FORBIDDEN, NOT_ENTITLED, not_entitled(org), org, who));
     }
     Ok(())
 }
@@ -209,7 +253,6 @@ pub(super) async fn view(
 ) -> Result<Response, Problem> {
     let org = api.allow(&who, &org, Role::Payload).await?;
     may_see(&api, &org, &who)?;
-    entitled(&api, &org)?;
     let deadline = Instant::now() + api.limits.request_timeout.as_duration();
     let mut body = Incoming::new(&headers, body);
     let mut admission = api.plane.admit(REASON_BODY).await?;
@@ -217,8 +260,8 @@ pub(super) async fn view(
     let said = body::json::<Reason>(&said).ok().map(|said| said.reason).filter(|reason| is_reason(reason));
     let reason = said.ok_or_else(|| reason_required(&org, &who))?;
     let call = Uuid::try_parse(&id).map_err(|_| not_captured())?;
-    // What is opened is held until it is sent.
-    admission.wait_to_grow_to(8 * crate::payload::MAX_CAP).await?;
+    // What is opened is held until it is sent. Of a small buffer a part will do, or nothing would ever be shown.
+    admission.wait_to_grow_to(OPENING.min(api.limits.buffer_bytes.as_usize() / 2)).await?;
     let viewer = Viewer { actor: who.actor().to_owned(), reason, request_id: observe::current_id() };
     let viewed = api.plane.view_payload(&org, call, &viewer).await.map_err(|e| problem_of(e, &org, &who))?;
     let mut answer = json!({});
@@ -293,11 +336,12 @@ pub(super) async fn export(
 ) -> Result<Response, Problem> {
     let org = api.allow(&who, &org, Role::Payload).await?;
     may_see(&api, &org, &who)?;
-    entitled(&api, &org)?;
     let advice = "say from and to, RFC 3339, and reason";
     let Query(range) = range.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", advice))?;
     let reason = range.reason.filter(|reason| is_reason(reason)).ok_or_else(|| reason_required(&org, &who))?;
     let viewer = Viewer { actor: who.actor().to_owned(), reason, request_id: observe::current_id() };
+    // What is gathered, and the file that is made of it.
+    let _admission = api.plane.admit((2 * MOST_BYTES).min(api.limits.buffer_bytes.as_usize() / 2)).await?;
     let exported = api.plane.export_payloads(&org, range.from, range.to, &viewer).await;
     let exported = exported.map_err(|e| problem_of(e, &org, &who))?;
     let bundle = bundle(&api, &org, exported).await?;
@@ -337,4 +381,32 @@ async fn bundle(api: &Api, org: &OrgName, exported: Vec<Exported>) -> Result<Vec
         appended.map_err(|_| Problem::internal())?;
     }
     tar.into_inner().map_err(|_| Problem::internal())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::unpack;
+    use crate::ingest::Encoding;
+    use crate::state::Budget;
+    use crate::telemetry::metrics::Metrics;
+
+    /// A body of a few kilobytes that unpacks to many megabytes takes no memory that was not set aside for it.
+    #[tokio::test]
+    async fn a_body_unpacks_to_no_more_than_there_is_room_for() {
+        let budget = Budget::new(8 << 20, Arc::new(Metrics::new()));
+        let packed = |bytes: usize| Bytes::from(zstd::stream::encode_all(&*vec![0_u8; bytes], 1).unwrap());
+        let mut admission = Budget::admit(&budget, 0).await.unwrap();
+        let bomb = packed(48 << 20);
+        assert!(bomb.len() < 64 << 10, "{}", bomb.len());
+        let refused = unpack(bomb, Encoding::Zstd, 64 << 20, &mut admission).await.unwrap_err();
+        assert_eq!(refused.code(), "busy");
+        let fits = unpack(packed(2 << 20), Encoding::Zstd, 64 << 20, &mut admission).await.unwrap();
+        assert_eq!(fits.len(), 2 << 20);
+        let refused = unpack(packed(2 << 20), Encoding::Zstd, 1 << 20, &mut admission).await.unwrap_err();
+        assert_eq!(refused.code(), "body_too_large");
+    }
 }

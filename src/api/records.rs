@@ -1,7 +1,8 @@
-//! Who ran which query: an access record of each, a log line of the slow ones, and an entry of the ledger where `audit.queries` asks for it.
+//! Who ran which query: an access record of each, a log line of the slow ones, and an entry of the ledger where
+//! `audit.queries` asks for it.
 //!
-//! A query's text may hold what it looks for, a caller's name or an address. So what is recorded is its digest, by which equal ones are found, and of a
-//! slow one its shape, in which every literal is a `?`.
+//! A query's text may hold what it looks for, a caller's name or an address. So what is recorded is its digest, by
+//! which equal ones are found, and of a slow one its shape, in which every literal is a `?`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Requests that were refused for want of rights, for the ledger.
 //!
-//! Someone known who asks for what it may not is told of in the ledger of the org: at once the first time, and then at most
-//! once a minute for an actor, a route and a reason, with how often. So whoever has a token can bring about a few entries a
-//! minute and no flood, and memory holds `MOST` of them. Requests without a known token concern no org and nobody can be
-//! named for them: they are counted in `mcpg_cp_http_requests_total` alone.
+//! Someone known who asks for what it may not is told of in the ledger of the org: at once the first time, and then at
+//! most once a minute for an actor, a route and a reason, with how often. So whoever has a token can bring about a few
+//! entries a minute and no flood, and memory holds `MOST` of them. Requests without a known token concern no org and
+//! nobody can be named for them: they are counted in `mcpg_cp_http_requests_total` alone.
 //!
 //! What is not told yet is lost with a process that is killed, up to a minute's counts.
 

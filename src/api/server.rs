@@ -1,8 +1,9 @@
 //! Serving the API on a socket: HTTP/1.1 and HTTP/2, over TLS or as it is, and an orderly end.
 //!
-//! A client that is slow to shake hands or to send its request's head is cut off, and connections are bounded in number and by address, so that idle
-//! ones cannot starve the rest; see `connections`. At the end no connection is taken any more, requests under way are finished within a
-//! bound, then what is left is cut off: whatever was acknowledged is durable, and what was not may be sent again.
+//! A client that is slow to shake hands or to send its request's head is cut off, and connections are bounded in number
+//! and by address, so that idle ones cannot starve the rest; see `connections`. At the end no connection is taken any
+//! more, requests under way are finished within a bound, then what is left is cut off: whatever was acknowledged is
+//! durable, and what was not may be sent again.
 
 use std::convert::Infallible;
 use std::io;
@@ -66,8 +67,8 @@ impl Server {
         Ok(Self { listener, address, connections: CONNECTIONS, of_address: usize::MAX, tls: None })
     }
 
-    /// The same with at most as many connections as descriptors allow, when some are left to everything else, and half of them from one
-    /// address. `descriptors` is how many the process may have.
+    /// The same with at most as many connections as descriptors allow, when some are left to everything else, and half
+    /// of them from one address. `descriptors` is how many the process may have.
     pub fn within_descriptors(self, descriptors: u64) -> Self {
         let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED);
         let connections = self.connections.min(free.max(RESERVED / 4));
@@ -154,7 +155,8 @@ impl Accepted {
         until_ended(served, client, &connection).await;
     }
 
-    /// Serves it over TLS, until it ends. The handshake has the time that a first request's head has, and its place is that of the connection.
+    /// Serves it over TLS, until it ends. The handshake has the time that a first request's head has, and its place is
+    /// that of the connection.
     async fn shake_hands(self, acceptor: TlsAcceptor, closing: CancellationToken, router: Router) {
         let Self { stream, client, connection, watcher } = self;
         no_delay(&stream);

@@ -1,7 +1,8 @@
 //! How this control plane is reached: the hosts that it answers to, and the origin that its own pages have there.
 //!
-//! A host is a name and a port. Requests without a bearer token may name this machine's own names with our port, `public_url`'s host, and
-//! those of `allowed_hosts`: one written with a port as it stands, one without with our port or, behind a proxy at the scheme's own, none.
+//! A host is a name and a port. Requests without a bearer token may name this machine's own names with our port,
+//! `public_url`'s host, and those of `allowed_hosts`: one written with a port as it stands, one without with our port
+//! or, behind a proxy at the scheme's own, none.
 
 use crate::config::ControlPlane;
 

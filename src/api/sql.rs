@@ -2,9 +2,10 @@
 //! streamed, compressed if `Accept-Encoding` says so.
 //!
 //! A failure before the answer's head is a problem document with its status. A failure after it breaks the connection
-//! off, so that an incomplete answer never looks complete; JSON and NDJSON say before that, in a member `error`, what it was. A client that takes
-//! trailers (`TE: trailers`) gets `mcpg-rows` after the last byte of a whole answer. Over HTTP/1.0, which proxies still speak, the end of a connection
-//! is all that tells an answer's end: there an answer is sent with its length, or not at all.
+//! off, so that an incomplete answer never looks complete; JSON and NDJSON say before that, in a member `error`, what
+//! it was. A client that takes trailers (`TE: trailers`) gets `mcpg-rows` after the last byte of a whole answer. Over
+//! HTTP/1.0, which proxies still speak, the end of a connection is all that tells an answer's end: there an answer is
+//! sent with its length, or not at all.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

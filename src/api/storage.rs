@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET storage` | says files, bytes, what upkeep owes and when it did what last |
 //! | `POST storage/compact` | merges what is due now |
-//! | `POST storage/retention?dry_run=true` | says which rows are older than they are kept; without `dry_run` removes them |
+//! | `POST storage/retention?dry_run=true` | says which rows are past their time; without `dry_run` removes them |
 //! | `POST erasure` | takes a caller's samples out; the body `{"caller": "…", "reason": "…"}` says whose and why |
 
 use std::sync::Arc;

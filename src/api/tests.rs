@@ -169,6 +169,30 @@ async fn an_acknowledged_sample_is_in_the_next_query() {
     assert!(served.metrics.render().unwrap().contains("mcpg_cp_queries_total{outcome=\"ok\"} 1"));
 }
 
+/// Whatever a route answers, of whoever asked: it is kept by no cache, and is nothing but what its type says.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_an_org_is_kept_by_no_cache_and_what_is_not_taken_says_what_is() {
+    let served = serving("").await;
+    let query = ("/v1/orgs/default/sql", r#"{"query":"SELECT 1"}"#);
+    for answer in [
+        served.get("/v1/orgs/default/audit").await,
+        served.get("/v1/orgs/default/metrics").await,
+        served.get("/v1/orgs/none/audit").await,
+        served.post(query.0, &[JSON], query.1).await,
+        served.get("/v1/nothing").await,
+    ] {
+        assert_eq!((answer.header("cache-control"), answer.header("x-content-type-options")), ("no-store", "nosniff"));
+    }
+    let answer = served.send(Method::OPTIONS, query.0, &[], "").await;
+    answer.is_problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), "POST");
+    let (head, get) = (
+        served.send(Method::HEAD, "/v1/orgs/default/audit", &[], "").await,
+        served.get("/v1/orgs/default/audit").await,
+    );
+    assert_eq!((head.status, head.body.len(), get.status), (200, 0, 200));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_query_is_a_problem_with_its_place() {
     let served = serving("").await;

@@ -5,13 +5,14 @@
 //! | [`Way::Open`] | none needed: neither tokens nor people are configured | everything |
 //! | [`Way::Token`] | a configured token | the token's org and roles |
 //! | [`Way::Jwt`] | a JSON Web Token of an issuer in `identity.jwt` | what `identity.grants` says of its claims |
-//! | [`Way::Session`] | none; the cookie of a session that began at the provider | what `identity.grants` said of them then |
-//! | [`Way::TokenSession`] | none; the cookie of a session that began by a token | the token's org and roles, as they are now |
+//! | [`Way::Session`] | none; a session that began at the provider | what `identity.grants` said of them then |
+//! | [`Way::TokenSession`] | none; a session that began by a token | the token's org and roles, as they are now |
 //!
 //! A bad `Authorization` header is 401, whatever cookie comes with it.
 //!
-//! A handler takes a [`Who`] as an argument, which refuses whoever did not come in, or a `Result<Who, Problem>` where it has
-//! something to do before it refuses. Then [`super::Api::allow`] gives the org of a path, or 404 and 403 in this order.
+//! A handler takes a [`Who`] as an argument, which refuses whoever did not come in, or a `Result<Who, Problem>` where
+//! it has something to do before it refuses. Then [`super::Api::allow`] gives the org of a path, or 404 and 403 in this
+//! order.
 
 use std::sync::Arc;
 
@@ -164,7 +165,8 @@ impl Who {
         }
     }
 
-    /// When they last said who they are: of a JSON Web Token what its issuer says of it (`auth_time`, else `iat`); none of a configured token.
+    /// When they last said who they are: of a JSON Web Token what its issuer says of it (`auth_time`, else `iat`); none
+    /// of a configured token.
     pub(super) fn auth_time(&self) -> Option<DateTime<Utc>> {
         self.0.auth_time
     }
@@ -208,7 +210,8 @@ impl Who {
         &self.0.grants
     }
 
-    /// The org whose ledger is told of what they were refused elsewhere: the first that they have a right of their own in.
+    /// The org whose ledger is told of what they were refused elsewhere: the first that they have a right of their own
+    /// in.
     pub(super) fn home(&self) -> Option<&OrgName> {
         self.own_orgs().next()
     }

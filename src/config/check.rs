@@ -57,8 +57,8 @@ pub(super) struct Check<'a, 'f> {
 
 impl Check<'_, '_> {
     /// A fault of the setting at `path`, its steps parted by dots, list items by their place: `tokens.1.org`. One that
-    /// is not in the file is reported at the nearest setting above it that is. One that is known to be faulty already is
-    /// passed over: what was read in its place is not what stands in the file.
+    /// is not in the file is reported at the nearest setting above it that is. One that is known to be faulty already
+    /// is passed over: what was read in its place is not what stands in the file.
     pub(super) fn fault(&mut self, path: &str, message: impl Into<String>) {
         let (mut node, mut at, mut steps) = (self.root, Position::START, Vec::new());
         for part in path.split('.') {

@@ -52,8 +52,8 @@ pub struct Gateway {
     pub payloads: CaptureSettings,
     /// What a client may ask for, and what memory may be used.
     pub limits: GatewayLimits,
-    /// Keys of the states that modern clients carry between the requests of one call: the first seals, all of them open. None:
-    /// one of the gateway's own, anew at each start.
+    /// Keys of the states that modern clients carry between the requests of one call: the first seals, all of them
+    /// open. None: one of the gateway's own, anew at each start.
     pub state_keys: Vec<StateKey>,
     /// What the program tells of itself, beside the three streams.
     pub telemetry: GatewayTelemetry,
@@ -131,7 +131,8 @@ pub struct ControlPlaneLink {
     pub url: Endpoint,
     /// The token it knows the gateway by, with the role `ingest`.
     pub token: Option<Secret>,
-    /// The verifier key of the org's ledger, by which the note of payload keys is verified; left out, the first one seen is kept.
+    /// The verifier key of the org's ledger, by which the note of payload keys is verified; left out, the first one
+    /// seen is kept.
     pub vkey: Option<String>,
     /// What waits on disk to be sent.
     pub spool: Spool,
@@ -165,7 +166,8 @@ impl Default for Spool {
 pub struct GatewayLimits {
     /// The largest request body.
     pub body_bytes: ByteSize,
-    /// The memory that requests and answers may take, all together; past it new ones are refused. One caller may have half.
+    /// The memory that requests and answers may take, all together; past it new ones are refused. One caller may have
+    /// half.
     pub memory: ByteSize,
     /// How many sessions are kept; past it one that is unused makes room, or a new one is refused.
     pub sessions: u64,

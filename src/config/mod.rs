@@ -5,8 +5,8 @@
 //! 1. YAML events become a tree in which every key and value knows its line and column. A duplicate key is a fault.
 //! 2. `${NAME}` and `${NAME:-default}` are replaced in every scalar *after* parsing, so a variable's content can never
 //!    add structure. `$${` is a literal `${`. A variable that is unset and has no default is a fault. A value of which
-//!    nothing is left counts as not written, quoted or not. (YAML itself wants quotes around `${…}` inside `{ }` and `[
-//!    ]`.)
+//!    nothing is left counts as not written, quoted or not. (YAML itself wants quotes around `${…}` inside `{ }` and
+//!    `[ ]`.)
 //! 3. The tree is deserialized into plain `serde` structs that refuse unknown keys. A value is read as the type that
 //!    its setting has, so `name: 007` is the text `007`. A key without a value keeps its default. After a fault the
 //!    offending node is taken out and reading starts again, until it succeeds: that finds all faults, not just the
@@ -34,6 +34,7 @@ mod gateway_check;
 mod identity;
 mod interpolate;
 mod kind;
+mod limits;
 mod payload;
 mod people;
 mod people_check;
@@ -59,6 +60,7 @@ pub use fault::{Fault, Faults};
 pub use gateway::{ControlPlaneLink, Gateway, GatewayLimits, GatewayTelemetry, Rate, RateBy, Spool, StateKey};
 pub use identity::{CallerToken, Identity, Jwt, JwtAlgorithm, JwtKind};
 pub use kind::Kind;
+pub use limits::{Limits, SqlLimits};
 pub use payload::{
     AwsKmsKey, CaptureSettings, OrgPayloads, PayloadKeys, PluginCapture, VaultAuth, VaultKey, whole_days,
 };
@@ -67,15 +69,13 @@ pub use plugin::{ListsOf, Plugin, PluginGeneration, PluginName, PluginNameError,
 pub use policy::PolicySource;
 pub use quantity::{ByteSize, Period, QuantityError};
 pub use secret::Secret;
-pub use settings::{
-    Audit, Commit, ControlPlane, Flush, Limits, LogSettings, Org, OrgScope, Retention, SqlLimits, Token, Witness,
-};
+pub use settings::{Audit, Commit, ControlPlane, Flush, LogSettings, Org, OrgScope, Retention, Token, Witness};
 pub use storage::{ServerSideEncryption, Storage, StorageUrl, StorageUrlError};
 pub use streams::{
     AuditStream, Destination, MetricsPush, MetricsStream, Observability, OnFailure, TraceStream, TrustCallers,
 };
 pub use summary::{OrgSummary, TokenSummary};
-pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry};
+pub use telemetry::{Log, LogFormat, LogLevel, Otlp, OtlpProtocol, Telemetry, TraceUrl};
 pub use tls::Tls;
 pub use token::{TokenHash, TokenHashError};
 

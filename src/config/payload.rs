@@ -13,7 +13,8 @@ use crate::payload::PublicKey;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OrgPayloads {
-    /// The tenant's own public key, `<suite> <base64>`: with it nothing opens without the tenant, nor without the control plane.
+    /// The tenant's own public key, `<suite> <base64>`: with it nothing opens without the tenant, nor without the
+    /// control plane.
     pub recipient: Option<PublicKey>,
     /// Whether payloads are compressed before they are sealed. What compresses well tells of its content by its length.
     pub compress: bool,
@@ -54,7 +55,8 @@ pub struct PayloadKeys {
     pub aws_kms: Option<AwsKmsKey>,
     /// Where wrapped keys lie; left out: under `payload-keys/` of the store.
     pub storage: Option<Storage>,
-    /// How often the KEK is rotated, so that destroyed keys cannot be had from a copy; left out: by `mcpg payload kek rotate` alone.
+    /// How often the KEK is rotated, so that destroyed keys cannot be had from a copy; left out: only by
+    /// `mcpg payload kek rotate`.
     pub rotate: Option<Period>,
 }
 

@@ -34,7 +34,8 @@ impl People {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Oidc {
-    /// The provider, as its ID tokens name it; what else is to be known of it is at `<issuer>/.well-known/openid-configuration`.
+    /// The provider, as its ID tokens name it; what else is to be known of it is at
+    /// `<issuer>/.well-known/openid-configuration`.
     pub issuer: String,
     /// This control plane's name there.
     pub client_id: String,

@@ -12,7 +12,8 @@ use super::{ByteSize, Endpoint, Period, Secret};
 /// The longest plugin's name. With a tool's name behind it, it should still fit where clients allow 64 characters.
 const MAX_NAME: usize = 48;
 
-/// How many sessions a server that is reached over HTTP may have, and how many processes a `command`, unless it is said.
+/// How many sessions a server that is reached over HTTP may have, and how many processes a `command`, unless it is
+/// said.
 const HTTP_SESSIONS: u64 = 20_000;
 const PROCESSES: u64 = 64;
 

@@ -13,8 +13,8 @@ use super::check;
 use super::fault::Faults;
 use super::read::read;
 use super::{
-    ByteSize, Endpoint, Environment, Expiry, OrgPayloads, PayloadKeys, People, Period, Secret, Session, Storage,
-    Telemetry, Tls, TokenHash,
+    ByteSize, Endpoint, Environment, Expiry, Limits, OrgPayloads, PayloadKeys, People, Period, Secret, Session,
+    Storage, Telemetry, Tls, TokenHash,
 };
 use crate::model::{CallerName, Entitlement, OrgName, Role, Tier};
 
@@ -27,8 +27,8 @@ pub struct ControlPlane {
     /// The address to serve HTTP on. Anything but loopback needs `tokens`.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// The hosts that requests without a bearer token may name, beside this machine's own names and `public_url`'s, with or without a
-    /// port: so that no web page reaches it through a name of its own (DNS rebinding).
+    /// The hosts that requests without a bearer token may name, beside this machine's own names and `public_url`'s,
+    /// with or without a port: so that no web page reaches it through a name of its own (DNS rebinding).
     pub allowed_hosts: Vec<String>,
     /// How browsers reach it: where people come back to from their provider.
     pub public_url: Option<Endpoint>,
@@ -296,8 +296,8 @@ pub struct Audit {
     pub key: Option<Secret>,
     /// The file of the key before this one: for the time of a change, heads are signed with both.
     pub previous_key_file: Option<PathBuf>,
-    /// How often at most a ledger with new entries gets a segment and a checkpoint; by the kind of store if not set, see
-    /// [`ControlPlane::ledger_period`].
+    /// How often at most a ledger with new entries gets a segment and a checkpoint; by the kind of store if not set,
+    /// see [`ControlPlane::ledger_period`].
     pub period: Option<Period>,
     /// How often it is looked for entries that are older than they are kept.
     pub prune_interval: Period,
@@ -340,7 +340,8 @@ impl Default for Audit {
 pub struct LogSettings {
     /// Into how many parts it is divided; this version knows one.
     pub shards: u64,
-    /// After how long an org that holds the log back is parked: what the log has of it is kept apart, and the log is trimmed.
+    /// After how long an org that holds the log back is parked: what the log has of it is kept apart, and the log is
+    /// trimmed.
     pub park_after: Period,
     /// The longest that the log may have rested. A clock that says longer is taken for wrong, and nothing is written by it.
     pub max_rest: Period,
@@ -402,91 +403,6 @@ impl Default for Maintenance {
             interval: Period::new(Duration::from_secs(60)),
             small_files: 10,
             removal_grace: Period::new(Duration::from_secs(7 * 24 * 3_600)),
-        }
-    }
-}
-
-/// What a client may ask for, and what memory may be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// The largest request body as it is sent, perhaps compressed.
-    pub body_bytes: ByteSize,
-    /// The largest request body once it is decompressed.
-    pub decoded_bytes: ByteSize,
-    /// The most samples in one request.
-    pub batch_rows: u64,
-    /// All samples in memory: requests under way and samples not yet flushed. Past it, requests are refused with 429. A
-    /// request that could not be held even by an empty buffer is refused with 413, whatever the limits above.
-    pub buffer_bytes: ByteSize,
-    /// How long a request may take, from its first byte to the answer's first.
-    pub request_timeout: Period,
-    /// How many idempotency keys are remembered for each org.
-    pub idempotency_keys: u64,
-    /// How many metric series each org has; later ones are counted under `__other__`.
-    pub series: u64,
-    /// Limits of SQL.
-    pub sql: SqlLimits,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body_bytes: ByteSize::mib(64),
-            decoded_bytes: ByteSize::mib(128),
-            batch_rows: 1_000_000,
-            buffer_bytes: ByteSize::mib(384),
-            request_timeout: Period::new(Duration::from_secs(60)),
-            idempotency_keys: 4_000_000,
-            series: 10_000,
-            sql: SqlLimits::default(),
-        }
-    }
-}
-
-/// Limits of SQL.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SqlLimits {
-    /// Working memory of all queries together.
-    pub memory_bytes: ByteSize,
-    /// How long one query may run.
-    pub timeout: Period,
-    /// How long an answer may take until its last row has been read.
-    pub answer_timeout: Period,
-    /// From how long on a query is logged as slow.
-    pub slow_query: Period,
-    /// The most rows of one answer.
-    pub rows: u64,
-    /// The most files that one query reads.
-    pub scan_files: u64,
-    /// The most bytes of files that one query reads; an org may have a bound of its own.
-    pub scan_bytes: ByteSize,
-    /// How many queries of one token run at once; more wait for a moment, then are refused with 429. An org runs one more, and all orgs together one
-    /// more again.
-    pub concurrency: u64,
-    /// The longest query text.
-    pub query_bytes: ByteSize,
-    /// Temporary files of all queries together.
-    pub spill_bytes: ByteSize,
-    /// What all running queries may hold, batches on their way included; past it the largest is stopped.
-    pub resident_bytes: ByteSize,
-}
-
-impl Default for SqlLimits {
-    fn default() -> Self {
-        Self {
-            memory_bytes: ByteSize::mib(256),
-            timeout: Period::new(Duration::from_secs(30)),
-            answer_timeout: Period::new(Duration::from_secs(300)),
-            slow_query: Period::new(Duration::from_secs(5)),
-            rows: 1_000_000,
-            scan_files: 50_000,
-            scan_bytes: ByteSize::mib(64 << 10),
-            concurrency: 4,
-            query_bytes: ByteSize::new(64 << 10),
-            spill_bytes: ByteSize::mib(2048),
-            resident_bytes: ByteSize::mib(2048),
         }
     }
 }

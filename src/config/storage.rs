@@ -84,8 +84,8 @@ pub enum StorageUrl {
 }
 
 impl StorageUrl {
-    /// Whether a request to it crosses a network: writes are slow and cost money, so that they are made fewer and larger
-    /// by default.
+    /// Whether a request to it crosses a network: writes are slow and cost money, so that they are made fewer and
+    /// larger by default.
     pub fn is_remote(&self) -> bool {
         matches!(self, Self::S3 { .. })
     }

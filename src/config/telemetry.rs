@@ -15,6 +15,44 @@ pub struct Telemetry {
     pub log: Log,
     /// Traces.
     pub otlp: Otlp,
+    /// Where the dashboard leads to from a call to its trace.
+    pub trace_url: Option<TraceUrl>,
+}
+
+/// Where people see a trace: an `https://` or `http://` URL with `{trace_id}` in it, and `{span_id}` where the viewer
+/// wants one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TraceUrl(String);
+
+impl TraceUrl {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TraceUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let filled = text.replace("{trace_id}", &"0".repeat(32)).replace("{span_id}", &"0".repeat(16));
+        // A link of another scheme could run a script in the dashboard's own page.
+        let is_page = url::Url::parse(&filled).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if is_page && text.contains("{trace_id}") && !filled.contains(['{', '}']) {
+            Ok(Self(text))
+        } else {
+            Err(
+                "an https:// or http:// URL with `{trace_id}` where the trace's id goes, and nothing else in braces but `{span_id}`",
+            )
+        }
+    }
+}
+
+impl From<TraceUrl> for String {
+    fn from(url: TraceUrl) -> Self {
+        url.0
+    }
 }
 
 /// Logs, on standard error.
@@ -107,4 +145,35 @@ pub enum OtlpProtocol {
     Grpc,
     /// HTTP with protobuf bodies, usually on port 4318, path `/v1/traces`.
     Http,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::ControlPlane;
+
+    fn trace_url(url: &str) -> Result<Option<String>, String> {
+        let text = format!("telemetry: {{ trace_url: '{url}' }}");
+        match ControlPlane::parse("f", &text, &|_| None) {
+            Ok(settings) => Ok(settings.telemetry.trace_url.map(String::from)),
+            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_trace_is_a_page_and_names_the_trace() {
+        for good in ["https://t.example/trace/{trace_id}", "http://localhost:16686/trace/{trace_id}?span={span_id}#x"] {
+            assert_eq!(trace_url(good), Ok(Some(good.to_owned())));
+        }
+        for bad in [
+            "https://t.example/",
+            "/trace/{trace_id}",
+            "javascript:alert(1)//{trace_id}",
+            "data:text/html,{trace_id}",
+            "https://t.example/{trace_id}/{org}",
+            "{trace_id}",
+        ] {
+            assert!(trace_url(bad).is_err_and(|fault| fault.contains("telemetry.trace_url")), "{bad}");
+        }
+        assert_eq!(trace_url(""), Ok(None));
+    }
 }

@@ -1,9 +1,9 @@
 //! JSON Web Tokens of one issuer (RFC 7519), checked as RFC 8725 advises.
 //!
 //! The signature algorithm must be one of the configured ones, which are all of public keys, and fit the key. The key
-//! comes from the issuer alone: what a token's header says of keys (`jku`, `jwk`, `x5u`) is never followed, and a header
-//! that marks an extension as critical is refused. `iss` must be the issuer, `aud` be or hold the audience, `exp` be there
-//! and lie ahead, `nbf`, if there, lie behind, both within the leeway.
+//! comes from the issuer alone: what a token's header says of keys (`jku`, `jwk`, `x5u`) is never followed, and a
+//! header that marks an extension as critical is refused. `iss` must be the issuer, `aud` be or hold the audience,
+//! `exp` be there and lie ahead, `nbf`, if there, lie behind, both within the leeway.
 
 use std::fmt;
 use std::sync::Arc;
@@ -74,8 +74,8 @@ impl Claims {
         self.get(name).and_then(seconds)
     }
 
-    /// Whether a claim is this text, or a list that holds it. A name that no claim has is looked for within claims, step by
-    /// step, parted by dots: `realm_access.roles`.
+    /// Whether a claim is this text, or a list that holds it. A name that no claim has is looked for within claims,
+    /// step by step, parted by dots: `realm_access.roles`.
     pub fn holds(&self, name: &str, text: &str) -> bool {
         let is = |value: &Value| value.as_str() == Some(text);
         let nested = || {

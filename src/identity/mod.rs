@@ -1,11 +1,11 @@
 //! Who presents a bearer token: the one verifier of JSON Web Tokens, which the gateway and the control plane share.
 //!
 //! [`Issuers`] holds the issuers whose tokens are taken and what was verified of them; [`Issuer`] checks a token of one
-//! of them, and gives its [`Claims`]. What a program makes of the claims is its own: the gateway a [`Caller`] for its policies, the
-//! control plane the rights of a person.
+//! of them, and gives its [`Claims`]. What a program makes of the claims is its own: the gateway a [`Caller`] for its
+//! policies, the control plane the rights of a person.
 //!
-//! Nothing here ever shows a token: errors say what is wrong with it in words of their own, and [`Caller`] shows its name
-//! alone. A verified token is remembered by its hash until it expires or its issuer's keys change, so that a
+//! Nothing here ever shows a token: errors say what is wrong with it in words of their own, and [`Caller`] shows its
+//! name alone. A verified token is remembered by its hash until it expires or its issuer's keys change, so that a
 //! signature is checked once a token and not once a request.
 
 mod bearer;
@@ -73,8 +73,8 @@ pub struct Issuers<T> {
 }
 
 impl<T: Clone> Issuers<T> {
-    /// The issuers of these settings. Keys are fetched in the background, within a Tokio runtime: an issuer that is away
-    /// keeps no program from starting.
+    /// The issuers of these settings. Keys are fetched in the background, within a Tokio runtime: an issuer that is
+    /// away keeps no program from starting.
     ///
     /// # Errors
     /// When no HTTP client can be made.
@@ -87,9 +87,9 @@ impl<T: Clone> Issuers<T> {
         Ok(Self { issuers, verified: Verified::default() })
     }
 
-    /// What `make` makes of a token's claims once it is verified; remembered by the token's `hash`, so `make` must depend on
-    /// the claims alone. Waits for the network only where a token names a key that is not known, and then no other
-    /// request waits with it.
+    /// What `make` makes of a token's claims once it is verified; remembered by the token's `hash`, so `make` must
+    /// depend on the claims alone. Waits for the network only where a token names a key that is not known, and then no
+    /// other request waits with it.
     ///
     /// # Errors
     /// [`Unidentified::Invalid`] and [`Unidentified::Unavailable`], and what `make` says.

@@ -36,6 +36,8 @@ pub struct Report {
     pub files: u64,
     /// Entries of ledgers under their checkpoints.
     pub entries: u64,
+    /// Wrapped keys of payloads that unwrap; they are looked at by [`crate::keys::survey`].
+    pub payload_keys: u64,
     /// The floor, and the number of the log's last object.
     pub log: (u64, u64),
 }

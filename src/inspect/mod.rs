@@ -61,7 +61,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(object: impl ToString, reason: impl ToString) -> Self {
+    /// What was found of an object.
+    pub fn new(object: impl ToString, reason: impl ToString) -> Self {
         Self { object: object.to_string(), reason: reason.to_string() }
     }
 }

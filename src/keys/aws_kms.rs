@@ -1,8 +1,9 @@
 //! A key of AWS KMS: JSON over HTTPS, signed with SigV4, with the org and the epoch as encryption context.
 //!
-//! KMS keeps the material of every automatic rotation, so those destroy nothing. A rotation here makes a new key behind the alias, wraps
-//! all living keys by it, and schedules the old key's deletion, which takes seven days at least: what is destroyed is so when KMS has
-//! done that. Without an alias there is nothing to put a new key behind, and rotating is the operator's.
+//! KMS keeps the material of every automatic rotation, so those destroy nothing. A rotation here makes a new key behind
+//! the alias, wraps all living keys by it, and schedules the old key's deletion, which takes seven days at least: what
+//! is destroyed is so when KMS has done that. Without an alias there is nothing to put a new key behind, and rotating
+//! is the operator's.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use url::Url;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::kek::{Kek, KekError, Rotation, Wrapped};
+use super::kek::{Before, Kek, KekError, Rotation, Wrapped};
 use crate::config::AwsKmsKey;
 use crate::model::{OrgName, causes};
 use crate::payload::Epoch;
@@ -176,7 +177,7 @@ impl Kek for AwsKmsKek {
         let alias =
             self.key_id.rsplit_once(":alias/").map_or(self.key_id.clone(), |(_, alias)| format!("alias/{alias}"));
         self.ask("UpdateAlias", &json!({ "AliasName": alias, "TargetKeyId": key })).await?;
-        Ok(Rotation { now: name(&text(&made, "/KeyMetadata/Arn")?), destroys: false })
+        Ok(Rotation { now: name(&text(&made, "/KeyMetadata/Arn")?), before: Before::Named })
     }
 
     async fn destroy_older(&self, now: &str) -> Result<Vec<String>, KekError> {
@@ -184,7 +185,11 @@ impl Kek for AwsKmsKek {
     }
 
     async fn destroy(&self, kek: &str) -> Result<(), KekError> {
-        let body = json!({ "KeyId": arn(kek)?, "PendingWindowInDays": PENDING_DAYS });
+        // A key is deleted within its own account alone, so its id names it; some servers of the protocol know it by
+        // nothing else here.
+        let arn = arn(kek)?;
+        let id = arn.rsplit_once(":key/").map_or(arn, |(_, id)| id);
+        let body = json!({ "KeyId": id, "PendingWindowInDays": PENDING_DAYS });
         self.ask("ScheduleKeyDeletion", &body).await.map(drop)
     }
 }

@@ -1,11 +1,13 @@
 //! A KEK in a file, or in the environment: one line a version, `<number> <64 hex>`; the highest wraps.
 //!
 //! ```text
-//! wrapped = nonce (12 random) ‖ AES-256-GCM(HKDF(32 zero bytes, KEK, "mcpg.payload-key/1 wrap", 32), AAD = lp(org) ‖ lp(epoch))
+//! key     = HKDF(32 zero bytes, KEK, "mcpg.payload-key/1 wrap", 32)
+//! wrapped = nonce (12 random) ‖ AES-256-GCM(key, AAD = lp(org) ‖ lp(epoch))
 //! ```
 //!
-//! The file is read at each use, which is rare: so a version that another process added is known at once, and one that was removed is
-//! used no more. It is replaced whole, by a rename, and never changed in place. Only its owner may read it (mode 0600).
+//! The file is read at each use, which is rare: so a version that another process added is known at once, and one that
+//! was removed is used no more. It is replaced whole, by a rename, and never changed in place. Only its owner may read
+//! it (mode 0600).
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -21,7 +23,7 @@ use rand::Rng;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::kek::{Kek, KekError, Rotation, Wrapped};
+use super::kek::{Before, Kek, KekError, Rotation, Wrapped};
 use crate::config::Secret as Text;
 use crate::model::OrgName;
 use crate::payload::{Epoch, Secret};
@@ -58,6 +60,12 @@ impl FileKek {
             read => drop(read?),
         }
         Ok(kek)
+    }
+
+    /// The KEK of a file that is there.
+    pub(super) fn existing(path: &Path) -> Result<Self, KekError> {
+        let kek = Self(Source::File(path.to_owned()));
+        kek.versions().map(|_| kek)
     }
 
     /// The KEK of these lines, which nobody can rotate but who sets them.
@@ -101,7 +109,7 @@ impl FileKek {
         match &self.0 {
             Source::File(path) => Ok(path),
             Source::Environment(_) => Err(KekError::Unusable(
-                "the KEK is in the environment: whoever sets it rotates it, by a line with a higher number".to_owned(),
+                "the KEK is in the environment: the operator takes its old lines out".to_owned(),
             )),
         }
     }
@@ -206,12 +214,14 @@ impl Kek for FileKek {
     }
 
     async fn rotate(&self) -> Result<Rotation, KekError> {
-        let path = self.path()?;
+        let Source::File(path) = &self.0 else {
+            return Ok(Rotation { now: self.current().await?, before: Before::Operator });
+        };
         let mut versions = self.versions()?;
         let number = versions.last().map_or(1, |(number, _)| number + 1);
         versions.push((number, Secret::random()));
         write(path, &versions, false).map_err(|e| unusable(path, &e))?;
-        Ok(Rotation { now: format!("{KIND}:{number}"), destroys: true })
+        Ok(Rotation { now: format!("{KIND}:{number}"), before: Before::Older })
     }
 
     async fn destroy_older(&self, now: &str) -> Result<Vec<String>, KekError> {
@@ -232,7 +242,7 @@ impl Kek for FileKek {
 
 #[cfg(test)]
 mod tests {
-    use super::{FileKek, Kek, KekError};
+    use super::{Before, FileKek, Kek, KekError};
     use crate::config::Secret;
 
     #[tokio::test]
@@ -258,6 +268,21 @@ mod tests {
         // Another process opens the same file.
         let other = FileKek::open(&path).unwrap();
         assert_eq!(other.current().await.unwrap(), "file:2");
+    }
+
+    #[tokio::test]
+    async fn a_kek_of_the_environment_is_rotated_by_a_line_with_a_higher_number() {
+        let (one, two) = (format!("1 {}", "ab".repeat(32)), format!("2 {}", "cd".repeat(32)));
+        let (org, epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
+        let kek = |lines: &str| FileKek::of_environment(&Secret::new(lines)).unwrap();
+        let first = kek(&one).wrap(&org, epoch, b"secret").await.unwrap();
+        let both = kek(&format!("{one}\n{two}"));
+        let rotation = both.rotate().await.unwrap();
+        assert_eq!((rotation.now.as_str(), rotation.before), ("file:2", Before::Operator));
+        let second = both.rewrap(&org, epoch, &first).await.unwrap();
+        assert_eq!(kek(&two).unwrap(&org, epoch, &second).await.unwrap().as_slice(), b"secret");
+        assert!(matches!(kek(&two).unwrap(&org, epoch, &first).await, Err(KekError::Refused(_))));
+        assert!(both.destroy_older("file:2").await.is_err(), "what is not destroyed is not said to be");
     }
 
     #[test]

@@ -42,11 +42,23 @@ impl fmt::Debug for Wrapped {
 pub struct Rotation {
     /// What wraps now.
     pub now: String,
-    /// Whether all older versions go at once ([`Kek::destroy_older`]), or each by its name ([`Kek::destroy`]).
-    pub destroys: bool,
+    /// How what wrapped before is destroyed.
+    pub before: Before,
 }
 
-/// See the module's doc. What is wrapped says itself whose it is; `org` and `epoch` are given to those KEKs that bind them too.
+/// How what wrapped before a rotation is destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// All older versions at once: [`Kek::destroy_older`].
+    Older,
+    /// Each by its name: [`Kek::destroy`].
+    Named,
+    /// By the operator, who set it.
+    Operator,
+}
+
+/// See the module's doc. What is wrapped says itself whose it is; `org` and `epoch` are given to those KEKs that bind
+/// them too.
 #[async_trait]
 pub trait Kek: fmt::Debug + Send + Sync {
     /// What kind it is, as its versions begin: `file`, `vault`, `aws_kms`.
@@ -79,19 +91,19 @@ pub trait Kek: fmt::Debug + Send + Sync {
         self.wrap(org, epoch, &plain).await
     }
 
-    /// Makes a new version, which wraps from now on.
+    /// Makes a new version, which wraps from now on; of a KEK that the operator sets, the newest is taken.
     ///
     /// # Errors
     /// See [`KekError`]; [`KekError::Unusable`] where that is the operator's to do.
     async fn rotate(&self) -> Result<Rotation, KekError>;
 
-    /// Destroys every version before the one that wraps now; says which. Where [`Rotation::destroys`].
+    /// Destroys every version before the one that wraps now; says which. Where that is [`Before::Older`].
     ///
     /// # Errors
     /// See [`KekError`].
     async fn destroy_older(&self, now: &str) -> Result<Vec<String>, KekError>;
 
-    /// Destroys what is named, which wraps nothing any more. Where not [`Rotation::destroys`].
+    /// Destroys what is named, which wraps nothing any more. Where that is [`Before::Named`].
     ///
     /// # Errors
     /// See [`KekError`].

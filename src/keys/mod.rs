@@ -1,4 +1,5 @@
-//! The private keys of sealed payloads: wrapped by a KEK that is not in the store, kept, unwrapped for a view, destroyed.
+//! The private keys of sealed payloads: wrapped by a KEK that is not in the store, kept, unwrapped for a view,
+//! destroyed.
 //!
 //! | file | holds |
 //! |---|---|
@@ -9,9 +10,9 @@
 //! | `place` | where wrapped keys lie, and that what is deleted there is gone |
 //! | `service` | making, unwrapping, wrapping anew, destroying |
 //!
-//! A wrapped key is the object `<org>/<epoch>`, created if absent: of nodes that make the same key at once all take the first one's.
-//! Which key counts is said by the org's ledger, and every key that was unwrapped is held against what that says: an object that
-//! merely lies there is believed by nobody.
+//! A wrapped key is the object `<org>/<epoch>`, created if absent: of nodes that make the same key at once all take the
+//! first one's. Which key counts is said by the org's ledger, and every key that was unwrapped is held against what
+//! that says: an object that merely lies there is believed by nobody.
 //!
 //! Unwrapped keys are kept for five minutes at most, on locked pages, and zeroized.
 
@@ -22,6 +23,6 @@ mod place;
 mod service;
 mod vault;
 
-pub use kek::{Kek, KekError, Rotation, Wrapped};
+pub use kek::{Before, Kek, KekError, Rotation, Wrapped};
 pub use place::KeyPlace;
-pub use service::{KeyError, KeyService, Rotated};
+pub use service::{KeyError, KeyService, Rotated, survey};

@@ -1,8 +1,8 @@
 //! Where wrapped keys lie, and that what is deleted there is gone.
 //!
-//! A store of their own (`payload_keys.storage`), or the prefix `payload-keys/` of the main one, never under `orgs/`: a copy of the
-//! store without it opens nothing. A bucket that keeps versions is taken only if versions can be deleted; one with Object Lock never,
-//! since a key that nobody can delete cannot be destroyed.
+//! A store of their own (`payload_keys.storage`), or the prefix `payload-keys/` of the main one, never under `orgs/`: a
+//! copy of the store without it opens nothing. A bucket that keeps versions is taken only if versions can be deleted;
+//! one with Object Lock never, since a key that nobody can delete cannot be destroyed.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -31,12 +31,8 @@ impl KeyPlace {
     /// # Errors
     /// [`StorageError::Unusable`] when the place keeps what is deleted; what the store says.
     pub async fn open(own: Option<&Storage>, main: (&Storage, &Store)) -> Result<Self, StorageError> {
-        let (settings, store, prefix) = match own {
-            Some(own) => (own, Store::open_with(own)?, None),
-            None => (main.0, main.1.clone(), Some(PREFIX)),
-        };
-        let versions = Versions::open(settings)?;
-        let mut place = Self { store, prefix, versions: None };
+        let versions = Versions::open(own.unwrap_or(main.0))?;
+        let mut place = Self::existing(own, main)?;
         if let Some(versions) = versions {
             if versions.can_lock().await? {
                 let reason = "the bucket has Object Lock, so that keys in it could not be destroyed; set payload_keys.storage to one \
@@ -49,6 +45,18 @@ impl KeyPlace {
         }
         place.probe().await?;
         Ok(place)
+    }
+
+    /// The place as it is, to be read alone.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) fn existing(own: Option<&Storage>, main: (&Storage, &Store)) -> Result<Self, StorageError> {
+        let (store, prefix) = match own {
+            Some(own) => (Store::open_with(own)?, None),
+            None => (main.1.clone(), Some(PREFIX)),
+        };
+        Ok(Self { store, prefix, versions: None })
     }
 
     /// A place on a store that was opened elsewhere, for tests.

@@ -1,8 +1,8 @@
 //! Making keys, unwrapping them, wrapping them anew, destroying them.
 //!
-//! Making is create-if-absent: of nodes that make the same key at once, all take the one that is stored, and forget their own. A key that
-//! was made is wrapped anew at once if the KEK was rotated in between, before anything is sealed to it: so a rotation that looks for what is
-//! to be wrapped anew *after* its new version is in force misses none.
+//! Making is create-if-absent: of nodes that make the same key at once, all take the one that is stored, and forget
+//! their own. A key that was made is wrapped anew at once if the KEK was rotated in between, before anything is sealed
+//! to it: so a rotation that looks for what is to be wrapped anew *after* its new version is in force misses none.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::aws_kms::AwsKmsKek;
 use super::file::FileKek;
-use super::kek::{Kek, KekError, Wrapped};
+use super::kek::{Before, Kek, KekError, Wrapped};
 use super::place::KeyPlace;
 use super::vault::VaultKek;
 use crate::config::{PayloadKeys, Storage};
@@ -77,18 +77,49 @@ pub struct KeyService {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// The KEK that the settings name; that of a file is made if it is not there and `may_make` says so.
+fn kek_of(settings: &PayloadKeys, may_make: bool) -> Result<Arc<dyn Kek>, KekError> {
+    Ok(match (&settings.key, &settings.vault, &settings.aws_kms) {
+        (Some(key), ..) => Arc::new(FileKek::of_environment(key)?),
+        (_, Some(vault), _) => Arc::new(VaultKek::new(vault)?),
+        (.., Some(key)) => Arc::new(AwsKmsKek::new(key)?),
+        _ if may_make => Arc::new(FileKek::open(&settings.file)?),
+        _ => Arc::new(FileKek::existing(&settings.file)?),
+    })
+}
+
+/// Unwraps each key that lies there, once. Nothing is written or made, and no KEK is asked where no key lies.
+///
+/// # Errors
+/// When keys lie there and the KEK is of no use, or what the store says.
+pub async fn survey(
+    settings: &PayloadKeys,
+    main: (&Storage, &Store),
+) -> Result<Vec<(OrgName, Epoch, Result<(), KeyError>)>, KeyError> {
+    let place = KeyPlace::existing(settings.storage.as_ref(), main)?;
+    let listed = place.list().await?;
+    if listed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let service = KeyService::new(kek_of(settings, false)?, place);
+    let mut found = Vec::with_capacity(listed.len());
+    for (org, epoch) in listed {
+        let unwrapped = match service.place.get(&org, epoch).await? {
+            Some(bytes) => service.open_wrapped(&org, epoch, &bytes).await.map(drop),
+            None => Err(KeyError::Absent(org.clone(), epoch)),
+        };
+        found.push((org, epoch, unwrapped));
+    }
+    Ok(found)
+}
+
 impl KeyService {
     /// Over the KEK and the place that the settings name.
     ///
     /// # Errors
     /// When one of them is of no use, or the place cannot be tried now.
     pub async fn open(settings: &PayloadKeys, main: (&Storage, &Store)) -> Result<Self, KeyError> {
-        let kek: Arc<dyn Kek> = match (&settings.key, &settings.vault, &settings.aws_kms) {
-            (Some(key), ..) => Arc::new(FileKek::of_environment(key)?),
-            (_, Some(vault), _) => Arc::new(VaultKek::new(vault)?),
-            (.., Some(key)) => Arc::new(AwsKmsKek::new(key)?),
-            _ => Arc::new(FileKek::open(&settings.file)?),
-        };
+        let kek = kek_of(settings, true)?;
         Ok(Self::new(kek, KeyPlace::open(settings.storage.as_ref(), main).await?))
     }
 
@@ -186,8 +217,8 @@ impl KeyService {
         Ok(self.place.list().await?)
     }
 
-    /// Destroys a key: every version of what lies there, and what is kept of it here. Says how many versions there were, and which KEK
-    /// wrapped the last one.
+    /// Destroys a key: every version of what lies there, and what is kept of it here. Says how many versions there
+    /// were, and which KEK wrapped the last one.
     ///
     /// # Errors
     /// See [`KeyError`]; it is safe to try again.
@@ -199,7 +230,8 @@ impl KeyService {
         Ok((self.place.delete(org, epoch).await?, kek))
     }
 
-    /// Rotates the KEK: a new version wraps, every living key is wrapped anew, and what wraps nothing any more is destroyed.
+    /// Rotates the KEK: a new version wraps, every living key is wrapped anew, and what wraps nothing any more is
+    /// destroyed.
     ///
     /// # Errors
     /// See [`KeyError`]. What was wrapped anew stays so, nothing was destroyed, and rotating again does the rest.
@@ -233,13 +265,15 @@ impl KeyService {
             }
         }
         before.retain(|kek| !fresh.contains(kek));
-        let destroyed = if rotation.destroys {
-            self.kek.destroy_older(&rotation.now).await?
-        } else {
-            for kek in &before {
-                self.kek.destroy(kek).await?;
+        let destroyed = match rotation.before {
+            Before::Older => self.kek.destroy_older(&rotation.now).await?,
+            Before::Named => {
+                for kek in &before {
+                    self.kek.destroy(kek).await?;
+                }
+                before.into_iter().collect()
             }
-            before.into_iter().collect()
+            Before::Operator => Vec::new(),
         };
         Ok(Rotated { kek: rotation.now, rewrapped, destroyed })
     }
@@ -262,8 +296,10 @@ mod tests {
     use object_store::path::Path;
 
     use super::super::file::FileKek;
+    use super::super::kek::KekError;
     use super::super::place::KeyPlace;
     use super::{KeyError, KeyService};
+    use crate::config::{PayloadKeys, Storage};
     use crate::storage::Store;
 
     struct Bench {
@@ -309,6 +345,24 @@ mod tests {
         let refused = bench.service().unwrap(&org, other, &key.public().id()).await;
         assert!(matches!(refused, Err(KeyError::Foreign(..))), "{refused:?}");
         bench.service().unwrap(&org, other, &another.public().id()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_survey_finds_keys_that_nobody_can_unwrap_and_makes_nothing() {
+        let bench = Bench::new();
+        let file = bench.folder.path().join("kek");
+        let (settings, main) = (PayloadKeys { file: file.clone(), ..PayloadKeys::default() }, Storage::default());
+        let survey = async || super::survey(&settings, (&main, &bench.store)).await;
+        assert!(survey().await.unwrap().is_empty() && !file.exists(), "no key, and no KEK is made");
+        let (org, epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
+        let service = bench.service();
+        service.make(&org, epoch).await.unwrap();
+        assert!(matches!(survey().await.unwrap().as_slice(), [(_, _, Ok(()))]));
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(survey().await, Err(KeyError::Kek(KekError::Unavailable(_)))) && !file.exists());
+        bench.service();
+        let found = survey().await.unwrap();
+        assert!(matches!(found.as_slice(), [(_, at, Err(KeyError::Kek(KekError::Refused(_))))] if *at == epoch));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A key of the transit engine of Vault or OpenBao: `encrypt`, `decrypt`, `rewrap`, `rotate`, `config`, `trim`.
 //!
-//! Ciphertexts are `vault:v<n>:…`; what wraps is named `vault:<mount>/<key>:<n>`. No `associated_data` is given, since `rewrap` refuses
-//! what was made with it: what is wrapped says itself whose it is.
+//! Ciphertexts are `vault:v<n>:…`; what wraps is named `vault:<mount>/<key>:<n>`. No `associated_data` is given, since
+//! `rewrap` refuses what was made with it: what is wrapped says itself whose it is.
 //!
 //! Destroying a version is raising `min_decryption_version` and then `trim`, which deletes all versions before
 //! `min_available_version` for good. Both may be kept from the control plane's role: then they are the operator's.
@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use url::Url;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::kek::{Kek, KekError, Rotation, Wrapped};
+use super::kek::{Before, Kek, KekError, Rotation, Wrapped};
 use crate::config::{VaultAuth, VaultKey};
 use crate::model::{OrgName, causes};
 use crate::payload::Epoch;
@@ -234,7 +234,7 @@ impl Kek for VaultKek {
 
     async fn rotate(&self) -> Result<Rotation, KekError> {
         self.ask(Method::POST, &format!("{}/keys/{}/rotate", self.mount, self.key), None).await?;
-        Ok(Rotation { now: self.current().await?, destroys: true })
+        Ok(Rotation { now: self.current().await?, before: Before::Older })
     }
 
     async fn destroy_older(&self, now: &str) -> Result<Vec<String>, KekError> {

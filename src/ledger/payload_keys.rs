@@ -7,7 +7,7 @@
 //! | `payload.key_destroyed` | it is gone, as far as the key store goes |
 //! | `payload.kek_destroyed` | what wrapped it is gone too |
 //! | `payload.recipient_changed` | the tenant's own key is another |
-//! | `payload.viewed` | somebody is about to see a payload |
+//! | `payload.viewed`, `payload.exported` | somebody is about to see a payload, or to take many along |
 //!
 //! It is folded out of the entries as they are numbered, and is a part of the org's state: so it is the same on every node, and carries the
 //! state's MAC. A public key is taken from here alone, never from an object that merely lies in the store. Only the control plane makes
@@ -33,6 +33,7 @@ pub(crate) const KEY_DESTROYED: &str = "payload.key_destroyed";
 pub(crate) const KEK_DESTROYED: &str = "payload.kek_destroyed";
 pub(crate) const RECIPIENT_CHANGED: &str = "payload.recipient_changed";
 pub(crate) const VIEWED: &str = "payload.viewed";
+pub(crate) const EXPORTED: &str = "payload.exported";
 
 /// Views of one actor in a minute, and in a day.
 const VIEWS_A_MINUTE: u32 = 30;
@@ -106,7 +107,7 @@ impl PayloadKeys {
             RECIPIENT_CHANGED => {
                 self.recipient = text("key_id").and_then(|id| KeyId::try_from(id.to_owned()).ok());
             }
-            VIEWED => self.viewed(actor, time),
+            VIEWED | EXPORTED => self.viewed(actor, time),
             _ => {}
         }
     }
@@ -160,6 +161,11 @@ impl PayloadKeys {
         }
     }
 
+    /// Whether the epoch has a key, which is not being destroyed.
+    pub(crate) fn is_living(&self, epoch: Epoch) -> bool {
+        self.epochs.get(&epoch).is_some_and(|key| !key.destroying)
+    }
+
     /// Whether a key of the epoch may be made: there is none, there was none, and its day is not past.
     pub(crate) fn may_make(&self, epoch: Epoch, today: NaiveDate) -> bool {
         epoch.date() >= today && !self.epochs.contains_key(&epoch) && !self.gone.contains(&epoch)
@@ -176,7 +182,7 @@ impl PayloadKeys {
 mod tests {
     use serde_json::json;
 
-    use super::{KEY_CREATED, KEY_DESTROYED, KEY_DESTROYING, PayloadKeys, VIEWED};
+    use super::{EXPORTED, KEY_CREATED, KEY_DESTROYED, KEY_DESTROYING, PayloadKeys, VIEWED};
     use crate::payload::{Epoch, KeyPair, Suite};
 
     const DAY: i64 = 86_400_000_000;
@@ -228,9 +234,10 @@ mod tests {
     #[test]
     fn an_actor_views_so_many_a_minute_and_a_day() {
         let (mut keys, alice) = (PayloadKeys::default(), "user:alice");
-        for _ in 0..30 {
+        for view in 0..30 {
             assert!(!keys.is_exhausted(alice, now()));
-            keys.fold(VIEWED, alice, now(), None);
+            // An export is a view of many, and one of these at least.
+            keys.fold(if view % 2 == 0 { VIEWED } else { EXPORTED }, alice, now(), None);
         }
         assert!(keys.is_exhausted(alice, now()) && !keys.is_exhausted("user:bob", now()));
         assert!(!keys.is_exhausted(alice, now() + 60_000_000));

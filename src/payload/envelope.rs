@@ -90,7 +90,8 @@ impl Envelope {
     /// Makes fresh shares and seals them. Gives the envelope, and the key for its records.
     ///
     /// # Errors
-    /// [`Refusal::Suite`] when the two keys are of different suites, [`Refusal::Stanza`] when a key cannot be sealed to.
+    /// [`Refusal::Suite`] when the two keys are of different suites, [`Refusal::Stanza`] when a key cannot be sealed
+    /// to.
     pub fn seal(org: &OrgName, epoch: Epoch, recipients: &Recipients) -> Result<(Self, ContentKey), Refusal> {
         let suite = recipients.epoch.suite();
         let keys: Vec<&PublicKey> =
@@ -186,8 +187,8 @@ impl Envelope {
     /// Opens the share of the stanza at this place: 0 is the epoch's, 1 the tenant's.
     ///
     /// # Errors
-    /// [`Refusal::Stanza`] when there is none, it is another key's, or it does not open; [`Refusal::Suite`] when the key is of
-    /// another suite.
+    /// [`Refusal::Stanza`] when there is none, it is another key's, or it does not open; [`Refusal::Suite`] when the
+    /// key is of another suite.
     pub fn share(&self, place: usize, key: &KeyPair) -> Result<Share, Refusal> {
         let stanza = self.stanzas.get(place).ok_or(Refusal::Stanza)?;
         if key.public().suite() != self.suite {

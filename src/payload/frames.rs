@@ -10,6 +10,9 @@ pub const MEDIA: &str = "application/vnd.mcpg.payload.v1";
 /// The most bytes of a request, unpacked.
 pub const MAX_BYTES: usize = 64 << 20;
 
+/// The most frames of a request: what is kept of one beside its bytes is bounded by it.
+pub const MOST: usize = 65_536;
+
 /// One frame.
 #[derive(Debug, Clone)]
 pub enum Frame {
@@ -36,7 +39,18 @@ pub struct Placed {
     pub frame: Frame,
 }
 
-/// Reads all frames of a body. The number of the first that is none comes with the reason.
+/// The end of the frame whose length stands at a place.
+fn end(body: &[u8], at: usize) -> Option<usize> {
+    let length = body.get(at..)?.first_chunk::<4>().map(|length| u32::from_be_bytes(*length))?;
+    (at + 4).checked_add(usize::try_from(length).ok()?).filter(|end| *end <= body.len())
+}
+
+/// How many frames a body has, whatever is in them, up to the first that is cut off.
+pub fn count(body: &[u8]) -> usize {
+    std::iter::successors(end(body, 0), |at| end(body, *at)).count()
+}
+
+/// Reads all frames of a body, [`MOST`] of them. The number of the first that is none comes with the reason.
 ///
 /// # Errors
 /// The place of the first frame that is neither an envelope nor a record, and why.
@@ -45,10 +59,8 @@ pub fn read(body: &Bytes) -> Result<Vec<Placed>, (usize, Refusal)> {
     while at < body.len() {
         let number = frames.len();
         let fault = |refusal| (number, refusal);
-        let length = body.get(at..at + 4).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
-        let length = length.ok_or((number, Refusal::Format))? as usize;
         let begin = at + 4;
-        let end = begin.checked_add(length).filter(|end| *end <= body.len()).ok_or((number, Refusal::Format))?;
+        let end = end(body, at).filter(|_| number < MOST).ok_or((number, Refusal::Format))?;
         let bytes = body.slice(begin..end);
         let frame = if bytes.starts_with(b"MCPE") {
             Frame::Envelope(Envelope::parse(bytes).map_err(fault)?)

@@ -1,4 +1,5 @@
-//! RFC 8785 (JCS) JSON of one object whose values are strings or lists of strings: the form of headers and of wrapped keys.
+//! RFC 8785 (JCS) JSON of one object whose values are strings or lists of strings: the form of headers and of wrapped
+//! keys.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! Sealed payloads, version 1: what a call was asked and what it answered, sealed so that the store holds nothing readable.
+//! Sealed payloads, version 1: what a call was asked and what it answered, sealed so that the store holds nothing
+//! readable.
 //!
-//! `schemas/payload.md` is the specification, byte for byte. This module is the format alone: it knows no store, no network and
-//! no clock.
+//! `schemas/payload.md` is the specification, byte for byte. This module is the format alone: it knows no store, no
+//! network and no clock.
 //!
 //! | file | holds |
 //! |---|---|
@@ -16,8 +17,8 @@
 //! | `secret` | 32 secret bytes, locked in memory and zeroized |
 //! | `jcs` | RFC 8785 of objects whose values are strings or lists of strings |
 //!
-//! Invariants: nothing that holds plaintext or a secret has a `Debug` or `Serialize` that shows it; what does not open says why by a
-//! [`Refusal`], in the order of the specification, and never by a part of what it holds.
+//! Invariants: nothing that holds plaintext or a secret has a `Debug` or `Serialize` that shows it; what does not open
+//! says why by a [`Refusal`], in the order of the specification, and never by a part of what it holds.
 
 mod envelope;
 mod epoch;

@@ -1,7 +1,7 @@
 //! Padding: how long a plaintext is made, so that its length tells little of what it holds.
 //!
-//! Up to 256 bytes all are alike. Beyond, Padmé: with E = ⌊log₂ L⌋ and S = ⌊log₂ E⌋ + 1, L is rounded up to a multiple of 2^(E−S), which adds at
-//! most 12 % and leaves O(log log L) bits of the length.
+//! Up to 256 bytes all are alike. Beyond, Padmé: with E = ⌊log₂ L⌋ and S = ⌊log₂ E⌋ + 1, L is rounded up to a multiple
+//! of 2^(E−S), which adds at most 12 % and leaves O(log log L) bits of the length.
 
 /// The least padded length.
 const LEAST: usize = 256;

@@ -13,7 +13,8 @@
 //!  104+h      …  AES-256-GCM ciphertext ‖ tag (16)
 //! ```
 //!
-//! The commitment is compared before anything is decrypted: AES-GCM alone lets one ciphertext be made that opens under two keys.
+//! The commitment is compared before anything is decrypted: AES-GCM alone lets one ciphertext be made that opens under
+//! two keys.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -65,8 +66,8 @@ impl fmt::Debug for Plaintext {
 pub struct Content(Zeroizing<Vec<u8>>);
 
 impl Content {
-    /// Takes over bytes, of which at most `cap` are kept. Says how many there were where some were cut off; text is cut where a
-    /// character ends.
+    /// Takes over bytes, of which at most `cap` are kept. Says how many there were where some were cut off; text is cut
+    /// where a character ends.
     pub fn new(bytes: Vec<u8>, cap: usize) -> (Self, Option<u64>) {
         let mut content = Self(Zeroizing::new(bytes));
         let whole = content.0.len();

@@ -1,7 +1,8 @@
 //! 32 secret bytes on a page of their own, which is locked in memory and zeroized when it is dropped.
 //!
-//! A locked page is written to no swap. Where the system lets no more pages be locked (`RLIMIT_MEMLOCK`) the secret is kept all the
-//! same, and the log says so once: what must not be there at all is a core dump, which both programs forbid.
+//! A locked page is written to no swap. Where the system lets no more pages be locked (`RLIMIT_MEMLOCK`) the secret is
+//! kept all the same, and the log says so once: what must not be there at all is a core dump, which both programs
+//! forbid.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -166,8 +166,8 @@ fn a_record_does_not_open_under_another_envelope() {
     assert_eq!(record.open(&one, &key, 9).unwrap_err(), Refusal::Commitment);
 }
 
-/// AES-GCM commits to no key: for two keys and a nonce of each, a ciphertext and a tag can be solved for that both accept. What
-/// stands before decryption is the commitment, which fits one of the two at most.
+/// AES-GCM commits to no key: for two keys and a nonce of each, a ciphertext and a tag can be solved for that both
+/// accept. What stands before decryption is the commitment, which fits one of the two at most.
 #[test]
 fn a_ciphertext_made_for_two_keys_opens_under_one_at_most() {
     let (envelope, record, epoch_key, _) = sealed(Suite::X25519, false, b"first");
@@ -265,6 +265,21 @@ fn frames_are_read_as_they_were_written() {
             assert!(frames::read(&body[..cut].to_vec().into()).is_err(), "{cut}");
         }
     }
+}
+
+#[test]
+fn frames_are_counted_before_they_are_read_and_are_no_more_than_so_many() {
+    let mut body = Vec::new();
+    for _ in 0..=frames::MOST {
+        frames::push(&mut body, &[]);
+    }
+    assert_eq!(frames::count(&body), frames::MOST + 1);
+    body.extend_from_slice(&[0, 0, 0, 9, 1]);
+    assert_eq!((frames::count(&body), frames::count(&[]), frames::count(&[0, 0, 0])), (frames::MOST + 1, 0, 0));
+    let (envelope, ..) = sealed(Suite::X25519, false, b"x");
+    let mut body = Vec::new();
+    (0..=frames::MOST).for_each(|_| frames::push(&mut body, envelope.bytes()));
+    assert_eq!(frames::read(&body.into()).unwrap_err(), (frames::MOST, Refusal::Format));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A private key as it lies in the key store, wrapped by a KEK.
 //!
-//! The object `<org>/<epoch>` is RFC 8785 JSON: `v`, `org`, `epoch`, `kek`, `wrapped` (base64). What is wrapped is RFC 8785 JSON too,
-//! and says again whose it is: `v`, `org`, `epoch`, `suite`, `seed`, `key_id`. So the binding holds with every kind of KEK.
+//! The object `<org>/<epoch>` is RFC 8785 JSON: `v`, `org`, `epoch`, `kek`, `wrapped` (base64). What is wrapped is RFC
+//! 8785 JSON too, and says again whose it is: `v`, `org`, `epoch`, `suite`, `seed`, `key_id`. So the binding holds with
+//! every kind of KEK.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -69,7 +70,8 @@ pub fn plain(org: &OrgName, epoch: Epoch, key: &KeyPair) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(object.write())
 }
 
-/// Reads what a KEK has unwrapped: all of it is compared, and the key id with that of the public key that the seed makes.
+/// Reads what a KEK has unwrapped: all of it is compared, and the key id with that of the public key that the seed
+/// makes.
 ///
 /// # Errors
 /// [`Refusal::Format`] when it is another key's.

@@ -6,10 +6,12 @@
 //!           ─▶ at the next rotation of the KEK: payload.kek_destroyed
 //! ```
 //!
-//! Each step is durable, and a round that was cut short is taken up at the step it did not take: what is destroying in the state, or lies in the
-//! key store without being in the state, is found again. An entry never says that something is gone before it was looked for.
+//! Each step is durable, and a round that was cut short is taken up at the step it did not take: what is destroying in
+//! the state, or lies in the key store without being in the state, is found again. An entry never says that something
+//! is gone before it was looked for.
 //!
-//! Days are those of the log where the log is ahead of this node's clock: a node with a slow clock makes no key of a day that is past.
+//! Days are those of the log where the log is ahead of this node's clock: a node with a slow clock makes no key of a
+//! day that is past.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,10 +51,13 @@ pub(super) async fn run(plane: Arc<Plane>) {
         let pause = match plane.readiness() {
             Readiness::Draining => return,
             Readiness::Ready if is_open => {
+                let metrics = &plane.node.metrics.payload_keys;
                 if let Err(e) = plane.destroy_due_keys().await {
+                    metrics.failed("destroy");
                     tracing::warn!(error = %e, "payload keys whose time is over were not destroyed, and will be tried again");
                 }
                 if let Err(e) = plane.rotate_if_due().await {
+                    metrics.failed("rotate");
                     tracing::warn!(error = %e, "the KEK of payload keys was not rotated, and it will be tried again");
                 }
                 ROUND
@@ -100,7 +105,8 @@ impl Plane {
         self.node.clock.now().max(log)
     }
 
-    /// The signed note of an org's public keys: today's and those of the next seven days, made where there are none yet.
+    /// The signed note of an org's public keys: today's and those of the next seven days, made where there are none
+    /// yet.
     ///
     /// # Errors
     /// See [`PlaneError`]; [`PlaneError::KeyServiceUnavailable`] when not even today's are there.
@@ -126,15 +132,16 @@ impl Plane {
             .collect();
         let has_today =
             periods.iter().all(|days| told.keys().any(|epoch| epoch.date() == today && epoch.days() == *days));
-        match made {
-            Ok(()) => {}
-            Err(e) if has_today => {
-                let left = told.keys().map(|epoch| epoch.date()).max().map_or(0, |last| (last - today).num_days());
-                tracing::error!(org = %name, error = %e, days_left = left, "payload keys could not be made");
-            }
-            Err(e) => return Err(e),
-        }
         let until = told.keys().map(|epoch| epoch.date()).max().unwrap_or(today);
+        let days = if has_today { (until - today).num_days() + 1 } else { 0 };
+        self.node.metrics.payload_keys.has_days(name.as_str(), days);
+        if let Err(e) = made {
+            self.node.metrics.payload_keys.failed("make");
+            if !has_today {
+                return Err(e);
+            }
+            tracing::error!(org = %name, error = %e, days, "payload keys could not be made");
+        }
         let expires = until.checked_add_signed(TimeDelta::days(1)).unwrap_or(until).and_time(NaiveTime::MIN).and_utc();
         let note = KeyNote {
             name: self.node.settings.name.clone(),
@@ -188,15 +195,24 @@ impl Plane {
         made.buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// Destroys keys whose time is over, in every org that a key lies there of. An org of which none is due is not loaded for it.
+    /// Destroys keys whose time is over, in every org that a key lies there of. An org of which none is due is not
+    /// loaded for it.
     pub(super) async fn destroy_due_keys(&self) -> Result<(), PlaneError> {
         let service = self.key_service()?;
-        service.forget(|_, _| false);
+        // What the log says is destroyed, by whichever node, is kept unwrapped by none.
+        service.forget(|name, epoch| {
+            self.registry.loaded(name).is_some_and(|org| !org.ledger.read().status().payload_keys.is_living(epoch))
+        });
         let now = self.node.clock.now();
         let mut due: BTreeSet<(OrgName, Epoch)> = BTreeSet::new();
+        let mut orphaned: Vec<(OrgName, Epoch)> = Vec::new();
         for (name, epoch) in service.list().await? {
-            if self.longest_period(&name).is_some_and(|longest| PayloadKeys::is_over(epoch, longest, now)) {
-                due.insert((name, epoch));
+            match self.longest_period(&name) {
+                Some(longest) if PayloadKeys::is_over(epoch, longest, now) => {
+                    due.insert((name, epoch));
+                }
+                None if epoch.ends_at() <= now => orphaned.push((name, epoch)),
+                _ => {}
             }
         }
         // What is not in the key store any more, and was not said to be gone yet.
@@ -208,9 +224,20 @@ impl Plane {
             due.extend(over.map(|(epoch, _)| (org.name.clone(), *epoch)));
         }
         let mut failed = Ok(());
+        // An org that the configuration does not name any more has no ledger here to tell: its keys' time is over all
+        // the same. Should it be named again, its ledger is told then.
+        for (name, epoch) in orphaned {
+            match service.destroy(&name, epoch).await {
+                Ok((versions, _)) => {
+                    tracing::warn!(org = %name, %epoch, versions, "destroyed a payload key of an org that is not configured");
+                }
+                Err(e) => failed = Err(e.into()),
+            }
+        }
         for (name, epoch) in due {
             let destroying = async {
-                let org = self.caught_up(&name).await?;
+                // Of a removed org too: its grace is for what can be restored, and no key outlives its period by it.
+                let org = self.caught_up_even_removed(&name).await?;
                 self.destroy_if_due(&org, epoch).await
             };
             // An org whose files hang is tried again in the next round; what was begun is taken up there.
@@ -248,10 +275,19 @@ impl Plane {
     async fn destroy_if_due(&self, org: &Org, epoch: Epoch) -> Result<(), PlaneError> {
         let now = self.payload_time(org);
         let longest = self.longest_period(&org.name).ok_or_else(misconfigured)?;
-        let known = org.ledger.read().status().payload_keys.epochs.get(&epoch).cloned();
+        let (known, on_hold) = {
+            let ledger = org.ledger.read();
+            let status = ledger.status();
+            (status.payload_keys.epochs.get(&epoch).cloned(), status.hold.is_some())
+        };
         let is_over = PayloadKeys::is_over(epoch, longest, now);
         let service = self.key_service()?;
         match known {
+            // A legal hold keeps what it keeps of the rows readable. What was begun before it is finished.
+            Some(key) if on_hold && !key.destroying => {
+                tracing::debug!(org = %org.name, %epoch, "a payload key outlives its period: the org is on hold");
+                Ok(())
+            }
             Some(key) if is_over || key.destroying => self.destroy_key(org, epoch, &key).await,
             // It was made and never told of, and nothing is sealed to it; or it came back by a write that landed late.
             None if is_over => {
@@ -310,7 +346,8 @@ impl Plane {
         self.rotate_payload_kek(&self.actor()).await.map(drop)
     }
 
-    /// Rotates the KEK: living keys are wrapped anew, and what wraps nothing any more is destroyed; `actor` asked for it.
+    /// Rotates the KEK: living keys are wrapped anew, and what wraps nothing any more is destroyed; `actor` asked for
+    /// it.
     ///
     /// # Errors
     /// See [`PlaneError`].

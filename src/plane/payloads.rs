@@ -1,10 +1,10 @@
-//! Taking sealed payloads in: their bytes become one object, which the log names; in the same log object are the rows that say where in
-//! it each record lies and the entries `payload.captured` that tell of them. So a record is durable before it is acknowledged, bodies do
-//! not pass through every node's log, and no record is stored without its entry.
+//! Taking sealed payloads in: their bytes become one object, which the log names; in the same log object are the rows
+//! that say where in it each record lies and the entries `payload.captured` that tell of them. So a record is durable
+//! before it is acknowledged, bodies do not pass through every node's log, and no record is stored without its entry.
 //!
 //! A crash between the two leaves an object that nothing names, which maintenance deletes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -51,7 +51,8 @@ fn invalid(number: usize, what: impl std::fmt::Display) -> PlaneError {
 }
 
 impl Plane {
-    /// Makes sealed payloads durable, with the entries that tell of them, then says so. `submitted_by` is who sent them.
+    /// Makes sealed payloads durable, with the entries that tell of them, then says so. `submitted_by` is who sent
+    /// them.
     ///
     /// # Errors
     /// See [`PlaneError`]; after an error they are stored at most once, and a retry under the same identity is safe.
@@ -69,7 +70,7 @@ impl Plane {
         not_removed(&org)?;
         org.touch();
         let mut taken = Vec::new();
-        let mut epochs: Vec<(Epoch, KeyId)> = Vec::new();
+        let mut epochs: BTreeSet<(Epoch, KeyId)> = BTreeSet::new();
         let mut envelopes: BTreeMap<Digest, (&Envelope, usize)> = BTreeMap::new();
         for (number, placed) in frames.iter().enumerate() {
             match &placed.frame {
@@ -78,9 +79,7 @@ impl Plane {
                         return Err(invalid(number, "it is another org's"));
                     }
                     let key = envelope.epoch_key().ok_or_else(|| invalid(number, "it is sealed to no key"))?;
-                    if !epochs.contains(&(envelope.epoch(), key)) {
-                        epochs.push((envelope.epoch(), key));
-                    }
+                    epochs.insert((envelope.epoch(), key));
                     envelopes.insert(envelope.id(), (envelope, placed.at));
                 }
                 Frame::Record(record) => {
@@ -114,6 +113,7 @@ impl Plane {
             events = stamp_submitter(&events, token).map_err(|e| PlaneError::Internal(e.to_string()))?;
         }
         let object = format!("{:016x}-{}", micros(self.node.clock.now()), self.node.random.uuid().simple());
+        let epochs = epochs.into_iter().collect();
         let batch = self.rows(name, &taken, &object).map_err(|e| PlaneError::Internal(e.to_string()))?;
         admission.wait_to_grow_to(body.len() + 2 * batch.get_array_memory_size()).await?;
         // Durable before the log names it.

@@ -1,8 +1,9 @@
-//! Sessions of browsers, as far as the log has a part in them: that one begins, ends, or is over with others, is an entry of the ledger, and
-//! which are over is a function of the log (`ledger::sessions`).
+//! Sessions of browsers, as far as the log has a part in them: that one begins, ends, or is over with others, is an
+//! entry of the ledger, and which are over is a function of the log (`ledger::sessions`).
 //!
-//! No clock orders them. A session begins at the time of the log when its entry is there, and a revocation is of all that began at or before the
-//! time of the log when it is asked for: whichever node did either, what began before is over.
+//! No clock orders them. A session begins at the time of the log when its entry is there, and a revocation is of all
+//! that began at or before the time of the log when it is asked for: whichever node did either, what began before is
+//! over.
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -48,7 +49,8 @@ impl Plane {
         let mut told = futures::stream::iter(others).buffer_unordered(AT_ONCE);
         while let Some(recorded) = told.next().await {
             match recorded {
-                // Its ledger takes nothing, for it is damaged or the org is removed: what else the session opens is no less sound for it.
+                // Its ledger takes nothing, for it is damaged or the org is removed: what else the session opens is no
+                // less sound for it.
                 Err(PlaneError::OrgStopped { .. } | PlaneError::OrgRemoved(_)) => {}
                 recorded => recorded?,
             }
@@ -90,7 +92,8 @@ impl Plane {
             .ok_or_else(|| PlaneError::Internal("the log's time is none of a calendar".to_owned()))
     }
 
-    /// In which of these orgs a session stands; none where it is over altogether. All that any node has in the log counts.
+    /// In which of these orgs a session stands; none where it is over altogether. All that any node has in the log
+    /// counts.
     ///
     /// # Errors
     /// See [`PlaneError`].

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `writes` | what is taken in, until it is in the log |
 //! | `upkeep` | from the log to tables and ledgers; start; other nodes |
+//! | `payload_keys` | the keys of sealed payloads |
 //! | `answers` | scrapes, SQL, requests |
 //! | `process` | the process |
 //! | `registrar` | making families |
@@ -14,6 +15,7 @@
 //! text of a client is ever a label.
 
 mod answers;
+mod payload_keys;
 mod process;
 #[cfg(test)]
 pub(crate) mod promtool;
@@ -24,6 +26,7 @@ mod writes;
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
 pub use answers::{Http, Query, Scrape};
+pub use payload_keys::PayloadKeys;
 pub use process::Process;
 pub(crate) use registrar::Registrar;
 pub use upkeep::{Audit, CatchUp, Flush, Maintenance, Replay};
@@ -50,6 +53,8 @@ pub struct Metrics {
     pub maintenance: Maintenance,
     /// The audit ledgers.
     pub audit: Audit,
+    /// The keys of sealed payloads.
+    pub payload_keys: PayloadKeys,
     /// Scrapes of the orgs' metrics.
     pub scrape: Scrape,
     /// SQL.
@@ -81,6 +86,7 @@ impl Metrics {
             flush: Flush::new(&r),
             maintenance: Maintenance::new(&r),
             audit: Audit::new(&r),
+            payload_keys: PayloadKeys::new(&r),
             scrape: Scrape::new(&r),
             query: Query::new(&r),
             replay: Replay::new(&r),

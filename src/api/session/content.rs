@@ -1,7 +1,8 @@
 //! What a session's cookie says.
 //!
-//! A person's session holds what the provider said at the login, the rights included: until it ends, whatever becomes of them there. A token's
-//! session holds the token's hash alone, and is looked up with each request: it ends with the token, and does what the token does.
+//! A person's session holds what the provider said at the login, the rights included: until it ends, whatever becomes
+//! of them there. A token's session holds the token's hash alone, and is looked up with each request: it ends with the
+//! token, and does what the token does.
 
 use serde::{Deserialize, Serialize};
 

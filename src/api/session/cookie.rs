@@ -3,10 +3,11 @@
 //! | cookie | over TLS | on loopback without | `SameSite` |
 //! |---|---|---|---|
 //! | the session | `__Host-mcpg` | `mcpg-<port>` | `Strict`: a page of another site never sends it |
-//! | a login under way | `__Host-mcpg-login` | `mcpg-login-<port>` | `Lax`: the provider's redirect has to bring it back |
+//! | a login under way | `__Host-mcpg-login` | `mcpg-login-<port>` | `Lax`: the provider's redirect brings it back |
 //!
-//! Both are `HttpOnly` and of the whole path. `__Host-` is refused by some browsers over plain HTTP, so on loopback the name has none of it and
-//! the cookie is not `Secure`: cookies know no ports, and other programs of the machine may be sent it. Anywhere else without TLS there is none.
+//! Both are `HttpOnly` and of the whole path. `__Host-` is refused by some browsers over plain HTTP, so on loopback the
+//! name has none of it and the cookie is not `Secure`: cookies know no ports, and other programs of the machine may be
+//! sent it. Anywhere else without TLS there is none.
 
 use axum::http::header::COOKIE;
 use axum::http::{HeaderMap, HeaderValue};

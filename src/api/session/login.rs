@@ -1,8 +1,8 @@
 //! To the provider and back.
 //!
-//! What a login is known by when it comes back stands in a sealed cookie of its own, for ten minutes and one return. The provider sends people
-//! back to `public_url`, whatever host the request named; the page they go on to is a path of ours. An error of a login
-//! leads to `/?login_error=<code>`: a person sees it, not a program.
+//! What a login is known by when it comes back stands in a sealed cookie of its own, for ten minutes and one return.
+//! The provider sends people back to `public_url`, whatever host the request named; the page they go on to is a path of
+//! ours. An error of a login leads to `/?login_error=<code>`: a person sees it, not a program.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +49,8 @@ pub(in crate::api) async fn login(
             }
         }
     }
-    // Whoever used a session until it had lasted as long as one may is asked for nothing, if the provider knows them still.
+    // Whoever used a session until it had lasted as long as one may is asked for nothing, if the provider knows them
+    // still.
     let spent = api.access.sessions.any(&here, &headers, api.clock.now().timestamp());
     if prompt == Prompt::Any && spent.is_some_and(|brought| brought.age == Age::Spent) {
         prompt = Prompt::None;

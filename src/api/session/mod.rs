@@ -9,9 +9,10 @@
 //! | `GET /v1/session/callback` | takes it back from there: a session begins |
 //! | `POST /v1/orgs/{org}/sessions/revoke` | ends the sessions of an org, or of one caller there (`operator`) |
 //!
-//! No node remembers a session: the cookie holds it, sealed (`seal`, `content`), and what is over before its time stands in the log. A session ends
-//! when it is not used for `session.idle`, when it has lasted for `session.absolute`, at the logout, when an operator says so, and a
-//! token's session with the token. That it begins and ends is in the ledgers of its orgs before it does.
+//! No node remembers a session: the cookie holds it, sealed (`seal`, `content`), and what is over before its time
+//! stands in the log. A session ends when it is not used for `session.idle`, when it has lasted for `session.absolute`,
+//! at the logout, when an operator says so, and a token's session with the token. That it begins and ends is in the
+//! ledgers of its orgs before it does.
 //!
 //! Over plain HTTP there is none but on loopback: 403 `tls_required`. What a page must do to be heard is in `browsers`.
 

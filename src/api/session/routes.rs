@@ -44,6 +44,9 @@ struct Me {
     ends: Option<String>,
     /// Whether there is a provider to log in at, also for a fresh login.
     login: bool,
+    /// Where a page leads to from a call to its trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_url: Option<String>,
 }
 
 /// What may be done in an org.
@@ -71,6 +74,7 @@ fn me(api: &Api, who: &Who, is_over: impl Fn(&OrgName) -> bool) -> Me {
         expires: session.and_then(|session| seconds(session.expires)),
         ends: session.and_then(|session| seconds(session.ends)),
         login: api.access.sessions.provider.is_some(),
+        trace_url: api.access.trace_url.as_ref().map(|url| url.as_str().to_owned()),
     }
 }
 

@@ -7,8 +7,8 @@
 //! AAD    = "mcpg.session/1" ‖ lp(cookie's name) ‖ lp(origin)     lp(x) = u16 length of x, big-endian ‖ x
 //! ```
 //!
-//! The number tells which of the current and the previous key to open with; it is the key's own, so nodes that are given a new key one
-//! after the other agree on it. A cookie of one name or origin does not open as another's.
+//! The number tells which of the current and the previous key to open with; it is the key's own, so nodes that are
+//! given a new key one after the other agree on it. A cookie of one name or origin does not open as another's.
 
 use std::fmt;
 

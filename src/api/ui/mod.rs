@@ -2,12 +2,13 @@
 //!
 //! | path | gives |
 //! |---|---|
-//! | `/`, `/calls/{id}`, `/ledger`, `/lag`, `/sql`, `/status`, `/login` | `index.html`; the page reads the path itself |
+//! | `/`, `/calls/{id}`, `/ledger`, `/lag`, `/sql`, `/status`, `/login` | `index.html`: the page reads the path |
 //! | `/assets/{*path}`, `/favicon.svg` | a file; the names of `assets` hold a hash of the content and never change |
 //!
-//! The page and its files tell nothing of any org and need no token: what the page shows it asks of `/v1` as any client does. Styles that scripts insert
-//! need the nonce of the page's own Content-Security-Policy, which is drawn anew for each answer and stands in place of [`NONCE`]; so the page is not kept
-//! by any cache, and its files are for a year. Files are compressed when the page is built, and unpacked for who takes no gzip.
+//! The page and its files tell nothing of any org and need no token: what the page shows it asks of `/v1` as any client
+//! does. Styles that scripts insert need the nonce of the page's own Content-Security-Policy, which is drawn anew for
+//! each answer and stands in place of [`NONCE`]; so the page is not kept by any cache, and its files are for a year.
+//! Files are compressed when the page is built, and unpacked for who takes no gzip.
 //!
 //! A binary that was built without the page says on `/` how to build it.
 

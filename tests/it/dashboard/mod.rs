@@ -1,5 +1,6 @@
-//! The dashboard in a real browser, before the real control plane: an anomaly is planted and found from the map to the policy, filters, reload and back,
-//! live, SQL, a ledger that is sound and one with a changed tile, the keyboard, barriers, widths, hostile names. What is looked for is in `browser.mjs`; here it is planted.
+//! The dashboard in a real browser, before the real control plane: an anomaly is planted and found from the map to the
+//! policy, filters, reload and back, live, SQL, a ledger that is sound and one with a changed tile, the keyboard,
+//! barriers, widths, hostile names. What is looked for is in `browser.mjs`; here it is planted.
 //!
 //! Pictures of every view are left in the folder of the test's temporary files.
 
@@ -54,7 +55,8 @@ fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The hour's usual calls, and a quarter of it in which one tool is slow for one caller, from one version of one client.
+/// The hour's usual calls, and a quarter of it in which one tool is slow for one caller, from one version of one
+/// client.
 fn usual_and_slow(from: DateTime<Utc>, with_clients: bool) -> (Vec<Planted>, Vec<Planted>) {
     let tools = [("github", "search_code"), ("github", "get_file"), ("jira", "get_issue"), ("files", "read_file")];
     let callers = ["user:alice@acme", "user:bob@acme", "service:ci", "user:chen@acme", "service:review"];

@@ -1,4 +1,5 @@
-//! What of a browser a door can tell: cookies that know hosts and no ports, `SameSite` over a chain of redirects, `Origin`, `Sec-Fetch-Site`.
+//! What of a browser a door can tell: cookies that know hosts and no ports, `SameSite` over a chain of redirects,
+//! `Origin`, `Sec-Fetch-Site`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

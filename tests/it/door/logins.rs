@@ -217,7 +217,8 @@ async fn an_id_token_sent_as_a_bearer_token_opens_nothing() {
     let at = browser.follow(url.as_str(), None).await;
     let (end, _) = browser.through(at, "alice").await;
     assert_eq!(end.as_str(), format!("{base}/?login_error=login_expired"), "the control plane began no such login");
-    // The code went to the control plane, which took no token for it: the provider gives another one without a question.
+    // The code went to the control plane, which took no token for it: the provider gives another one without a
+    // question.
     let mut at = Url::parse(url.as_str()).unwrap();
     let code = loop {
         let answer = browser.first(at.as_str(), provider.issuer()).await;

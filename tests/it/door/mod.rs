@@ -1,11 +1,12 @@
-//! Who comes in, and by which way: people by a real OpenID Connect provider, tokens, JSON Web Tokens; sessions that end when they are to; pages that
-//! may not; TLS.
+//! Who comes in, and by which way: people by a real OpenID Connect provider, in a real browser too; tokens, JSON Web
+//! Tokens; sessions that end when they are to; pages that may not; TLS.
 
 mod bearers;
 mod browser;
 mod logins;
 mod nodes;
 mod pages;
+mod people;
 mod provider;
 mod sessions;
 mod tls;

@@ -1,4 +1,5 @@
-//! Capture by a real gateway: what the view shows is what went to the plugin and to the caller, and a canary put into it is found nowhere else.
+//! Capture by a real gateway: what the view shows is what went to the plugin and to the caller, and a canary put into
+//! it is found nowhere else.
 
 use std::time::Duration;
 

@@ -107,7 +107,6 @@ async fn a_kek_in_vault_is_rotated_trimmed_and_waited_for_when_it_is_away() {
 
 /// moto's server speaks KMS as it does S3.
 #[tokio::test]
-#[ignore = "the server of the tests answers 500 to ScheduleKeyDeletion"]
 async fn a_kek_in_aws_kms_is_put_behind_its_alias_anew() {
     let moto = Service::moto().await;
     let endpoint = &moto.bucket().endpoint;

@@ -1,4 +1,5 @@
-//! The life of keys: one key of an epoch however many nodes make it, told by the ledger's key alone, gone when its time is over.
+//! The life of keys: one key of an epoch however many nodes make it, told by the ledger's key alone, gone when its time
+//! is over.
 
 use std::path::Path;
 
@@ -7,7 +8,9 @@ use mcpg::payload::Direction;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{GATEWAY, PATIENCE, body, body_at, config, entries, flushed, note, now, refused, send, stored, told, view};
+use super::{
+    GATEWAY, OPERATOR, PATIENCE, body, body_at, config, entries, flushed, note, now, refused, send, stored, told, view,
+};
 use crate::harness::{Config, Server, assert_sound, clock_ahead, eventually};
 
 const DAY: i64 = 86_400;
@@ -110,4 +113,72 @@ async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
     let storage = server.storage().to_owned();
     assert!(server.stop().await.success());
     assert_sound(&storage, "default", vkey.trim()).await;
+}
+
+/// Whose keys are due, and who tells of it, with an org that is not due for another reason beside it.
+#[tokio::test]
+async fn a_legal_hold_keeps_the_keys_of_what_it_keeps_until_it_is_released() {
+    let two_days = ", retention: { payloads: 2d }";
+    let orgs = format!(
+        "orgs:\n  - {{ name: default, tier: enterprise, entitlements: [payload_capture]{two_days} }}\n\
+         \x20 - {{ name: other, tier: enterprise, entitlements: [payload_capture]{two_days} }}"
+    );
+    let config = Config::new().with(&orgs).with(&super::tokens()).with("flush: { interval: 300ms }");
+    let mut server = config.token(super::ALICE).start().await;
+    let call = stored(&server, "{\"q\":\"evidence\"}", "{}").await;
+    let other = server.client().with_token(super::OTHER).with_org("other");
+    other.get("payload-keys").await.ok();
+    let operator = server.client().with_token(OPERATOR);
+    let json = [(reqwest::header::CONTENT_TYPE, "application/json")];
+    let ask = async |path: &str| {
+        let body = json!({ "reason": "case 12" }).to_string().into_bytes();
+        operator.send(reqwest::Method::POST, path, &json, body).await.unwrap().ok();
+    };
+    ask("audit/hold").await;
+    assert!(server.stop().await.success());
+    server.set_environment(clock_ahead(4 * DAY));
+    server.start().await;
+    // Orgs are gone through by name, so the one on hold came first.
+    eventually("the other org's keys to be destroyed", PATIENCE, async || {
+        let told = other.get("audit?action=payload.key_destroyed").await.ok().json();
+        (told["entries"].as_array().unwrap().len() >= 2).then_some(())
+    })
+    .await;
+    assert!(entries(&server, "payload.key_destroying").await.is_empty());
+    assert_eq!(wrapped_keys(&server).len(), 8);
+    view(&server.client(), call, "evidence of case 12").await.ok();
+    ask("audit/release").await;
+    told(&server, "payload.key_destroyed", 2).await;
+    refused(&view(&server.client(), call, "too late").await, 410, "key_destroyed");
+}
+
+/// What can be restored of a removed org are its rows: no key outlives its period by the grace.
+#[tokio::test]
+async fn a_removed_orgs_keys_live_no_longer_than_their_period() {
+    let mut server = config(", retention: { payloads: 2d }").start().await;
+    let first = note(&server).await.epochs.keys().next().unwrap().to_string();
+    let operator = server.client().with_token(OPERATOR);
+    operator.send(reqwest::Method::DELETE, "/v1/orgs/default", &[], Vec::new()).await.unwrap().ok();
+    assert!(wrapped_keys(&server).contains(&first));
+    assert!(server.stop().await.success());
+    server.set_environment(clock_ahead(4 * DAY));
+    server.start().await;
+    eventually("the key to go", PATIENCE, async || (!wrapped_keys(&server).contains(&first)).then_some(())).await;
+    operator.send(reqwest::Method::POST, "/v1/orgs/default/restore", &[], Vec::new()).await.unwrap().ok();
+    let told = told(&server, "payload.key_destroyed", 1).await;
+    assert!(told.iter().any(|entry| entry["detail"]["epoch"] == json!(first)), "{told:?}");
+}
+
+#[tokio::test]
+async fn the_keys_of_an_org_that_is_not_configured_any_more_are_destroyed_in_their_time() {
+    let mut server = config(", retention: { payloads: 2d }").start().await;
+    let first = note(&server).await.epochs.keys().next().unwrap().to_string();
+    assert_eq!(wrapped_keys(&server).len(), 8);
+    assert!(server.stop().await.success());
+    server.reconfigure(&["orgs: [{ name: elsewhere }]"]);
+    server.set_environment(clock_ahead(4 * DAY));
+    server.start().await;
+    eventually("the key to go", PATIENCE, async || (!wrapped_keys(&server).contains(&first)).then_some(())).await;
+    let left = wrapped_keys(&server);
+    assert!(!left.is_empty() && left.len() < 8, "those whose time is not over are there: {left:?}");
 }

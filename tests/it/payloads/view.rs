@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    ALICE, BOB, GATEWAY, OPERATOR, OTHER, SERVICE, body, config, entries, flushed, note, refused, send, stored, told,
-    view,
+    ALICE, BOB, GATEWAY, OPERATOR, OTHER, SERVICE, body, config, entries, flushed, note, now, refused, send, stored,
+    tokens, told, view,
 };
+use crate::issuer::{Issuer, Signer};
 
 #[tokio::test]
 async fn a_person_with_the_role_sees_it_once_the_ledger_says_so_and_nobody_else_does() {
@@ -112,4 +113,74 @@ async fn of_two_records_the_first_counts_and_the_other_is_told_of() {
     let seen = view(&server.client(), call, "which of the two").await.ok().json();
     assert_eq!(seen["request"]["text"], "the first");
     assert_eq!(entries(&server, "payload.conflict").await.len(), 1);
+}
+
+/// Of whoever logs in it is to be known when: a token that says nothing of it is as good as an old one.
+#[tokio::test]
+async fn a_json_web_token_shows_payloads_within_an_hour_of_its_persons_login() {
+    let signer = Signer::ed25519("e", 1);
+    let issuer = Issuer::start(&[&signer]).await;
+    let identity = format!(
+        "identity:\n  jwt: {{ issuer: 'https://id.example', audience: mcpg-api, jwks_url: '{}' }}\n  grants:\n\
+         \x20 - {{ claim: groups, value: security, org: default, roles: [read, payload] }}\n",
+        issuer.jwks_url()
+    );
+    let server = config("").with(&identity).start().await;
+    let call = stored(&server, "1", "2").await;
+    let ago = |seconds: i64| now().timestamp() - seconds;
+    let as_of = |times: Value| {
+        let mut claims = json!({ "iss": "https://id.example", "aud": "mcpg-api", "sub": "carol@acme", "exp": ago(-600),
+            "groups": ["security"] });
+        claims.as_object_mut().unwrap().extend(times.as_object().unwrap().clone());
+        server.client().with_token(&signer.sign(&claims))
+    };
+    for old in [json!({}), json!({ "iat": ago(3_700) }), json!({ "auth_time": ago(3_700), "iat": ago(10) })] {
+        let answer = view(&as_of(old.clone()), call, "an old login").await;
+        refused(&answer, 401, "login_again");
+        assert!(answer.header("www-authenticate").contains("max_age"), "{old}");
+    }
+    assert!(entries(&server, "payload.viewed").await.is_empty());
+    for recent in [json!({ "iat": ago(10) }), json!({ "auth_time": ago(3_500), "iat": ago(10) })] {
+        view(&as_of(recent), call, "a recent login").await.ok();
+    }
+    let denied = told(&server, "payload.view_denied", 1).await;
+    assert_eq!((&denied[0]["actor"], &denied[0]["reason"]), (&json!("user:carol@acme"), &json!("login_again")));
+}
+
+/// What was captured while the org was entitled is shown to nobody once it is not, and the ledger says who asked.
+#[tokio::test]
+async fn an_entitlement_that_was_withdrawn_ends_views_and_exports() {
+    let mut server = config("").start().await;
+    let call = stored(&server, "1", "2").await;
+    assert!(server.stop().await.success());
+    server.reconfigure(&["orgs: [{ name: default, tier: enterprise }, { name: other, tier: enterprise }]", &tokens()]);
+    server.start().await;
+    refused(&view(&server.client(), call, "as before").await, 403, "not_entitled");
+    let export = "payloads/export?from=2026-01-01T00:00:00Z&to=2036-01-01T00:00:00Z&reason=as%20before";
+    refused(&server.client().get(export).await, 403, "not_entitled");
+    let denied = told(&server, "payload.view_denied", 2).await;
+    assert!(denied.iter().all(|entry| entry["reason"] == "not_entitled"), "{denied:?}");
+    assert!(entries(&server, "payload.viewed").await.is_empty());
+}
+
+/// A view reads the records that count, and of the others no more than their rows.
+#[tokio::test]
+async fn however_many_records_of_a_call_there_are_the_first_is_shown() {
+    let server = config("").start().await;
+    let (note, call) = (note(&server).await, Uuid::now_v7());
+    let gateway = server.client().with_token(GATEWAY);
+    for (rows, text) in (1..).zip(["the first", "the second", "the third"]) {
+        crate::harness::eventually("it to be taken", super::PATIENCE, async || {
+            let payloads = [(call, Direction::Request, text), (Uuid::now_v7(), Direction::Request, "of another call")];
+            let answer = send(&gateway, body(&note, &payloads), None).await;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+        flushed(&server, 2 * rows).await;
+    }
+    for _ in 0..2 {
+        let seen = view(&server.client(), call, "which of the three").await.ok().json();
+        assert_eq!((&seen["request"]["text"], seen.get("response")), (&json!("the first"), None));
+    }
+    assert_eq!(entries(&server, "payload.conflict").await.len(), 2, "each is told of once");
 }

@@ -375,14 +375,14 @@ export function toolsQuery(stretch: Span, conditions: Condition[], box: Box | nu
     ) WHERE place <= ${raw(String(MOST_TOOLS))}`;
 }
 
-/** The same tools in the window before this one. */
+/** The same tools in the window before this one. The hour that this one begins in is this one's alone. */
 export function beforeQuery(stretch: Span, conditions: Condition[]): Sql {
   const before = { from: stretch.from - (stretch.to - stretch.from), to: stretch.from };
   if (isCoarse(stretch, conditions)) {
     return sql`
     SELECT plugin, tool, sum(calls) AS calls, sum(errors) AS errors, latency_quantile(latency_merge(latency), 0.95) AS p95
     FROM tool_usage_hourly
-    WHERE ${hours(before)}
+    WHERE ${hours({ from: before.from, to: Math.floor(before.to / HOUR) * HOUR })}
       AND ${conditionsSql(conditions)}
     GROUP BY plugin, tool`;
   }

@@ -15,6 +15,10 @@ export interface Session {
   /** Whether that is a person, and not a service's token. */
   person: boolean;
   grants: Grant[];
+  /** Whether there is a provider to log in with afresh. */
+  provider: boolean;
+  /** Where a call's trace is seen. */
+  traceUrl: string | null;
 }
 
 interface Said {
@@ -22,9 +26,11 @@ interface Said {
   person: boolean;
   way: string;
   orgs: Grant[];
+  login: boolean;
+  trace_url?: string;
 }
 
-const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [] };
+const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [], provider: false, traceUrl: null };
 
 export function useSession() {
   return useQuery({
@@ -35,7 +41,7 @@ export function useSession() {
     queryFn: async ({ signal }): Promise<Session> => {
       try {
         const said = await json<Said>("/v1/session", { signal, cache: "no-store" });
-        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs };
+        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs, provider: said.login, traceUrl: said.trace_url ?? null };
       } catch (error) {
         // A control plane that knows no sessions is one that everyone may ask, or that is asked with a token.
         if (error instanceof Problem && error.status === 404) return OPEN;
@@ -60,10 +66,22 @@ export function useLogin() {
       forget();
       await client.invalidateQueries({ queryKey: ["session"] });
     },
-    out: async (): Promise<void> => {
+    out: async (to?: string): Promise<void> => {
       await send("/v1/session", { method: "DELETE" });
-      client.clear();
-      await client.invalidateQueries({ queryKey: ["session"] });
+      // The page is loaded anew: nothing that was seen in it, a payload least of all, stays in its memory.
+      location.assign(to ? `/login?${new URLSearchParams({ return_to: to })}` : "/login");
     },
   };
+}
+
+/** The page of a trace, by the template that the control plane has; none where that leads to no page. */
+export function traceLink(template: string | null, trace: string, span: string | null): string | null {
+  if (!template || !/^[0-9a-f]{32}$/.test(trace)) return null;
+  const text = template.replaceAll("{trace_id}", trace).replaceAll("{span_id}", /^[0-9a-f]{16}$/.test(span ?? "") ? span! : "");
+  try {
+    const url = new URL(text);
+    return url.protocol === "https:" || url.protocol === "http:" ? url.href : null;
+  } catch {
+    return null;
+  }
 }

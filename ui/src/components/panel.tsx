@@ -144,6 +144,11 @@ export function Failure({ error, retry }: { error: unknown; retry?: () => unknow
         {problem && <code>{problem.code}</code>}
         {problem?.requestId && <> · request {problem.requestId}; the server's log has more under it</>}
       </p>
+      {problem?.status === 401 && (
+        <p>
+          <a href={`/login?${new URLSearchParams({ return_to: location.pathname + location.search })}`}>Log in again</a>
+        </p>
+      )}
       {retry && !denied && (
         <Button size="compact-sm" variant="default" onClick={() => void retry()}>
           Try again

@@ -11,6 +11,13 @@ function wayBack(): string {
   return /^\/(?![/\\])/.test(to) ? to : "/";
 }
 
+/** What became of a login with the provider, by the codes of docs/access.md. */
+const REFUSED: Record<string, string> = {
+  login_expired: "The login took longer than ten minutes, or did not begin in this browser. Begin it again.",
+  provider_unavailable: "The provider does not answer. Try again in a minute.",
+  no_access: "The provider knows you, and what it says of you grants nothing here. Ask whoever keeps the control plane's `identity.grants`.",
+};
+
 export default function Login({ expired = false }: { expired?: boolean }) {
   const session = useSession();
   const login = useLogin();
@@ -41,7 +48,7 @@ export default function Login({ expired = false }: { expired?: boolean }) {
       {expired && <p role="status">Your session has ended. Log in to go on where you were.</p>}
       {refused && (
         <p role="alert" className="bad">
-          The provider did not let you in, or what it said grants nothing here (<bdi className="mono">{refused}</bdi>). Ask whoever keeps the control plane's `identity.grants`.
+          {REFUSED[refused] ?? "The provider did not let you in, or what it answered is not sound. The control plane's log says more."} <bdi className="mono">{refused}</bdi>
         </p>
       )}
       {oidc && (

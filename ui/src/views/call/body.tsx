@@ -1,5 +1,6 @@
 /** What is known of one call: the sentence, the timeline, the facts, the ledger's entry and its proof, the neighbours. */
 import { useMemo } from "react";
+import { traceLink, useSession } from "../../api/session";
 import { Code, Failure, Loaded } from "../../components/panel";
 import { Name, Outcome, Time, ToolName } from "../../components/text";
 import { bytes, clock, duration, shortened, whole } from "../../lib/format";
@@ -309,6 +310,8 @@ const GROUPS: { title: string; facts: [string, string, "name" | "mono" | "bytes"
 const FILTERS: Record<string, string> = { plugin: "plugin", tool: "tool", outcome: "outcome", caller: "caller", client_name: "client", client_version: "version", protocol_version: "protocol", error_code: "code", error_hash: "hash", instance: "instance", workspace: "workspace", session_id: "session", trace_id: "trace" };
 
 function Facts({ row }: { row: Row }) {
+  const session = useSession();
+  const trace = traceLink(session.data?.traceUrl ?? null, String(row.trace_id ?? ""), text(row.span_id));
   const around = (key: string, value: string): string => {
     const at = Date.parse(String(row.started_at));
     const params = paramsOf([{ key, value, keep: true }]);
@@ -337,6 +340,14 @@ function Facts({ row }: { row: Row }) {
                         </a>
                       ) : (
                         <Name>{String(row[column])}</Name>
+                      )}
+                      {column === "trace_id" && trace && (
+                        <>
+                          {" "}
+                          <a href={trace} target="_blank" rel="noopener noreferrer" data-trace>
+                            open the trace
+                          </a>
+                        </>
                       )}
                     </span>
                   )}

@@ -6,7 +6,7 @@ import { Button, Textarea } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { json, Problem } from "../../api/http";
-import { providerLogin } from "../../api/session";
+import { providerLogin, useLogin, useSession } from "../../api/session";
 import { run, sql } from "../../api/sql";
 import { whole } from "../../lib/format";
 import { useColumns } from "../../state/columns";
@@ -35,7 +35,9 @@ const ADVICE: Record<string, string> = {
   key_destroyed: "The key of that day was destroyed when its time was over: nobody can open it any more.",
   sealed_for_tenant: "It is sealed for the tenant's own key too, which this server does not have. Export it, and open it with that key.",
   person_required: "Only a person can view a payload: log in by your name, not by a service's token.",
-  login_again: "Your login is older than an hour. Log in again, and ask once more.",
+  login_again: "It is not known that you logged in within the hour. Log in again, and ask once more.",
+  too_many_views: "You have viewed as many payloads as one may: 30 a minute, 500 a day. Ask again later.",
+  reason_required: "The reason has a character in it that is not text, or is shorter than 3 characters.",
   role_missing: "You lack the role `payload`.",
   key_service_unavailable: "The service that keeps the keys does not answer. Try again in a minute.",
   record_damaged: "What is stored is not what was sealed. It was not opened; the ledger says so.",
@@ -62,6 +64,8 @@ function View({ org, id }: { org: string; id: string }) {
   const [viewed, setViewed] = useState<Viewed | null>(null);
   const [problem, setProblem] = useState<{ code: string; text: string } | null>(null);
   const [busy, setBusy] = useState(false);
+  const session = useSession();
+  const login = useLogin();
 
   useEffect(() => {
     const drop = (): void => {
@@ -121,7 +125,15 @@ function View({ org, id }: { org: string; id: string }) {
           </Button>
           {problem && (
             <p role="alert" className="bad">
-              {problem.text} {problem.code === "login_again" && <a href={providerLogin(location.pathname + location.search, true)}>Log in again</a>}
+              {problem.text}{" "}
+              {problem.code === "login_again" &&
+                (session.data?.provider ? (
+                  <a href={providerLogin(location.pathname + location.search, true)}>Log in again</a>
+                ) : (
+                  <button type="button" className="link" onClick={() => void login.out(location.pathname + location.search)}>
+                    Log out, and in again
+                  </button>
+                ))}
             </p>
           )}
         </form>

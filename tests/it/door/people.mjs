@@ -1,0 +1,198 @@
+// People in a real browser, before the real control plane and a real provider. Run by `people.rs` with a JSON object: where the page is, tokens, a call.
+// Exits with 1 at the first thing that is not so, and says what.
+import { createRequire } from "node:module";
+import { existsSync, mkdirSync } from "node:fs";
+import assert from "node:assert/strict";
+
+const require = createRequire(new URL("../../setup/", import.meta.url));
+const { chromium } = require("playwright-core");
+
+const given = JSON.parse(process.argv[2]);
+const { url } = given;
+const PATIENCE = 60_000;
+const program = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
+assert.ok(program, "there is no Chromium; tests/setup.sh installs it");
+mkdirSync(given.pictures, { recursive: true });
+
+const browser = await chromium.launch({ executablePath: program, args: ["--no-sandbox", "--force-color-profile=srgb"] });
+const faults = [];
+const passed = (name) => console.log(`passed: ${name}`);
+
+/** A browser of somebody's, with a page that notes what its policy reports and what its scripts throw. */
+async function newPage() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  context.setDefaultTimeout(PATIENCE);
+  await context.addInitScript(() => {
+    addEventListener("securitypolicyviolation", (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));
+    globalThis.alert = () => console.error("CSP: a payload ran as a script");
+  });
+  const page = await context.newPage();
+  page.on("pageerror", (error) => page.url().startsWith(url) && faults.push(`a script threw: ${error.stack ?? error}`));
+  page.on("console", (message) => {
+    if (page.url().startsWith(url) && /CSP:|Content.Security.Policy/i.test(message.text())) faults.push(`at ${page.url()}: ${message.text()}`);
+  });
+  return page;
+}
+
+const until = async (what, check) => {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    assert.ok(Date.now() < end, `waited in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+};
+
+const form = (page) => page.locator("main.login");
+const actor = (page, name) => page.locator("header.top").getByRole("button", { name });
+const cookies = async (page) => (await page.context().cookies(url)).filter(({ name }) => name.startsWith("mcpg-"));
+
+async function paste(page, token) {
+  await form(page).locator("input").fill(token);
+  await form(page).getByRole("button", { name: "Log in", exact: true }).click();
+}
+
+/** In by a token, not into another org, and out. */
+async function byToken() {
+  const page = await newPage();
+  await page.goto(`${url}/ledger?org=acme`);
+  await form(page).waitFor();
+  assert.equal(await page.locator("header.top").count(), 0, "nothing but the form is there for who is not known");
+  await paste(page, "no token at all");
+  await form(page).getByText("no such token").waitFor();
+  await paste(page, given.reader);
+  await actor(page, "service:reader").waitFor();
+  assert.equal(new URL(page.url()).pathname, "/ledger", "they go on where they were");
+  const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, document.documentElement.outerHTML]));
+  assert.ok(!kept.includes(given.reader), "the page keeps no token");
+  const [cookie] = await cookies(page);
+  assert.deepEqual([cookie.httpOnly, cookie.sameSite], [true, "Strict"]);
+  passed("a token becomes a session, and is kept nowhere");
+
+  await page.goto(`${url}/?org=umbrella`);
+  await page.locator(".failure").getByText("No such org").first().waitFor();
+  const theirs = await page.locator("main").innerText();
+  await page.goto(`${url}/?org=nowhere`);
+  await page.locator(".failure").getByText("No such org").first().waitFor();
+  assert.equal((await page.locator("main").innerText()).replaceAll("nowhere", "umbrella"), theirs, "another's org looks like none");
+  passed("an org of others is none");
+
+  await page.goto(`${url}/calls/${given.call}?org=acme`);
+  const trace = page.locator("[data-trace]");
+  await trace.waitFor();
+  assert.equal(await trace.getAttribute("href"), given.trace);
+  assert.equal(await trace.getAttribute("rel"), "noopener noreferrer");
+  const payload = page.locator("[data-payload]");
+  await payload.getByRole("textbox").fill("a reader is curious");
+  await payload.getByRole("button", { name: "View the payload" }).click();
+  await payload.getByRole("alert").getByText("You lack the role").waitFor();
+  passed("a call leads to its trace, and its payload opens for a right alone");
+
+  await actor(page, "service:reader").click();
+  await page.getByRole("menuitem", { name: "Log out" }).click();
+  await form(page).waitFor();
+  assert.deepEqual(await cookies(page), [], "the cookie is gone");
+  await page.goBack();
+  await form(page).waitFor();
+  assert.ok(!(await page.locator("body").innerText()).includes("search_code"), "nothing of what was seen is left");
+  await page.context().addCookies([cookie]);
+  await page.goto(`${url}/ledger?org=acme`);
+  await form(page).waitFor();
+  passed("out: also going back, and for a cookie that was copied");
+  await page.context().close();
+}
+
+async function provider(page, name) {
+  await form(page).getByRole("link", { name: "Log in with your provider" }).click();
+  await page.locator("input[name=login]").fill(name);
+  await page.locator("input[name=password]").fill("any");
+  await page.locator("button[type=submit]").click();
+  // Then it asks for the consent.
+  await page.locator("input[name=prompt][value=consent]").waitFor({ state: "attached" });
+  await page.locator("button[type=submit]").click();
+  await page.waitForURL((at) => at.origin === new URL(url).origin);
+}
+
+/** In by the provider; a payload is seen, and gone. */
+async function byProvider() {
+  const page = await newPage();
+  const path = `/calls/${given.call}?org=acme`;
+  await page.goto(url + path);
+  await provider(page, "alice");
+  await actor(page, "user:alice@acme.example").waitFor();
+  assert.equal(page.url(), url + path, "they come back to where they were");
+  passed("a login with the provider leads back");
+
+  const payload = page.locator("[data-payload]");
+  const shown = payload.locator("pre");
+  await payload.getByRole("textbox").fill("incident 4711, as asked for by bob");
+  await payload.getByRole("button", { name: "View the payload" }).click();
+  await shown.waitFor();
+  assert.deepEqual(JSON.parse(await shown.innerText()), JSON.parse(given.payload));
+  assert.equal(await shown.locator("a, img, script").count(), 0, "what is in a payload is text");
+  await payload.getByText("of the ledger").waitFor();
+  const [file] = await Promise.all([page.waitForEvent("download"), payload.getByRole("button", { name: "save as a file" }).click()]);
+  assert.equal(file.suggestedFilename(), "payload-request.bin");
+  await page.evaluate(() => {
+    Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await shown.waitFor({ state: "detached" });
+  assert.ok(!(await page.content()).includes("evil.example"), "a page that is hidden holds no payload");
+  passed("a payload is seen for a reason, as text, and gone when the page is hidden");
+
+  // An operator ends her sessions while she is at work.
+  await page.goto(`${url}/?org=acme`);
+  await actor(page, "user:alice@acme.example").waitFor();
+  const end = async (org) => {
+    const answer = await fetch(`${url}/v1/orgs/${org}/sessions/revoke`, { method: "POST", headers: { authorization: `Bearer ${given.operator}`, "content-type": "application/json" }, body: "{}" });
+    assert.equal(answer.status, 200, await answer.text());
+  };
+  await end("acme");
+  await until("the page to notice", async () => {
+    await page.keyboard.press("r");
+    return page.locator(".failure").getByRole("link", { name: "Log in again" }).first().isVisible();
+  });
+  await end("umbrella");
+  await until("the page to notice that all is over", async () => {
+    await page.keyboard.press("r");
+    return form(page).isVisible();
+  });
+  await form(page).getByText("Your session has ended").waitFor();
+  passed("a session that an operator ends is over on the page as well");
+  await page.context().close();
+}
+
+/** What a login that failed says, and nothing else that a link says. */
+async function refused() {
+  const page = await newPage();
+  await page.goto(`${url}/?login_error=no_access`);
+  await form(page).getByRole("alert").getByText("grants nothing here").waitFor();
+  await page.goto(`${url}/?login_error=${encodeURIComponent("<img src=x onerror=alert(1)>")}`);
+  await form(page).getByRole("alert").waitFor();
+  assert.equal(await page.locator("img").count(), 0);
+  await page.goto(`${url}/login?return_to=${encodeURIComponent("//evil.example/")}`);
+  await paste(page, given.reader);
+  await actor(page, "service:reader").waitFor();
+  assert.equal(new URL(page.url()).origin, new URL(url).origin);
+  passed("a login that failed says why, and leads nowhere else");
+  await page.context().close();
+}
+
+const parts = { byToken, byProvider, refused };
+try {
+  for (const part of Object.values(parts)) await part();
+  assert.deepEqual(faults, [], "the page reported faults");
+} catch (error) {
+  for (const context of browser.contexts()) for (const page of context.pages()) {
+    console.error(`at ${page.url()}`);
+    await page.screenshot({ path: `${given.pictures}/failed.png` }).catch(() => {});
+    console.error((await page.locator("body").innerText().catch(() => "")).slice(0, 3000));
+  }
+  console.error(faults.join("\n"));
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}
