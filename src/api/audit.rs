@@ -552,8 +552,8 @@ mod tests {
             let page = Page { oldest_first, after: Some(after), ..Page::parse("").unwrap() };
             page.windows(7..100).collect::<Vec<_>>()
         };
-        assert_eq!(after(false, 50), [7..50]);
-        assert_eq!(after(true, 50), [51..100]);
+        assert!(after(false, 50).into_iter().eq(std::iter::once(7..50)));
+        assert!(after(true, 50).into_iter().eq(std::iter::once(51..100)));
         for nothing in [after(false, 7), after(false, 0), after(true, 99), after(true, i64::MAX)] {
             assert!(nothing.is_empty(), "{nothing:?}");
         }

@@ -86,7 +86,7 @@ impl Inspector {
         }
         let mut before = None;
         for _ in 0..ATTEMPTS {
-            let Salvaged { loading, repair, index, unsound } = salvage(&self.node, org).await?;
+            let Salvaged { loading, repair, index, unsound } = Box::pin(salvage(&self.node, org)).await?;
             if repair.is_needless() {
                 return Ok(repair);
             }

@@ -554,7 +554,7 @@ async fn run_loads(plane: Arc<Plane>, mut loads: mpsc::UnboundedReceiver<OrgName
         }
         let (plane, turns) = (Arc::clone(&plane), Arc::clone(&turns));
         tokio::spawn(async move {
-            turns.run(load_apart(&plane, &name)).await;
+            turns.run(Box::pin(load_apart(&plane, &name))).await;
         });
     }
 }

@@ -41,7 +41,7 @@ const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 pub(super) async fn recover(plane: &Plane) -> Result<(), PlaneError> {
     let mut backoff = FIRST_START_BACKOFF;
     loop {
-        match try_recover(plane).await {
+        match Box::pin(try_recover(plane)).await {
             Err(e @ PlaneError::Unavailable { .. }) if plane.readiness() != Readiness::Draining => {
                 plane.node.metrics.log.hiccups.inc();
                 tracing::warn!(error = %e, retry_in = ?backoff, "the store cannot be read yet");
@@ -63,7 +63,7 @@ async fn try_recover(plane: &Plane) -> Result<(), PlaneError> {
             layout::write(&node.store, node.log.keys()).await?;
         }
         layout::Found::First if node.settings.bring_over => {
-            super::bring_over::bring_over(plane).await?;
+            Box::pin(super::bring_over::bring_over(plane)).await?;
             plane.brought_over.store(true, Ordering::Release);
         }
         layout::Found::First => {
@@ -225,7 +225,7 @@ pub(super) async fn org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneErr
     }
     // Many at once take threads and memory, and are no sooner done. One that waits for a store that hangs holds up no
     // other.
-    let loaded = plane.loads.run(load_org(plane, slot)).await;
+    let loaded = plane.loads.run(Box::pin(load_org(plane, slot))).await;
     if let Err(e) = &loaded {
         slot.failed(e.clone());
         // A process that starts while an org is damaged has not parked it itself.
@@ -244,7 +244,7 @@ async fn load_org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneError> {
     let mut found = 0;
     for _ in 0..LOAD_ATTEMPTS {
         let mut read = Read::default();
-        match try_load_org(plane, slot, &mut read).await {
+        match Box::pin(try_load_org(plane, slot, &mut read)).await {
             Ok(Some(org)) => return Ok(org),
             // Overtaken by trimming.
             Ok(None) => {}
