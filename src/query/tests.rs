@@ -261,8 +261,7 @@ async fn a_query_that_would_read_too_much_is_refused_before_it_begins() {
 /// holds what these say. Neither is counted by the engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_window_holds_between_its_rows_is_charged() {
-    let limits = SqlLimits { time: Duration::from_secs(60), memory_bytes: 16 << 20, ..small() };
-    let world = World::new(limits).await;
+    let world = World::new(SqlLimits { time: Duration::from_secs(60), ..small() }).await;
     let windows = |over: &str, rows: u64| {
         format!(
             "SELECT count(x) FROM (SELECT sum(value) OVER ({over}) AS x FROM (SELECT value, value / 1000000000 AS one \
@@ -270,15 +269,11 @@ async fn what_a_window_holds_between_its_rows_is_charged() {
         )
     };
     let apart = "ORDER BY value";
-    assert_eq!(world.json(&windows(apart, 100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
+    assert_eq!(world.json(&windows(apart, 200_000), vec![]).await.unwrap()["rows"], json!([[200_000]]));
     let near = "ORDER BY value RANGE BETWEEN 10 PRECEDING AND CURRENT ROW";
-    assert_eq!(world.json(&windows(near, 100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
-    let alike = "ORDER BY one";
-    let far = "ORDER BY value RANGE BETWEEN 1000000000 PRECEDING AND CURRENT ROW";
-    for over in [alike, far] {
-        let error = world.json(&windows(over, 20_000_000), vec![]).await.unwrap_err();
-        assert_eq!(error.code(), "query_memory", "{over}");
-    }
+    assert_eq!(world.json(&windows(near, 200_000), vec![]).await.unwrap()["rows"], json!([[200_000]]));
+    let error = world.json(&windows("ORDER BY one", 20_000_000), vec![]).await.unwrap_err();
+    assert_eq!(error.code(), "query_memory");
 }
 
 /// What proves the files of a ledger, and counts for how many it was asked.

@@ -8,7 +8,6 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::s3::Seaweed;
 use crate::harness::{Client, Cluster, Config, Sample, Server, eventually, ndjson, now, org_names, python};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -192,51 +191,4 @@ async fn an_erased_caller_is_seen_on_no_other_node_either() {
     }
     let callers = other.sql("SELECT DISTINCT caller FROM tool_invocations").await;
     assert_eq!(callers, [[json!("user:carol@acme")]]);
-}
-
-/// Merging, retention and the deletion of files on a bucket, with files that are large enough to be put in parts.
-#[tokio::test(flavor = "multi_thread")]
-async fn files_on_a_bucket_are_merged_and_removed() {
-    let seaweed = Seaweed::shared().await;
-    let bucket = seaweed.bucket().await;
-    let config = "orgs: [{ name: default, tier: community }]\nflush: { interval: 1h }\nmaintenance: { interval: 1h, small_files: 2 }";
-    let mut server = Config::new().on_bucket(&bucket.yaml("prod")).with(config).start().await;
-    // Three flushes, at least two of which fall into one hour; with ids that nothing packs, so that two files make one
-    // of more than one part.
-    for _ in 0..3 {
-        let client = server.client();
-        for _ in 0..4 {
-            let call = Sample::new("github", "list", 7.0);
-            let ids = || (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().simple().to_string());
-            let calls: Vec<_> = (0..20_000)
-                .map(|_| {
-                    let (request, trace) = ids();
-                    call.clone().with("request_id", request).with("trace_id", trace)
-                })
-                .collect();
-            client.post(ndjson(&calls), None).await;
-        }
-        let old = Sample::new("github", "list", 7.0).started_at(now() - TimeDelta::days(40));
-        client.post(ndjson(&[old]), None).await;
-        // A drain flushes.
-        assert!(server.stop_however_long().await.success());
-        server.start().await;
-    }
-    let client = server.client();
-    assert_eq!(client.count().await, 240_003);
-    let before = client.get("storage").await.ok().json()["tables"]["tool_invocations"].clone();
-    let done = post(&client, "storage/compact").await;
-    assert!(done["merges"].as_u64().unwrap() > 0, "{done}");
-    let after = client.get("storage").await.ok().json()["tables"]["tool_invocations"].clone();
-    assert!(after["files"].as_u64() < before["files"].as_u64(), "{before} {after}");
-    assert!(after["bytes"].as_u64().unwrap() > 9 << 20, "{after}");
-    assert_eq!(client.count().await, 240_003);
-    assert_eq!(client.number("SELECT count(DISTINCT request_id) FROM tool_invocations").await, 240_000);
-    assert_eq!(post(&client, "storage/retention").await["tables"][0]["rows"], 3);
-    assert_eq!(client.count().await, 240_000);
-    // Another node finds the table as it is now.
-    assert!(server.stop_however_long().await.success());
-    server.start().await;
-    assert_eq!(server.client().count().await, 240_000);
-    assert_eq!(server.client().number("SELECT sum(calls) FROM tool_usage_daily").await, 240_003);
 }
