@@ -23,7 +23,7 @@ impl PayloadKeys {
     pub(super) fn new(r: &Registrar<'_>) -> Self {
         let keys = Self {
             days: r.gauge(
-                "mcpg_cp_payload_key_days",
+                "mcpg_cp_payload_epochs_ready",
                 "Days from today on that there are payload keys for, in the org that has fewest of those that asked; 8 is all",
             ),
             failures: r.counters(
@@ -62,11 +62,11 @@ mod tests {
     fn the_org_that_has_fewest_days_counts() {
         let metrics = Metrics::new();
         let says = |line: &str| assert!(metrics.render().unwrap().contains(line), "{line}");
-        says("mcpg_cp_payload_key_days 8");
+        says("mcpg_cp_payload_epochs_ready 8");
         says("mcpg_cp_payload_key_failures_total{step=\"make\"} 0");
         for (org, days, least) in [("acme", 8, 8), ("umbrella", 3, 3), ("acme", 7, 3), ("umbrella", 8, 7)] {
             metrics.payload_keys.has_days(org, days);
-            says(&format!("mcpg_cp_payload_key_days {least}"));
+            says(&format!("mcpg_cp_payload_epochs_ready {least}"));
         }
     }
 }
