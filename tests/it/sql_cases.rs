@@ -17,7 +17,7 @@ async fn server() -> Server {
     let server = Config::new()
         .with("orgs: [{ name: acme }, { name: globex }]")
         .with("flush: { interval: 300ms }")
-        .with("limits: { sql: { timeout: 5s, rows: 10000, memory_bytes: 64MiB, spill_bytes: 64MiB } }")
+        .with("limits: { sql: { timeout: 10s, rows: 10000, memory_bytes: 64MiB, spill_bytes: 64MiB } }")
         .start()
         .await;
     server.client().with_org("globex").post(GLOBEX.into(), Some("globex")).await;
