@@ -1,7 +1,7 @@
 //! What telemetry costs a call: a sample recorded, an audit event recorded, and one waited for until it is durable.
 //!
-//! Nothing is delivered: the control plane is away, as in the worst hour. The spool lies in a temporary folder; set `TMPDIR` to
-//! measure another disk.
+//! Nothing is delivered: the control plane is away, as in the worst hour. The spool lies in a temporary folder; set
+//! `TMPDIR` to measure another disk.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot be set up should stop")]
 

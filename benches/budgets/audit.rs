@@ -1,8 +1,10 @@
-//! The audit ledger: what it takes in, what that costs on the store, how fast it is verified, and how fast a proof is given.
+//! The audit ledger: what it takes in, what that costs on the store, how fast it is verified, and how fast a proof is
+//! given.
 //!
-//! The ledger is made by posting events over HTTP to a control plane with its defaults, as gateways do: NDJSON in batches of a thousand,
-//! nearly every column filled, from this process to another one on the same machine. It is sealed when a signed head covers the last of
-//! them. Everything after is measured on that ledger, which a whole run makes ten million entries long.
+//! The ledger is made by posting events over HTTP to a control plane with its defaults, as gateways do: NDJSON in
+//! batches of a thousand, nearly every column filled, from this process to another one on the same machine. It is
+//! sealed when a signed head covers the last of them. Everything after is measured on that ledger, which a whole run
+//! makes ten million entries long.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -28,7 +30,8 @@ use super::server::{Home, Server, folder_bytes};
 const ENTRIES: u64 = 10_000_000;
 const BATCH: u64 = 1_000;
 const CONNECTIONS: u64 = 8;
-/// Bodies that are made beforehand and sent again and again: the control plane gives each event an id and a salt of its own.
+/// Bodies that are made beforehand and sent again and again: the control plane gives each event an id and a salt of its
+/// own.
 const BODIES: u64 = 32;
 const PROOFS: u64 = 500;
 const ORGS: u64 = 1_000;

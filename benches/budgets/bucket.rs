@@ -1,8 +1,8 @@
 //! What an org costs in a bucket: requests and bytes of a day, from counted ones.
 //!
-//! A control plane with its defaults on SeaweedFS, behind a proxy that counts. *Busy* is a batch of 10 samples and one of 10 audit events a
-//! second; *idle* is an org of which nothing comes. What the node asks whether orgs are busy or not, such as whether the log has grown,
-//! is counted by itself and taken off.
+//! A control plane with its defaults on SeaweedFS, behind a proxy that counts. *Busy* is a batch of 10 samples and one
+//! of 10 audit events a second; *idle* is an org of which nothing comes. What the node asks whether orgs are busy or
+//! not, such as whether the log has grown, is counted by itself and taken off.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,7 +1,9 @@
-//! What the dashboard asks when its first view opens and when a box is drawn: each query by itself, over HTTP, to the last byte of its answer.
+//! What the dashboard asks when its first view opens and when a box is drawn: each query by itself, over HTTP, to the
+//! last byte of its answer.
 //!
-//! The history is the fleet's last week, as in the section `query`; then the server is started again, so that all of it lies in the tables. The queries
-//! are those that the page sends for one hour, at the steps that it chooses, and for 24 hours. Each runs once untimed and five times timed; the median counts.
+//! The history is the fleet's last week, as in the section `query`; then the server is started again, so that all of it
+//! lies in the tables. The queries are those that the page sends for one hour, at the steps that it chooses, and for 24
+//! hours. Each runs once untimed and five times timed; the median counts.
 
 use std::sync::Arc;
 

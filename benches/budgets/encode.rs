@@ -1,8 +1,9 @@
 //! What one core encodes to Parquet with nothing else to do: the yardstick for ingest.
 //!
-//! A flush's worth of canonical samples, in this process, on one thread, with the encoder that the flush uses. Twice: with all ids new in
-//! every row, as gateways make them, and as the load generator sends them (its ids count up within a batch and its rows come again in later
-//! batches, which packs better and is faster). Ingest is measured with the load generator, so the second is what it is compared with.
+//! A flush's worth of canonical samples, in this process, on one thread, with the encoder that the flush uses. Twice:
+//! with all ids new in every row, as gateways make them, and as the load generator sends them (its ids count up within
+//! a batch and its rows come again in later batches, which packs better and is faster). Ingest is measured with the
+//! load generator, so the second is what it is compared with.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,9 +1,9 @@
 //! Durable ingest over HTTP, as fast as it goes, at 1, 8 and 64 connections.
 //!
-//! A new control plane with its defaults for each run, so that no run pays for another's flushes. Every acknowledgement counted here was
-//! given after an fsync. The rate is what the load generator saw acknowledged. The server's processor time is taken from before the load
-//! until the last sample lies in the tables, so "a core" includes rollups, encoding and commits, and not only what was done before the
-//! acknowledgement.
+//! A new control plane with its defaults for each run, so that no run pays for another's flushes. Every acknowledgement
+//! counted here was given after an fsync. The rate is what the load generator saw acknowledged. The server's processor
+//! time is taken from before the load until the last sample lies in the tables, so "a core" includes rollups, encoding
+//! and commits, and not only what was done before the acknowledgement.
 
 use std::time::Duration;
 

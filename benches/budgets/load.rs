@@ -1,4 +1,5 @@
-//! Load by the program's own load generator, in a process of its own, so that its processor time can be told from the server's.
+//! Load by the program's own load generator, in a process of its own, so that its processor time can be told from the
+//! server's.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,11 +1,13 @@
 //! The budgets of this project, each beside what this machine gets, with the real program.
 //!
-//! `make bench`, or `cargo bench --bench budgets -- [SECTION…] [--quick] [--history SAMPLES]`; `--help` says more. Each section starts a
-//! control plane of its own, with its defaults unless it says otherwise, on a new folder and a free loopback port, and puts load on it from
-//! another process, on the same machine: what the load costs is taken from the same cores, and said.
+//! `make bench`, or `cargo bench --bench budgets -- [SECTION…] [--quick] [--history SAMPLES]`; `--help` says more. Each
+//! section starts a control plane of its own, with its defaults unless it says otherwise, on a new folder and a free
+//! loopback port, and puts load on it from another process, on the same machine: what the load costs is taken from the
+//! same cores, and said.
 //!
-//! The table holds nothing that was not measured in the same run. A budget that is missed says by how much; a figure taken at a smaller
-//! size than its budget is for says so; a section that fails is reported as failed, and the run then ends with exit code 1.
+//! The table holds nothing that was not measured in the same run. A budget that is missed says by how much; a figure
+//! taken at a smaller size than its budget is for says so; a section that fails is reported as failed, and the run then
+//! ends with exit code 1.
 
 #![expect(clippy::print_stderr, reason = "a program for people, who want to see how far it is")]
 

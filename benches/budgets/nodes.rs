@@ -1,8 +1,9 @@
-//! Batches acknowledged a second, and how long each takes, with one, two and three nodes on one store: on a folder, and in a bucket whose
-//! service takes 30 ms longer for each request.
+//! Batches acknowledged a second, and how long each takes, with one, two and three nodes on one store: on a folder, and
+//! in a bucket whose service takes 30 ms longer for each request.
 //!
-//! Each node has a load generator of its own: 16 connections that send batches of 100 samples, as fast as they are acknowledged. All share
-//! two cores with the nodes and the bucket's service, so a third node adds what it adds on such a machine, and no more.
+//! Each node has a load generator of its own: 16 connections that send batches of 100 samples, as fast as they are
+//! acknowledged. All share two cores with the nodes and the bucket's service, so a third node adds what it adds on such
+//! a machine, and no more.
 
 use std::path::Path;
 use std::time::Duration;

@@ -9,8 +9,9 @@ const QUICK: u64 = 100;
 
 /// Measures the budgets of this project on this machine, with the real program.
 ///
-/// Prints a Markdown table on standard output, and writes bench/budgets.json in cargo's target folder. Data goes into a temporary folder
-/// (set TMPDIR to choose the disk) and is removed afterwards. Needs the Python environment that `make bench` installs.
+/// Prints a Markdown table on standard output, and writes bench/budgets.json in cargo's target folder. Data goes into a
+/// temporary folder (set TMPDIR to choose the disk) and is removed afterwards. Needs the Python environment that `make
+/// bench` installs.
 #[derive(Debug, Parser)]
 #[command(name = "budgets")]
 pub(crate) struct Options {
@@ -49,7 +50,8 @@ pub(crate) enum Section {
     Gateway,
     /// Restart after kill -9, with a million samples not flushed
     Replay,
-    /// Batches a second and their latency with one, two and three nodes on one store: a folder, and a bucket at 30 ms a request
+    /// Batches a second and their latency with one, two and three nodes on one store: a folder, and a bucket at 30 ms a
+    /// request
     Nodes,
     /// A start with 100, 1,000 and 10,000 orgs, and the memory of an idle one
     Start,

@@ -22,8 +22,8 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     ticks(&pid.to_string(), [14, 15])
 }
 
-/// Seconds that all child processes took which ended and were waited for: the difference of two calls is what the child cost that ended
-/// in between, to the last tick.
+/// Seconds that all child processes took which ended and were waited for: the difference of two calls is what the child
+/// cost that ended in between, to the last tick.
 ///
 /// # Errors
 /// When there is no `/proc`.

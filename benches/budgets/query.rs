@@ -1,13 +1,15 @@
-//! SQL over HTTP on a long history, beside DuckDB and ClickHouse on the same Parquet files in the same run; what a sample takes on disk; and
-//! dashboard queries from the rollups.
+//! SQL over HTTP on a long history, beside DuckDB and ClickHouse on the same Parquet files in the same run; what a
+//! sample takes on disk; and dashboard queries from the rollups.
 //!
-//! The history is the fleet's last week, told in order, with ids of their own for all samples. Then the server is drained and started again, so
-//! that all of it lies in the tables and nothing in memory. Each query runs once untimed and five times timed, and the median counts: for the
-//! server from sending the request to the last byte of its JSON answer; for the others, which run in a Python process, from the call
-//! until all rows are fetched. While one is timed the others idle. A query counts only if all give the same answer. Where quantiles are
-//! estimated, the server's answer must be within 1 % of the exact one, which DuckDB computes untimed; the others' estimates are theirs.
+//! The history is the fleet's last week, told in order, with ids of their own for all samples. Then the server is
+//! drained and started again, so that all of it lies in the tables and nothing in memory. Each query runs once untimed
+//! and five times timed, and the median counts: for the server from sending the request to the last byte of its JSON
+//! answer; for the others, which run in a Python process, from the call until all rows are fetched. While one is timed
+//! the others idle. A query counts only if all give the same answer. Where quantiles are estimated, the server's answer
+//! must be within 1 % of the exact one, which DuckDB computes untimed; the others' estimates are theirs.
 //!
-//! The files are as the flushes left them. For the rollups the number of samples hardly matters; that of windows, series and flushes does.
+//! The files are as the flushes left them. For the rollups the number of samples hardly matters; that of windows,
+//! series and flushes does.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -49,7 +51,8 @@ struct Question {
     estimate: Option<Estimate>,
 }
 
-/// How the other engines are asked for estimated quantiles, which have no common name; and how DuckDB is for exact ones.
+/// How the other engines are asked for estimated quantiles, which have no common name; and how DuckDB is for exact
+/// ones.
 struct Estimate {
     duckdb: &'static str,
     clickhouse: &'static str,
@@ -302,7 +305,8 @@ fn dashboard(asks: &str, answered: &Answered, samples: u64) -> Finding {
     }
 }
 
-/// Says how two answers differ, if they do: numbers by more than a share `error`, times by a second, other cells at all.
+/// Says how two answers differ, if they do: numbers by more than a share `error`, times by a second, other cells at
+/// all.
 fn agree(ours: &[Vec<Value>], theirs: &[Vec<Value>], error: f64) -> Result<(), String> {
     if ours.len() != theirs.len() {
         return Err(format!("{} rows, and there {}", ours.len(), theirs.len()));

@@ -1,7 +1,8 @@
 //! How long a restart takes after kill -9 with a million samples acknowledged and none flushed.
 //!
-//! From starting the process until `/readyz` says 200. The flush is put off so far that the million lies in the log alone, which no server
-//! with its defaults lets happen; the same start on an empty store says what of the time is no replay.
+//! From starting the process until `/readyz` says 200. The flush is put off so far that the million lies in the log
+//! alone, which no server with its defaults lets happen; the same start on an empty store says what of the time is no
+//! replay.
 
 use serde_json::json;
 

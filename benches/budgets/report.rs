@@ -1,7 +1,7 @@
 //! What was measured, beside its budget: a Markdown table for people, JSON for programs.
 //!
-//! A verdict is given only by a whole run of an optimised build. Whatever was measured at less than the size that its budget is for says so
-//! in the verdict.
+//! A verdict is given only by a whole run of an optimised build. Whatever was measured at less than the size that its
+//! budget is for says so in the verdict.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

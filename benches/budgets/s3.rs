@@ -1,4 +1,5 @@
-//! A bucket to measure with: SeaweedFS, and before it a proxy that takes a while for each request, as a remote store does, and counts.
+//! A bucket to measure with: SeaweedFS, and before it a proxy that takes a while for each request, as a remote store
+//! does, and counts.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -66,7 +66,8 @@ pub(crate) struct Past {
     pub(crate) seconds: f64,
 }
 
-/// Tells a server the fleet's past between two times, in about the order that it happened, every sample with ids of its own.
+/// Tells a server the fleet's past between two times, in about the order that it happened, every sample with ids of its
+/// own.
 ///
 /// # Errors
 /// When the server refuses samples.

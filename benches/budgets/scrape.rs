@@ -1,7 +1,8 @@
 //! What a scrape takes, by the number of series and of samples behind them, in text and in protobuf.
 //!
-//! Timed from outside: from sending the request on a kept-alive connection until the last byte has come. Every answer's size is checked
-//! against the number of series, and the counters' sum against the samples sent, so that what is timed is the whole truth.
+//! Timed from outside: from sending the request on a kept-alive connection until the last byte has come. Every answer's
+//! size is checked against the number of series, and the counters' sum against the samples sent, so that what is timed
+//! is the whole truth.
 
 use std::collections::HashMap;
 use std::sync::Arc;

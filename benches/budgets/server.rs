@@ -1,4 +1,5 @@
-//! The control plane under measurement: the real program as a child process, with its defaults unless a section says otherwise.
+//! The control plane under measurement: the real program as a child process, with its defaults unless a section says
+//! otherwise.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -39,7 +40,8 @@ impl Home {
         Self::written(folder, &storage, yaml)
     }
 
-    /// One whose store is elsewhere: `storage` is the setting of that name. It shares the ledger's key with others that do.
+    /// One whose store is elsewhere: `storage` is the setting of that name. It shares the ledger's key with others that
+    /// do.
     ///
     /// # Errors
     /// When the folder cannot be written.

@@ -1,5 +1,5 @@
-//! A start with 100, 1,000 and 10,000 orgs, each of which has samples, a ledger and a state: from starting the process until the first
-//! request of an org is answered, and the memory that an org takes which nobody asks for.
+//! A start with 100, 1,000 and 10,000 orgs, each of which has samples, a ledger and a state: from starting the process
+//! until the first request of an org is answered, and the memory that an org takes which nobody asks for.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

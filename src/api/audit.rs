@@ -312,8 +312,8 @@ impl Page {
         }
     }
 
-    /// The entries in which the page is looked for, a few first and ever more: most pages are full by then, and all other segments
-    /// stay closed.
+    /// The entries in which the page is looked for, a few first and ever more: most pages are full by then, and all
+    /// other segments stay closed.
     fn windows(&self, all: std::ops::Range<i64>) -> impl Iterator<Item = std::ops::Range<i64>> {
         let oldest_first = self.oldest_first;
         let mut left = match self.after {

@@ -9,9 +9,9 @@
 //! | `GET payloads/export?from=&to=&reason=` | `payload`, a person | a tar of what was captured in a time |
 //!
 //! Who asks to see is held against the rules in this order: known (401), org (404), role and person (403), how long ago
-//! they logged in (401), the entitlement (403), the reason (400). What is refused of a known person is told to the ledger as
-//! `payload.view_denied`. An answer that holds plaintext is JSON that is kept nowhere: `no-store`, and a policy that
-//! lets a browser run or load nothing of it.
+//! they logged in (401), the entitlement (403), the reason (400). What is refused of a known person is told to the
+//! ledger as `payload.view_denied`. An answer that holds plaintext is JSON that is kept nowhere: `no-store`, and a
+//! policy that lets a browser run or load nothing of it.
 
 use std::sync::Arc;
 

@@ -63,8 +63,8 @@ pub(super) struct ControlPlaneArgs {
     /// The address to serve HTTP on, instead of the configured one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Where everything durable lives (a folder, file:///folder, s3://bucket/prefix or memory://), instead of the configured
-    /// place.
+    /// Where everything durable lives (a folder, file:///folder, s3://bucket/prefix or memory://), instead of the
+    /// configured place.
     #[arg(long, value_name = "URL")]
     storage: Option<StorageUrl>,
 }
@@ -278,8 +278,8 @@ impl Node {
     }
 }
 
-/// Opens the payload keys, where an org is entitled to have payloads captured or keys lie there that are to be destroyed one day. What is away
-/// for now is tried again beside everything else.
+/// Opens the payload keys, where an org is entitled to have payloads captured or keys lie there that are to be
+/// destroyed one day. What is away for now is tried again beside everything else.
 async fn payload_keys(settings: &ControlPlane, store: &Store, plane: &Arc<Plane>) -> Result<(), CliError> {
     let are_there = || async {
         // A store of their own is named for keys that are there, or will be.

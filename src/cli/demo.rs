@@ -1,5 +1,5 @@
-//! `mcpg demo`: everything on one machine. A control plane, a gateway, MCP servers with a dozen tools behind it, and agents
-//! that call them.
+//! `mcpg demo`: everything on one machine. A control plane, a gateway, MCP servers with a dozen tools behind it, and
+//! agents that call them.
 //!
 //! The order at the end: the agents finish their calls, the gateway drains and sends what it has spooled, the servers
 //! stop, the control plane flushes. What could not be sent in time waits in the spool for the next demo.

@@ -98,7 +98,8 @@ async fn follow_rates(gateway: &Gateway, file: PathBuf, mut rates: Vec<config::R
     loop {
         ticks.tick().await;
         let Some(seen) = look(file.clone()).await else { continue };
-        // Half of a file that is being written is none: it counts once it has stayed as it is from one look to the next.
+        // Half of a file that is being written is none: it counts once it has stayed as it is from one look to the
+        // next.
         if seen == last && seen != judged {
             judged.clone_from(&seen);
             match load_gateway(&file) {

@@ -1,4 +1,5 @@
-//! What neither program allows: core dumps, which would hold keys and payloads, and other processes that read its memory.
+//! What neither program allows: core dumps, which would hold keys and payloads, and other processes that read its
+//! memory.
 
 use rlimit::Resource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};

@@ -1,8 +1,8 @@
 //! `mcpg loadgen`: realistic samples at a chosen rate, and what became of them.
 //!
-//! With a rate the load is open: batch *n* is due at `n · batch / rate` whether the ones before it are acknowledged or not, and its
-//! latency counts from then, so that a server that stalls shows it. With rate 0 each connection sends as fast as it is
-//! acknowledged, and latency counts from the sending.
+//! With a rate the load is open: batch *n* is due at `n · batch / rate` whether the ones before it are acknowledged or
+//! not, and its latency counts from then, so that a server that stalls shows it. With rate 0 each connection sends as
+//! fast as it is acknowledged, and latency counts from the sending.
 
 mod acked_log;
 mod report;

@@ -1,7 +1,8 @@
-//! `mcpg payload`: sees what was captured of a call, exports many, opens an export offline, makes a tenant's key, rotates the KEK.
+//! `mcpg payload`: sees what was captured of a call, exports many, opens an export offline, makes a tenant's key,
+//! rotates the KEK.
 //!
-//! `view` and `export` ask the control plane, which puts them on the ledger before it opens anything. `open` needs no network: an export holds
-//! what the control plane can open of each envelope, and a tenant's key opens the rest.
+//! `view` and `export` ask the control plane, which puts them on the ledger before it opens anything. `open` needs no
+//! network: an export holds what the control plane can open of each envelope, and a tenant's key opens the rest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

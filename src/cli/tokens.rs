@@ -1,5 +1,5 @@
-//! The tokens of a running control plane follow its file: one that is added, changed or removed there is so within seconds, without a restart, and the ledgers of
-//! the orgs that it opens say so.
+//! The tokens of a running control plane follow its file: one that is added, changed or removed there is so within
+//! seconds, without a restart, and the ledgers of the orgs that it opens say so.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ fn stamp(file: &PathBuf) -> Stamp {
     Some((read.modified().ok()?, read.len()))
 }
 
-/// Watches a file until it is dropped. A file that is faulty changes nothing; what else than tokens changed in it waits for a restart.
+/// Watches a file until it is dropped. A file that is faulty changes nothing; what else than tokens changed in it waits
+/// for a restart.
 pub(super) async fn follow(file: PathBuf, tokens: Tokens, plane: Arc<Plane>) {
     let mut seen = stamp(&file);
     loop {

@@ -343,9 +343,11 @@ pub struct LogSettings {
     /// After how long an org that holds the log back is parked: what the log has of it is kept apart, and the log is
     /// trimmed.
     pub park_after: Period,
-    /// The longest that the log may have rested. A clock that says longer is taken for wrong, and nothing is written by it.
+    /// The longest that the log may have rested. A clock that says longer is taken for wrong, and nothing is written by
+    /// it.
     pub max_rest: Period,
-    /// Whether a store of version 1 is brought over. What such a store holds carries no MAC, and so is believed that once.
+    /// Whether a store of version 1 is brought over. What such a store holds carries no MAC, and so is believed that
+    /// once.
     pub bring_over: bool,
 }
 

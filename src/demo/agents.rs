@@ -1,8 +1,8 @@
 //! The demo's agents: MCP clients that call tools through the gateway, at a steady rate.
 //!
-//! Each agent is a caller of its own, with its own token and its own habits, and keeps one session. Calls come at random
-//! moments (a Poisson process), whoever is waiting for an answer; what an agent is told, also a refusal, it takes as it
-//! is. A gateway that is away is tried again with the next call.
+//! Each agent is a caller of its own, with its own token and its own habits, and keeps one session. Calls come at
+//! random moments (a Poisson process), whoever is waiting for an answer; what an agent is told, also a refusal, it
+//! takes as it is. A gateway that is away is tried again with the next call.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! What `mcpg demo` and `mcpg loadgen` run.
 //!
-//! The demo is the real thing on a small scale: [`Servers`] are MCP servers with a dozen tools, [`call_tools`] drives the
-//! agents that call them, and [`GatewaySetup`] configures the gateway between the two.
+//! The demo is the real thing on a small scale: [`Servers`] are MCP servers with a dozen tools, [`call_tools`] drives
+//! the agents that call them, and [`GatewaySetup`] configures the gateway between the two.
 //!
-//! The load generator simulates a whole fleet of gateways. [`Fleet`] makes samples that look like a company's: a few dozen
-//! tools of well-known plugins, latencies with a heavy tail, episodes in which one tool fails, callers that policy denies. All of
-//! it follows from a seed and from the times that the caller asks for; nothing there reads a clock. [`Template`] turns samples into
-//! request bodies, again and again with fresh ids and times, at little more than the cost of copying them. [`Sender`] posts
-//! bodies as a gateway does: at least once, each under one idempotency key.
+//! The load generator simulates a whole fleet of gateways. [`Fleet`] makes samples that look like a company's: a few
+//! dozen tools of well-known plugins, latencies with a heavy tail, episodes in which one tool fails, callers that
+//! policy denies. All of it follows from a seed and from the times that the caller asks for; nothing there reads a
+//! clock. [`Template`] turns samples into request bodies, again and again with fresh ids and times, at little more than
+//! the cost of copying them. [`Sender`] posts bodies as a gateway does: at least once, each under one idempotency key.
 
 mod agents;
 mod catalog;

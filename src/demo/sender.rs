@@ -1,7 +1,7 @@
 //! Posting bodies as a gateway does: at least once, each under one idempotency key.
 //!
-//! A body is sent again under the same key as long as the answer leaves open whether it was stored (no answer, 5xx), or says to come
-//! again (429, 503): then not before `Retry-After`. The server stores it once, however often it comes.
+//! A body is sent again under the same key as long as the answer leaves open whether it was stored (no answer, 5xx), or
+//! says to come again (429, 503): then not before `Retry-After`. The server stores it once, however often it comes.
 
 use std::borrow::Cow;
 use std::io;

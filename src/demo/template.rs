@@ -1,9 +1,9 @@
 //! Request bodies from samples, made once and rendered many times.
 //!
-//! A template keeps its samples encoded. To render it is to copy them with other ids and with all times moved by the same
-//! span: ids and times have a fixed width, so in the text forms they are overwritten in place, and in Arrow their columns are
-//! replaced. The ids of one body are consecutive, version 7 with a counter in the last 24 bits (RFC 9562, section 6.2, method 1),
-//! which also lets a test tell from the first one and the count which samples a body held.
+//! A template keeps its samples encoded. To render it is to copy them with other ids and with all times moved by the
+//! same span: ids and times have a fixed width, so in the text forms they are overwritten in place, and in Arrow their
+//! columns are replaced. The ids of one body are consecutive, version 7 with a counter in the last 24 bits (RFC 9562,
+//! section 6.2, method 1), which also lets a test tell from the first one and the count which samples a body held.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The tools of the demo's MCP servers: a dozen, of three plugins, and how each behaves.
 //!
-//! Latencies are lognormal, and one call in a hundred falls into a Pareto tail (α = 1.5), so that p99 is many times p50,
-//! as with real tools. Some fail now and then; what policy says of them is in `policy.cedar`, not here.
+//! Latencies are lognormal, and one call in a hundred falls into a Pareto tail (α = 1.5), so that p99 is many times
+//! p50, as with real tools. Some fail now and then; what policy says of them is in `policy.cedar`, not here.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;

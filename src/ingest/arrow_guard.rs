@@ -1,9 +1,9 @@
 //! What an Arrow IPC stream claims, checked against what it has, before anything is decoded.
 //!
 //! The stream format (Arrow columnar format, "IPC Streaming Format") is a row of messages, each
-//! `ff ff ff ff ‖ metadata length (u32) ‖ metadata (a flatbuffer) ‖ body`. Its reader believes lengths: of bodies, of columns,
-//! of what compressed buffers unpack to. Here they are added up first, so that a body of a kilobyte cannot ask for a gigabyte.
-//! The rules, beyond the format's own:
+//! `ff ff ff ff ‖ metadata length (u32) ‖ metadata (a flatbuffer) ‖ body`. Its reader believes lengths: of bodies, of
+//! columns, of what compressed buffers unpack to. Here they are added up first, so that a body of a kilobyte cannot ask
+//! for a gigabyte. The rules, beyond the format's own:
 //!
 //! - columns are flat: null, whole and floating numbers, booleans, text, dates and timestamps, dictionaries of those;
 //! - all buffers of the stream, unpacked, fit in the limit on decoded bytes, and all rows in the limit on rows;
@@ -192,8 +192,8 @@ fn schema(schema: ipc::Schema<'_>) -> Result<(), IngestError> {
     if faults.is_empty() { Ok(()) } else { Err(faults.into_error(RowKind::Sample)) }
 }
 
-/// Whether the type's parameters, and those of its dictionary's index, are ones that exist: Arrow's reader panics on any
-/// other.
+/// Whether the type's parameters, and those of its dictionary's index, are ones that exist: Arrow's reader panics on
+/// any other.
 fn has_known_parameters(field: &ipc::Field<'_>) -> bool {
     let known_width = |int: ipc::Int<'_>| matches!(int.bitWidth(), 8 | 16 | 32 | 64);
     let known = match field.type_type() {
@@ -216,8 +216,8 @@ fn metadata_bytes<'a>(pairs: Option<impl IntoIterator<Item = ipc::KeyValue<'a>>>
 /// The smallest of the block sizes of an lz4 frame.
 const LZ4_MIN_BLOCK: u64 = 64 << 10;
 
-/// The most bytes that an lz4 frame (LZ4 Frame Format 1.6) can unpack to: block by block, the block size or 255 times what is there.
-/// None for what is not exactly one frame.
+/// The most bytes that an lz4 frame (LZ4 Frame Format 1.6) can unpack to: block by block, the block size or 255 times
+/// what is there. None for what is not exactly one frame.
 fn lz4_bound(frame: &[u8]) -> Option<u64> {
     let (magic, rest) = frame.split_first_chunk()?;
     let (&[flags, block_descriptor], rest) = rest.split_first_chunk()?;

@@ -1,11 +1,11 @@
 //! An Arrow IPC stream into columns: columns by name in any order, batches one after the other.
 //!
-//! The body is checked as a whole first (see `arrow_guard`), then read by `arrow`'s own reader, which validates offsets, UTF-8
-//! and dictionary keys. That reader may still panic on bytes that lie in ways it did not think of; a panic is caught here and
-//! is a malformed body like any other.
+//! The body is checked as a whole first (see `arrow_guard`), then read by `arrow`'s own reader, which validates
+//! offsets, UTF-8 and dictionary keys. That reader may still panic on bytes that lie in ways it did not think of; a
+//! panic is caught here and is a malformed body like any other.
 //!
-//! What that reader gives are views of the body, each of which would keep all of it in memory, error messages and all, and
-//! be counted with all of it wherever memory is. The columns that leave here own what they hold and no more.
+//! What that reader gives are views of the body, each of which would keep all of it in memory, error messages and all,
+//! and be counted with all of it wherever memory is. The columns that leave here own what they hold and no more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

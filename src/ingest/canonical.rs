@@ -1,7 +1,9 @@
-//! Columns of ids and hashes in the one form that is stored: UUIDs with hyphens, hex digits of a fixed number, in lower case.
+//! Columns of ids and hashes in the one form that is stored: UUIDs with hyphens, hex digits of a fixed number, in lower
+//! case.
 //!
-//! A column is first put to a test of all its bytes at once, without a branch a byte, which nearly every column passes. Only
-//! one that fails is gone through text by text: what has another spelling is rewritten, what has none is told by its row.
+//! A column is first put to a test of all its bytes at once, without a branch a byte, which nearly every column passes.
+//! Only one that fails is gone through text by text: what has another spelling is rewritten, what has none is told by
+//! its row.
 
 use arrow::array::{Array, StringArray};
 use uuid::Uuid;

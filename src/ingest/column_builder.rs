@@ -1,6 +1,7 @@
 //! One column of a draft, built value by value out of JSON.
 //!
-//! A value that is not of the column's type leaves the builder as it was, so that the row can be ended with a null in its place.
+//! A value that is not of the column's type leaves the builder as it was, so that the row can be ended with a null in
+//! its place.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What a body does not bring: the columns that the control plane fills itself, and the ids and times that an emitter left out.
+//! What a body does not bring: the columns that the control plane fills itself, and the ids and times that an emitter
+//! left out.
 //!
 //! | column | filled with |
 //! |---|---|

@@ -1,11 +1,11 @@
 //! `detail` of an event: an object, kept as its JSON text.
 //!
-//! The ledger hashes the text, so it is kept as it was sent: numbers stay as they were written and members in their order.
-//! Only white space between tokens is dropped, since the text must fit into one line of NDJSON and mean the same to whoever
-//! reads it. An object that names a member twice is refused: readers differ in which of the two they take.
+//! The ledger hashes the text, so it is kept as it was sent: numbers stay as they were written and members in their
+//! order. Only white space between tokens is dropped, since the text must fit into one line of NDJSON and mean the same
+//! to whoever reads it. An object that names a member twice is refused: readers differ in which of the two they take.
 //!
-//! One member is the control plane's: `submitted_by`, the name of the token that an event came in by. An emitter may not send it,
-//! and [`stamp_submitter`] adds it as the last member.
+//! One member is the control plane's: `submitted_by`, the name of the token that an event came in by. An emitter may
+//! not send it, and [`stamp_submitter`] adds it as the last member.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -80,8 +80,8 @@ pub fn stamp_submitter(events: &RecordBatch, token: &str) -> Result<RecordBatch,
     RecordBatch::try_new(schema, columns).map_err(|error| internal(&error))
 }
 
-/// Reads a value and keeps nothing of it, but fails where an object names a member twice, and at the control plane's member of the
-/// outermost one.
+/// Reads a value and keeps nothing of it, but fails where an object names a member twice, and at the control plane's
+/// member of the outermost one.
 #[derive(Clone, Copy)]
 struct Unambiguous {
     top: bool,

@@ -1,7 +1,7 @@
 //! Why a request body was not taken, each kind with its HTTP status and a stable code.
 //!
-//! No message here ever repeats a value of a sample: a value may be, or may hold by mistake, the text of an error message
-//! (invariant I6). Only names of fields are repeated, unknown ones shortened and only if they look like names.
+//! No message here ever repeats a value of a sample: a value may be, or may hold by mistake, the text of an error
+//! message (invariant I6). Only names of fields are repeated, unknown ones shortened and only if they look like names.
 
 use std::borrow::Cow;
 

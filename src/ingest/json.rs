@@ -1,7 +1,8 @@
 //! JSON text into columns, without a struct a row in between.
 //!
 //! `serde_json` drives visitors that put each value where it belongs as soon as it is read. They accept a value of any
-//! type, so that a wrong one is a fault of its row and field and not the end of the reading; only a syntax error is that.
+//! type, so that a wrong one is a fault of its row and field and not the end of the reading; only a syntax error is
+//! that.
 //!
 //! A document is one object or an array of objects. Texts of messages come from here or from `serde_json`'s fixed
 //! messages on syntax, none of which repeat any of the body.
@@ -50,7 +51,8 @@ pub(super) fn decode_line(line: &str, number: usize, rows: &mut RowBuilder<'_>) 
     }
 }
 
-/// The part of a body that is UTF-8, without a byte order mark before it, and the byte at which it ceases to be, if it does.
+/// The part of a body that is UTF-8, without a byte order mark before it, and the byte at which it ceases to be, if it
+/// does.
 pub(super) fn valid_utf8(body: &[u8]) -> (&str, Option<usize>) {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     match std::str::from_utf8(body) {

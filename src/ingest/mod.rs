@@ -6,12 +6,12 @@
 //!                             Arrow  ─┘
 //! ```
 //!
-//! A canonical batch has exactly the schema of `schemas/tool_invocations.sql`, every column filled: `org` from the path,
-//! `ingested_at` from the clock, `date` from `started_at`, ids minted where they lack.
+//! A canonical batch has exactly the schema of `schemas/tool_invocations.sql`, every column filled: `org` from the
+//! path, `ingested_at` from the clock, `date` from `started_at`, ids minted where they lack.
 //!
-//! What a body may carry: the fields of that schema. `org` must equal the path's. `ingested_at` and `date` are taken and
-//! passed over, since they are ours to fill. `error_message` may stand in for `error_hash`; it is hashed as soon as it is
-//! read, and dropped. Any other field is refused, since a misspelt name would lose data in silence.
+//! What a body may carry: the fields of that schema. `org` must equal the path's. `ingested_at` and `date` are taken
+//! and passed over, since they are ours to fill. `error_message` may stand in for `error_hash`; it is hashed as soon as
+//! it is read, and dropped. Any other field is refused, since a misspelt name would lose data in silence.
 //!
 //! Invariants: nothing a body holds makes this panic, run long or take memory beyond a small multiple of
 //! [`DecodeLimits::max_decoded_bytes`] (I7); no error repeats a value (I6). There is no state, so a crash leaves none.
@@ -95,7 +95,8 @@ pub struct DecodeContext<'a> {
     pub limits: DecodeLimits,
 }
 
-/// The schema of what an emitter sends: the canonical one less the columns that the control plane fills whatever it is sent.
+/// The schema of what an emitter sends: the canonical one less the columns that the control plane fills whatever it is
+/// sent.
 ///
 /// # Errors
 /// [`IngestError::Internal`] when the DDL compiled into the program does not parse.
@@ -138,8 +139,8 @@ fn check_days(batch: &RecordBatch) -> Result<(), IngestError> {
     )))
 }
 
-/// Decodes and judges a body of audit events, NDJSON or JSON: gives a batch of the schema [`audit_event`], complete but for
-/// the events' places in the ledger.
+/// Decodes and judges a body of audit events, NDJSON or JSON: gives a batch of the schema [`audit_event`], complete but
+/// for the events' places in the ledger.
 ///
 /// [`audit_event`]: crate::model::schema::Schemas::audit_event
 ///
@@ -159,8 +160,8 @@ pub fn decode_events(
     decode_rows(Layout::events()?, body, media, encoding, context, ids)
 }
 
-/// Judges and completes events of the control plane's own, NDJSON: as [`decode_events`], but they may be of any actor and any
-/// action, the ledger's own among them.
+/// Judges and completes events of the control plane's own, NDJSON: as [`decode_events`], but they may be of any actor
+/// and any action, the ledger's own among them.
 ///
 /// # Errors
 /// See [`IngestError`].

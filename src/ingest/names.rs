@@ -1,7 +1,8 @@
 //! What a name may be made of, so that two names that look alike are one, and none looks like nothing.
 
-/// Whether a character shows nothing, or changes how others are shown: bidirectional controls, zero-width characters, fillers, separators
-/// of lines, tags. Labels, columns and policies compare names by their characters; people compare them by sight.
+/// Whether a character shows nothing, or changes how others are shown: bidirectional controls, zero-width characters,
+/// fillers, separators of lines, tags. Labels, columns and policies compare names by their characters; people compare
+/// them by sight.
 pub const fn is_unseen(character: char) -> bool {
     matches!(
         character,

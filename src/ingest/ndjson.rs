@@ -1,7 +1,7 @@
 //! NDJSON into columns: a JSON object a line, lines ended by LF or CRLF, blank lines skipped.
 //!
-//! A line that is no JSON is a fault of its row alone, since the next line starts afresh; messages name the line, counted
-//! from 1, beside the row.
+//! A line that is no JSON is a fault of its row alone, since the next line starts afresh; messages name the line,
+//! counted from 1, beside the row.
 
 use super::error::IngestError;
 use super::json;

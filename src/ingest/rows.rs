@@ -3,8 +3,8 @@
 //! Each value goes straight into the Arrow builder of its column. At the end of a row each builder has grown by exactly
 //! one, also when the row is at fault: the batch is then refused as a whole, but reading on finds the other faults.
 //!
-//! What hangs on more than one field of a row is seen to here: a field given twice or not at all, and `error_message`, whose
-//! hash fills `error_hash` or must agree with it.
+//! What hangs on more than one field of a row is seen to here: a field given twice or not at all, and `error_message`,
+//! whose hash fills `error_hash` or must agree with it.
 //!
 //! A row that lacks a required field is a fault at once. That bounds memory: a row that is not refused takes some 150
 //! bytes of JSON at least, which is more than its columns' fixed parts take.

@@ -5,8 +5,8 @@
 //!
 //! Decoders have noted nulls in required columns already; a null is therefore never a fault here.
 //!
-//! Beyond the contract's words: times lie in the year 2000 or later, which catches seconds sent as milliseconds and clocks
-//! that were never set; a negative zero duration becomes zero.
+//! Beyond the contract's words: times lie in the year 2000 or later, which catches seconds sent as milliseconds and
+//! clocks that were never set; a negative zero duration becomes zero.
 //!
 //! Ids and hashes are judged in `canonical`. What a body does not bring is filled in `completion`.
 
@@ -27,7 +27,8 @@ use crate::model::{Decision, Outcome, micros};
 
 /// How far a gateway's clock may be ahead of ours.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(10);
-/// The longest that a call may take: 30 days. Above it lie microseconds and nanoseconds that were taken for milliseconds.
+/// The longest that a call may take: 30 days. Above it lie microseconds and nanoseconds that were taken for
+/// milliseconds.
 const MAX_DURATION_MS: f64 = 30.0 * 86_400_000.0;
 /// The year 2000 in µs since the Unix epoch.
 const EARLIEST_MICROS: i64 = 946_684_800_000_000;
@@ -38,8 +39,8 @@ const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
 const ACTION_MAX_BYTES: usize = 128;
 /// What the actions begin with that only the control plane may write. New prefixes of its own belong here.
 const RESERVED_ACTIONS: [&str; 3] = ["ledger.", "operator.", "payload."];
-/// What emitters may say under `operator.`: what a gateway reports of itself and of its policy. The control plane never writes
-/// an action with one of these prefixes.
+/// What emitters may say under `operator.`: what a gateway reports of itself and of its policy. The control plane never
+/// writes an action with one of these prefixes.
 const EMITTERS_ACTIONS: [&str; 2] = ["operator.gateway_", "operator.policy_"];
 const RESERVED: &str = "ledger.…, payload.… and operator.… are the control plane's own; of operator.… an emitter may send \
                         operator.gateway_… and operator.policy_…";
@@ -291,9 +292,9 @@ fn is_reserved(action: &str) -> bool {
     begins(&RESERVED_ACTIONS) && !begins(&EMITTERS_ACTIONS)
 }
 
-/// A text that the control plane did not choose, such as a token's name, made fit for a column of names: control characters are
-/// escaped as in JSON, and what is longer than the column is cut and ends in `…`. The entry must be written whatever the name:
-/// a refusal would keep what that token does out of the ledger.
+/// A text that the control plane did not choose, such as a token's name, made fit for a column of names: control
+/// characters are escaped as in JSON, and what is longer than the column is cut and ends in `…`. The entry must be
+/// written whatever the name: a refusal would keep what that token does out of the ledger.
 fn plain(text: &str, max_chars: usize) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

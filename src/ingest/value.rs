@@ -1,6 +1,7 @@
 //! A value of a field, as JSON has it.
 //!
-//! It borrows from the body and is gone once it has been put into its column: nothing keeps a value, and no message repeats one.
+//! It borrows from the body and is gone once it has been put into its column: nothing keeps a value, and no message
+//! repeats one.
 
 /// Whole numbers up to here are exact as a double.
 pub(super) const MAX_EXACT_INT: f64 = 9_007_199_254_740_992.0;

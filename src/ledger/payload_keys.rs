@@ -1,4 +1,5 @@
-//! What a ledger's entries say of the org's payload keys: which epochs have one and which one, which are being destroyed, who viewed how much.
+//! What a ledger's entries say of the org's payload keys: which epochs have one and which one, which are being
+//! destroyed, who viewed how much.
 //!
 //! | action | says |
 //! |---|---|
@@ -9,12 +10,12 @@
 //! | `payload.recipient_changed` | the tenant's own key is another |
 //! | `payload.viewed`, `payload.exported` | somebody is about to see a payload, or to take many along |
 //!
-//! It is folded out of the entries as they are numbered, and is a part of the org's state: so it is the same on every node, and carries the
-//! state's MAC. A public key is taken from here alone, never from an object that merely lies in the store. Only the control plane makes
-//! such entries.
+//! It is folded out of the entries as they are numbered, and is a part of the org's state: so it is the same on every
+//! node, and carries the state's MAC. A public key is taken from here alone, never from an object that merely lies in
+//! the store. Only the control plane makes such entries.
 //!
-//! Public keys are kept for as long as something may be sealed to them. Of a destroyed epoch nothing is kept once its date is past: no key of
-//! a day that is past is ever made.
+//! Public keys are kept for as long as something may be sealed to them. Of a destroyed epoch nothing is kept once its
+//! date is past: no key of a day that is past is ever made.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,16 +1,17 @@
-//! Sessions of browsers that are over before their time: which were ended, and up to when all of a caller's, or all, are.
+//! Sessions of browsers that are over before their time: which were ended, and up to when all of a caller's, or all,
+//! are.
 //!
-//! Folded out of the ledger's entries with the rest of its [`Status`](super::status::Status), so every node knows the same, and knows it as soon
-//! as it has applied the log. A session's cookie holds the time of the log when it began: that and not a clock says whether
-//! it began before an entry.
+//! Folded out of the ledger's entries with the rest of its [`Status`](super::status::Status), so every node knows the
+//! same, and knows it as soon as it has applied the log. A session's cookie holds the time of the log when it began:
+//! that and not a clock says whether it began before an entry.
 //!
 //! | action | `detail` |
 //! |---|---|
 //! | `operator.session_ended` | `session`, its id; `begun`, µs; `until`, in seconds, when it would have ended anyway; `at`, µs |
 //! | `operator.sessions_revoked` | `not_before`, µs: those that began then or before are over; `caller`, if only theirs; `at`, µs |
 //!
-//! It is bounded: what would have ended anyway is forgotten at the next such entry, and past [`MOST`] sessions or callers all that began up to the last
-//! of them are over, whoever's they are.
+//! It is bounded: what would have ended anyway is forgotten at the next such entry, and past [`MOST`] sessions or
+//! callers all that began up to the last of them are over, whoever's they are.
 
 use std::collections::BTreeMap;
 

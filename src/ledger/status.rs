@@ -48,7 +48,8 @@ pub(crate) struct Status {
     pub(crate) pruned: Option<Pruned>,
     /// The newest entry that tells of a configuration loaded.
     pub(crate) config: Option<u64>,
-    /// The newest entry since this node has the ledger that tells of rows which go from the tables: what it knows of their files is old.
+    /// The newest entry since this node has the ledger that tells of rows which go from the tables: what it knows of
+    /// their files is old.
     #[serde(skip)]
     pub(crate) removal: Option<u64>,
     /// The verifier key that the newest `ledger.key` tells of.

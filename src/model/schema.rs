@@ -52,7 +52,8 @@ pub struct Schemas {
     pub payloads: SchemaRef,
     /// The same as queries see it: without [`SEALED_BYTES`].
     pub payloads_in_sql: SchemaRef,
-    /// A payload as the log and the live buffer have it: the columns that queries see, then where its bytes lie ([`PAYLOAD_BODY`]).
+    /// A payload as the log and the live buffer have it: the columns that queries see, then where its bytes lie
+    /// ([`PAYLOAD_BODY`]).
     pub payload_rows: SchemaRef,
 }
 

@@ -544,8 +544,8 @@ fn not_removed(org: &Org) -> Result<(), PlaneError> {
     if is_removed { Err(PlaneError::OrgRemoved(org.name.to_string())) } else { Ok(()) }
 }
 
-/// Loads orgs that the log has something of, side by side: few at once, so that requests for others need not queue behind
-/// all of them.
+/// Loads orgs that the log has something of, side by side: few at once, so that requests for others need not queue
+/// behind all of them.
 async fn run_loads(plane: Arc<Plane>, mut loads: mpsc::UnboundedReceiver<OrgName>) {
     let turns = Arc::new(Turns::new(BACKGROUND_LOADS_AT_ONCE, recover::LOAD_TURN));
     while let Some(name) = loads.recv().await {

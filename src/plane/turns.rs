@@ -1,8 +1,9 @@
 //! Turns: so much is done at once, and nobody keeps a turn for good (rule L10).
 //!
-//! A turn is given back when the work ends, or once it has lasted for a while: then the work goes on without one, and the
-//! next in the queue begins. So what hangs uses up no turn for good, and where there is much to do not all of it is begun at
-//! once, however long the queue is. The trade-off: each that hangs holds up the queue once, for as long as a turn lasts.
+//! A turn is given back when the work ends, or once it has lasted for a while: then the work goes on without one, and
+//! the next in the queue begins. So what hangs uses up no turn for good, and where there is much to do not all of it is
+//! begun at once, however long the queue is. The trade-off: each that hangs holds up the queue once, for as long as a
+//! turn lasts.
 
 use std::pin::pin;
 use std::time::Duration;

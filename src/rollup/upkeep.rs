@@ -61,8 +61,8 @@ pub async fn daily_partials(hours: &RecordBatch) -> Result<RecordBatch, RollupEr
     rolled_up(Granularity::Day, hours, &all.tool_usage_daily).await
 }
 
-/// One of the queries, planned over a table without rows. To parse and optimize it takes a multiple of what it takes to run
-/// it over the samples of a small flush, and both are the same each time.
+/// One of the queries, planned over a table without rows. To parse and optimize it takes a multiple of what it takes to
+/// run it over the samples of a small flush, and both are the same each time.
 #[derive(Debug)]
 struct Planned {
     state: SessionState,

@@ -1,7 +1,8 @@
 //! Sealed payloads of one org: the rows that its table lacks, and which records they are.
 //!
-//! A row of the live buffer names the object that holds its bytes, so the buffer is small however large payloads are. What is
-//! remembered of each record is its hash, for as long as its row is live: another record of the same call and direction is refused then.
+//! A row of the live buffer names the object that holds its bytes, so the buffer is small however large payloads are.
+//! What is remembered of each record is its hash, for as long as its row is live: another record of the same call and
+//! direction is refused then.
 //!
 //! It is memory only: after a crash it is made again from the log.
 

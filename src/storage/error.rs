@@ -1,9 +1,9 @@
 //! What can go wrong below the plane: three kinds, by what the reader can do about it.
 //!
-//! The line between the second and the third is what keeps a store's hiccup from stopping an org: *damage* is bytes that
-//! arrived whole and are wrong; whatever the store or the system failed to deliver (EIO, ESTALE, a timeout, 403, 5xx) is a
-//! *failure*, which may pass. Libraries wrap the one in the other's clothes: a failed read comes out of a Parquet or Delta
-//! reader as an error of that reader. [`StorageError::read`] looks beneath.
+//! The line between the second and the third is what keeps a store's hiccup from stopping an org: *damage* is bytes
+//! that arrived whole and are wrong; whatever the store or the system failed to deliver (EIO, ESTALE, a timeout, 403,
+//! 5xx) is a *failure*, which may pass. Libraries wrap the one in the other's clothes: a failed read comes out of a
+//! Parquet or Delta reader as an error of that reader. [`StorageError::read`] looks beneath.
 
 use std::error::Error;
 use std::io;
@@ -55,8 +55,8 @@ impl StorageError {
         Self::Damaged { object: object.to_string(), reason: reason.to_string() }
     }
 
-    /// What an error of a library that reads and parses at once says of `object`: a failure where [`is_hiccup`] finds the
-    /// store or the system beneath it, and damage otherwise.
+    /// What an error of a library that reads and parses at once says of `object`: a failure where [`is_hiccup`] finds
+    /// the store or the system beneath it, and damage otherwise.
     pub fn read(object: impl ToString, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let error = error.into();
         if is_hiccup(&*error) { Self::failed("read", object, error) } else { Self::damaged(object, in_full(&*error)) }
@@ -68,11 +68,12 @@ impl StorageError {
     }
 }
 
-/// Whether the store or the system failed, somewhere beneath an error that a library made of it: what was asked for did not
-/// arrive, and says nothing about what is stored. That an object is absent is no hiccup, and no damage by itself either.
+/// Whether the store or the system failed, somewhere beneath an error that a library made of it: what was asked for did
+/// not arrive, and says nothing about what is stored. That an object is absent is no hiccup, and no damage by itself
+/// either.
 ///
-/// It walks `source()`, as far as the libraries keep it. Some do not (delta-kernel gives an object store's error no source):
-/// who calls such a one must watch the store beneath it, as [`super::table`] does.
+/// It walks `source()`, as far as the libraries keep it. Some do not (delta-kernel gives an object store's error no
+/// source): who calls such a one must watch the store beneath it, as [`super::table`] does.
 pub fn is_hiccup(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -6,8 +6,8 @@
 //! | `put`, `put_all`, `delete`, `delete_all` | repeated with backoff, 45 s | the same; trying again is safe |
 //! | `get`, `head`, `list` | repeated with backoff, 45 s | nothing is known |
 //!
-//! [`Store::objects`] is for libraries (Delta, DataFusion). It repeats what is idempotent and never a conditional write. So a
-//! commit of Delta's that fails may have happened, and its table must be read to know.
+//! [`Store::objects`] is for libraries (Delta, DataFusion). It repeats what is idempotent and never a conditional
+//! write. So a commit of Delta's that fails may have happened, and its table must be read to know.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ use crate::config::{Storage, StorageUrl};
 
 /// Objects that are put at once, of many that go together.
 const AT_ONCE: usize = 16;
-/// An object above this is written in parts where the store is remote. One that is written whole is there at once or not at
-/// all, in one request.
+/// An object above this is written in parts where the store is remote. One that is written whole is there at once or
+/// not at all, in one request.
 const MAX_WHOLE: usize = 64 << 20;
 /// The size of a part, but for the last.
 const PART: usize = 16 << 20;
@@ -40,12 +40,13 @@ pub enum Created {
     /// The object is there, durably, with the bytes that were given.
     Won,
     /// The store says that the condition did not hold: another object is there, or has another version. It says nothing
-    /// about who wrote that, nor whether it is there for good, and it may be wrong: a proxy may have repeated the request,
-    /// and lost to its own first attempt; and S3 answers 409 while another write of the object is under way that may fail
-    /// yet, so that nothing is there. Reading the object back tells; absent, the same bytes may be created again.
+    /// about who wrote that, nor whether it is there for good, and it may be wrong: a proxy may have repeated the
+    /// request, and lost to its own first attempt; and S3 answers 409 while another write of the object is under way
+    /// that may fail yet, so that nothing is there. Reading the object back tells; absent, the same bytes may be
+    /// created again.
     Exists,
-    /// The store failed. The object may be there, may come to be there later, or may never be. On a folder it may be there
-    /// and yet be gone after a power cut: [`Store::settle`].
+    /// The store failed. The object may be there, may come to be there later, or may never be. On a folder it may be
+    /// there and yet be gone after a power cut: [`Store::settle`].
     Unknown(StorageError),
 }
 
@@ -93,8 +94,8 @@ impl Store {
 
     /// Opens the store that the settings name.
     ///
-    /// A local folder is made if it is not there, and every object written to it is fsynced with its folder. Of a remote
-    /// store nothing is requested yet: [`Store::probe`] tells whether it is there and does what it must.
+    /// A local folder is made if it is not there, and every object written to it is fsynced with its folder. Of a
+    /// remote store nothing is requested yet: [`Store::probe`] tells whether it is there and does what it must.
     ///
     /// # Errors
     /// [`StorageError::Unusable`] when the folder cannot be made or written, or the settings are of no use.
@@ -210,7 +211,8 @@ impl Store {
             }
         };
         match written {
-            // The request to put the parts together is repeated after a lost answer; then there is no such upload any more.
+            // The request to put the parts together is repeated after a lost answer; then there is no such upload any
+            // more.
             Err(e @ Error::NotFound { .. }) => match self.objects.get(path).await?.bytes().await? == bytes {
                 true => Ok(()),
                 false => Err(e),
@@ -224,8 +226,8 @@ impl Store {
         self.conditional(path, payload, PutMode::Create, "create").await
     }
 
-    /// Writes an object if it still has the version that was read, or is still absent where that is none; in one attempt.
-    /// Only where [`Store::can_swap`].
+    /// Writes an object if it still has the version that was read, or is still absent where that is none; in one
+    /// attempt. Only where [`Store::can_swap`].
     pub async fn swap(&self, path: &Path, read: Option<UpdateVersion>, bytes: Bytes) -> Created {
         let mode = read.map_or(PutMode::Create, PutMode::Update);
         self.conditional(path, bytes.into(), mode, "swap").await
@@ -267,7 +269,8 @@ impl Store {
         }
     }
 
-    /// Creates an object whose bytes are a function of its name, or finds that it is there. What is there is not touched.
+    /// Creates an object whose bytes are a function of its name, or finds that it is there. What is there is not
+    /// touched.
     ///
     /// # Errors
     /// [`StorageError::Failed`] when its fate is not known; trying again is safe.
@@ -286,10 +289,10 @@ impl Store {
         }
     }
 
-    /// Makes sure that an object which was read back, and holds just these bytes, will be there for good. A folder whose
-    /// fsync failed once may say yes the next time without having done anything, and an object of another process can be
-    /// seen before that process has fsynced its folder: so on a folder the same bytes are put in their own place again. An
-    /// object that somebody deletes meanwhile may come back that way.
+    /// Makes sure that an object which was read back, and holds just these bytes, will be there for good. A folder
+    /// whose fsync failed once may say yes the next time without having done anything, and an object of another process
+    /// can be seen before that process has fsynced its folder: so on a folder the same bytes are put in their own place
+    /// again. An object that somebody deletes meanwhile may come back that way.
     ///
     /// # Errors
     /// [`StorageError::Failed`] when that is not sure.
@@ -323,8 +326,8 @@ impl Store {
         Ok(())
     }
 
-    /// What lies under a folder, in order of path. On a folder of the file system, files whose names cannot be objects' are
-    /// passed over; others that are not ours (an operator's notes) are listed, and readers must expect them.
+    /// What lies under a folder, in order of path. On a folder of the file system, files whose names cannot be objects'
+    /// are passed over; others that are not ours (an operator's notes) are listed, and readers must expect them.
     ///
     /// # Errors
     /// [`StorageError::Failed`] with what the store says.
@@ -335,8 +338,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Writes objects that are independent of each other, over whatever is there. Once it returns, all are there for good; after
-    /// an error or a crash any of them may be.
+    /// Writes objects that are independent of each other, over whatever is there. Once it returns, all are there for
+    /// good; after an error or a crash any of them may be.
     ///
     /// # Errors
     /// [`StorageError::Failed`] with the first that could not be written.
@@ -348,8 +351,8 @@ impl Store {
         stream::iter(puts).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// The objects, by path relative to the store's URL. What is idempotent is repeated for a bounded time; a conditional
-    /// write is sent once, and one that fails may have happened.
+    /// The objects, by path relative to the store's URL. What is idempotent is repeated for a bounded time; a
+    /// conditional write is sent once, and one that fails may have happened.
     pub fn objects(&self) -> &Arc<dyn ObjectStore> {
         &self.objects
     }

@@ -1,9 +1,9 @@
 //! Spans over OTLP, the OpenTelemetry protocol, by gRPC or HTTP.
 //!
-//! Spans wait in a queue bounded in number and bytes, and are sent in batches by a thread of their own, each of fewer bytes than a collector
-//! takes: a caller's `tracestate` is up to 16 KiB, and is in every span. When the queue is full, or the
-//! collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of: ending a
-//! span takes the same few atomic operations whether the collector is there, slow, or away.
+//! Spans wait in a queue bounded in number and bytes, and are sent in batches by a thread of their own, each of fewer
+//! bytes than a collector takes: a caller's `tracestate` is up to 16 KiB, and is in every span. When the queue is full,
+//! or the collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of:
+//! ending a span takes the same few atomic operations whether the collector is there, slow, or away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +25,8 @@ use crate::config::{Otlp, OtlpProtocol};
 /// How many spans may wait.
 const QUEUE: usize = 8_192;
 
-/// How many bytes of spans may wait, and are sent at once: collectors take 4 MiB over gRPC unless they are set otherwise.
+/// How many bytes of spans may wait, and are sent at once: collectors take 4 MiB over gRPC unless they are set
+/// otherwise.
 const QUEUE_BYTES: usize = 32 << 20;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -79,7 +80,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// Starts the export to `endpoint`, of spans that `resource` emits. Within a Tokio runtime, on which spans are sent.
+    /// Starts the export to `endpoint`, of spans that `resource` emits. Within a Tokio runtime, on which spans are
+    /// sent.
     ///
     /// A caller's decision whether its trace is kept is followed; of the traces that start here the configured share is
     /// kept, whole.
@@ -230,7 +232,8 @@ impl<E: SpanExporter> Counting<E> {
     }
 }
 
-/// A batch in parts that a collector takes, and the bytes of each. A span that is larger by itself is a part of its own.
+/// A batch in parts that a collector takes, and the bytes of each. A span that is larger by itself is a part of its
+/// own.
 fn parts(batch: Vec<SpanData>) -> Vec<(Vec<SpanData>, usize)> {
     let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
     for span in batch {

@@ -45,8 +45,8 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Reads a message's `params._meta`, and the headers of the HTTP request that brought it. The message comes first: one HTTP
-    /// request may bring several messages, and a proxy between may have put its own span on the transport.
+    /// Reads a message's `params._meta`, and the headers of the HTTP request that brought it. The message comes first:
+    /// one HTTP request may bring several messages, and a proxy between may have put its own span on the transport.
     pub fn read(headers: &HeaderMap, meta: Option<&Map<String, Value>>) -> Self {
         let text = |name: &str| meta.and_then(|meta| meta.get(name)).and_then(Value::as_str);
         let message = span_context(&Fields {

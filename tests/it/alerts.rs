@@ -1,6 +1,6 @@
-//! `deploy/prometheus` and `deploy/grafana`: each rule is seen to fire and to stay silent by Prometheus' own tester, every metric, label
-//! and value that a rule or a dashboard names is in a real scrape, dashboards are read by Grafana's own models, and a real Prometheus and
-//! Alertmanager fire an alert whose link has the filters of what fired.
+//! `deploy/prometheus` and `deploy/grafana`: each rule is seen to fire and to stay silent by Prometheus' own tester,
+//! every metric, label and value that a rule or a dashboard names is in a real scrape, dashboards are read by Grafana's
+//! own models, and a real Prometheus and Alertmanager fire an alert whose link has the filters of what fired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -184,7 +184,8 @@ fn scrape(page: &str, job: &str, into: &mut BTreeMap<String, Scrape>) {
     }
 }
 
-/// What a control plane and a gateway before a real MCP server serve once a tool was called and another was denied: by job, the page.
+/// What a control plane and a gateway before a real MCP server serve once a tool was called and another was denied: by
+/// job, the page.
 pub(crate) async fn pages() -> [(&'static str, String); 3] {
     let upstream = Upstream::fixture().await;
     let token = "0123456789abcdef0123456789abcdef";

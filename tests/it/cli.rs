@@ -1,4 +1,5 @@
-//! The command line: what it prints, and the exit codes that scripts rely on: 0 done, 1 the answer is no, 2 wrong use or could not run.
+//! The command line: what it prints, and the exit codes that scripts rely on: 0 done, 1 the answer is no, 2 wrong use
+//! or could not run.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};

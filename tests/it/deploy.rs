@@ -1,4 +1,5 @@
-//! `deploy/kubernetes` and `deploy/systemd`: the manifests are Kubernetes', the units systemd's, and the configurations in them are sound and start.
+//! `deploy/kubernetes` and `deploy/systemd`: the manifests are Kubernetes', the units systemd's, and the configurations
+//! in them are sound and start.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,8 @@ fn what_a_configuration_takes_from_the_environment_is_given_to_its_container() {
     }
 }
 
-/// The configuration of a control plane, with what is of the cluster replaced by what is of this machine, and the key that it takes.
+/// The configuration of a control plane, with what is of the cluster replaced by what is of this machine, and the key
+/// that it takes.
 fn control_plane(folder: &Path, port: u16) -> (PathBuf, String) {
     succeeds(
         Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out", "ledger.key"]).current_dir(folder),

@@ -1,8 +1,9 @@
-//! Real numbers: three million flights' delays go in over HTTP, and p50, p95 and p99 agree between the scrape, the rollups, DuckDB
-//! on the tables, and the exact ranks of the source.
+//! Real numbers: three million flights' delays go in over HTTP, and p50, p95 and p99 agree between the scrape, the
+//! rollups, DuckDB on the tables, and the exact ranks of the source.
 //!
-//! The file names no airline, so the airport of origin stands for the tool that was called; `tests/it/py/flights.py` says how a flight
-//! becomes a sample. All start within one minute, so that the open window of the scrape holds them all.
+//! The file names no airline, so the airport of origin stands for the tool that was called; `tests/it/py/flights.py`
+//! says how a flight becomes a sample. All start within one minute, so that the open window of the scrape holds them
+//! all.
 
 use std::time::{Duration, Instant};
 

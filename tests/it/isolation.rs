@@ -1,5 +1,5 @@
-//! Invariant I4 over HTTP: no path, header or statement gives one org a byte of another, of the server's files or of its settings;
-//! and the server is alive and within its memory after all attempts.
+//! Invariant I4 over HTTP: no path, header or statement gives one org a byte of another, of the server's files or of
+//! its settings; and the server is alive and within its memory after all attempts.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,8 +1,9 @@
-//! The one integration-test binary: each module is one part of the specification, tried on the real `mcpg` program over HTTP,
-//! with the programs its users have at the other end: Prometheus, DuckDB, `deltalake`, MCP clients and servers, a file system whose
-//! power is cut.
+//! The one integration-test binary: each module is one part of the specification, tried on the real `mcpg` program over
+//! HTTP, with the programs its users have at the other end: Prometheus, DuckDB, `deltalake`, MCP clients and servers, a
+//! file system whose power is cut.
 //!
-//! What it needs is installed by `tests/setup.sh` (`make test` runs it first). A missing tool is a failure, never a skipped test.
+//! What it needs is installed by `tests/setup.sh` (`make test` runs it first). A missing tool is a failure, never a
+//! skipped test.
 
 #![allow(
     clippy::unwrap_used,

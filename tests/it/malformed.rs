@@ -1,4 +1,5 @@
-//! Hostile and broken bodies: each is refused with a reason, none is stored, and the server does not so much as stumble.
+//! Hostile and broken bodies: each is refused with a reason, none is stored, and the server does not so much as
+//! stumble.
 
 use std::io::Write as _;
 

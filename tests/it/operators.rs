@@ -1,4 +1,5 @@
-//! What `docs/operations.md` tells an operator to do day by day, done: an org is added, and growth is what the page says.
+//! What `docs/operations.md` tells an operator to do day by day, done: an org is added, and growth is what the page
+//! says.
 
 use std::path::Path;
 use std::time::Duration;
@@ -84,7 +85,8 @@ async fn it_grows_by_no_more_than_the_page_says() {
     }
     assert!(server.stop().await.success());
     let org = server.storage().join("orgs/default");
-    // What a test makes of names is less alike than a fleet's, so twice the page's figure is the bound here: it is about the order.
+    // What a test makes of names is less alike than a fleet's, so twice the page's figure is the bound here: it is
+    // about the order.
     let sample = bytes(&org.join("tool_invocations"), ".parquet") as f64 / SAMPLES as f64;
     assert!(sample > 10.0 && sample <= 2.0 * figure(" bytes a sample with all ids filled"), "{sample} bytes a sample");
     let entry = bytes(&org.join("audit"), "") as f64 / SAMPLES as f64;

@@ -1,4 +1,5 @@
-//! The pages of `docs` against the program: what a reader would look for is there, and what is to be typed works as it stands.
+//! The pages of `docs` against the program: what a reader would look for is there, and what is to be typed works as it
+//! stands.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The protocol of the log, rules L1 to L4, as an explicit-state model (`tests/model/`): with every rule each state of the bounded
-//! configurations keeps its promises, and without any one of them some state does not.
+//! The protocol of the log, rules L1 to L4, as an explicit-state model (`tests/model/`): with every rule each state of
+//! the bounded configurations keeps its promises, and without any one of them some state does not.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! Whether a collector that is away, or that takes connections and never answers, makes a call slower (invariant I8).
 //!
-//! Three gateways that differ in their collector alone run at once, and a call through each takes its turn. More calls are made
-//! than spans may wait, so that with the two that take none the queue is full for most of them.
+//! Three gateways that differ in their collector alone run at once, and a call through each takes its turn. More calls
+//! are made than spans may wait, so that with the two that take none the queue is full for most of them.
 
 use std::net::Ipv4Addr;
 

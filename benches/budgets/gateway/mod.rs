@@ -1,11 +1,12 @@
-//! What the gateway costs: the time it adds to a call, the calls that a core carries, the memory of its sessions; with all three streams on,
-//! and with all of them off.
+//! What the gateway costs: the time it adds to a call, the calls that a core carries, the memory of its sessions; with
+//! all three streams on, and with all of them off.
 //!
-//! The gateway is the real program. The MCP server behind it, the client before it and the collector of its traces are in this process; the
-//! control plane is the real program too. All of them share the machine's cores. A call is a small one that the server answers at once, so
-//! that what is measured is the way there and back. Calls directly to the server and through the gateway take turns, so that whatever
-//! else the machine does is in both. With the streams on, every call must afterwards be in the control plane, and spans at the collector.
-//! What a collector that does not answer does to a call is measured by itself (`away`).
+//! The gateway is the real program. The MCP server behind it, the client before it and the collector of its traces are
+//! in this process; the control plane is the real program too. All of them share the machine's cores. A call is a small
+//! one that the server answers at once, so that what is measured is the way there and back. Calls directly to the
+//! server and through the gateway take turns, so that whatever else the machine does is in both. With the streams on,
+//! every call must afterwards be in the control plane, and spans at the collector. What a collector that does not
+//! answer does to a call is measured by itself (`away`).
 
 mod away;
 mod client;
@@ -147,7 +148,8 @@ async fn run(
     Ok(cpu / made as f64 * 1e6)
 }
 
-/// The gateway's configuration, as JSON, which is YAML too; with the streams to a control plane and a collector's URL, or off.
+/// The gateway's configuration, as JSON, which is YAML too; with the streams to a control plane and a collector's URL,
+/// or off.
 fn settings(upstream: &Upstream, to: Option<(&Server, &str)>) -> serde_json::Value {
     let (control_plane, observability) = match to {
         None => {

@@ -2,7 +2,8 @@
 //!
 //! All that is believed is a verifier key that was had from elsewhere. Checked, in this order:
 //!
-//! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root. `checkpoints`
+//! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root.
+//!    `checkpoints`
 //! 2. The segments cover all entries up to the checkpoint's size, and no entry twice. `coverage`
 //! 3. Each entry: its columns give its hash, it follows its predecessor, it is in its place. `rows`, `run`
 //! 4. What a segment's file says of its rows beside them is true. `claims`

@@ -1,4 +1,5 @@
-//! `--acked-log`: which batches were acknowledged, so that whoever kills the server can tell which samples must be there.
+//! `--acked-log`: which batches were acknowledged, so that whoever kills the server can tell which samples must be
+//! there.
 //!
 //! Each batch is logged after its acknowledgement and not before, as a line
 //! `key ⇥ samples ⇥ first invocation_id ⇥ accepted|duplicate`; the ids of a batch count up from the first.

@@ -4,8 +4,8 @@
 //! magic "MCPGPRK1" ‖ length of the header, u32 little-endian ‖ header, JSON ‖ bodies ‖ MAC, see `mac`
 //! ```
 //!
-//! The header is that of the log object, with the sections of the org alone, and beside it the object's id: the org's chain
-//! goes on through it as if the object were there.
+//! The header is that of the log object, with the sections of the org alone, and beside it the object's id: the org's
+//! chain goes on through it as if the object were there.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -204,8 +204,9 @@ impl Table {
         }
     }
 
-    /// Whether the version that was read last is the newest: none comes after it, and it is there, so that the log was not
-    /// cut past it. Most refreshes find it so, and Delta's own look costs a listing and the reading of what it knows.
+    /// Whether the version that was read last is the newest: none comes after it, and it is there, so that the log was
+    /// not cut past it. Most refreshes find it so, and Delta's own look costs a listing and the reading of what it
+    /// knows.
     async fn is_newest(&self) -> Result<bool, StorageError> {
         let Some(version) = self.delta.version() else { return Ok(false) };
         Ok(self.store.head(&self.commit_path(version + 1)).await?.is_none()

@@ -1,4 +1,5 @@
-//! Makes families and registers each, so that none is made and then not served; and the bucket limits that several have.
+//! Makes families and registers each, so that none is made and then not served; and the bucket limits that several
+//! have.
 
 use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};

@@ -1,6 +1,8 @@
-//! SQL cases: readable YAML documents, run against the engine by the unit tests and against a real server by the end-to-end tests.
+//! SQL cases: readable YAML documents, run against the engine by the unit tests and against a real server by the
+//! end-to-end tests.
 //!
-//! Both put `data/acme.ndjson` into the org `acme`, which asks, and `data/globex.ndjson` into the org `globex`, which must stay unseen.
+//! Both put `data/acme.ndjson` into the org `acme`, which asks, and `data/globex.ndjson` into the org `globex`, which
+//! must stay unseen.
 //!
 //! ```yaml
 //! name: what it shows

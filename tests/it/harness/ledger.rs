@@ -11,8 +11,8 @@ use super::Client;
 pub(crate) struct Ledger {
     /// Samples in each acknowledged batch.
     pub(crate) acknowledged: BTreeMap<String, u64>,
-    /// Samples in each batch that was sent, got no answer, or one that promises nothing, and was given up: stored wholly or
-    /// not at all.
+    /// Samples in each batch that was sent, got no answer, or one that promises nothing, and was given up: stored
+    /// wholly or not at all.
     pub(crate) unknown: BTreeMap<String, u64>,
     /// How often 429 or 503 was answered.
     pub(crate) refused: u64,
@@ -34,8 +34,8 @@ impl Ledger {
         i64::try_from(self.acknowledged.values().sum::<u64>()).unwrap()
     }
 
-    /// Asserts that each acknowledged batch is stored exactly once, each unknown one wholly or not at all, nothing else is
-    /// there, and that both rollups and the counters say the same as the samples.
+    /// Asserts that each acknowledged batch is stored exactly once, each unknown one wholly or not at all, nothing else
+    /// is there, and that both rollups and the counters say the same as the samples.
     pub(crate) async fn assert_kept(&self, client: &Client) {
         let by_batch =
             "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY request_id";

@@ -1,4 +1,5 @@
-//! A client of MCP over Streamable HTTP, as plain as a test wants it: it sends what it is told to, and shows what came back.
+//! A client of MCP over Streamable HTTP, as plain as a test wants it: it sends what it is told to, and shows what came
+//! back.
 //!
 //! It answers no requests of a server's: what needs a whole client is tested with the official ones.
 

@@ -16,8 +16,8 @@ pub(crate) fn newest(name: &str) -> PathBuf {
     path
 }
 
-/// A config of the newest Prometheus that has it scrape native histograms: by a setting where it knows that, from 3.8 on. Before, the
-/// flag `--enable-feature=native-histograms` does it, which does nothing any more from 3.9 on.
+/// A config of the newest Prometheus that has it scrape native histograms: by a setting where it knows that, from 3.8
+/// on. Before, the flag `--enable-feature=native-histograms` does it, which does nothing any more from 3.9 on.
 pub(crate) fn with_native_histograms(config: &str) -> String {
     let folder = TempDir::with_prefix("mcpg-promtool-").unwrap();
     let file = folder.path().join("prometheus.yml");

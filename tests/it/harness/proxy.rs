@@ -1,5 +1,5 @@
-//! A proxy before an S3 service that does to chosen requests what networks, balancers and overloaded services do: it cuts the
-//! connection in place of the answer, answers something else, or holds a request back.
+//! A proxy before an S3 service that does to chosen requests what networks, balancers and overloaded services do: it
+//! cuts the connection in place of the answer, answers something else, or holds a request back.
 //!
 //! Each connection carries one request. The bytes of requests and answers pass through as they are.
 

@@ -1,4 +1,5 @@
-//! Services that speak S3's protocol: SeaweedFS, which does what it must, moto, and two that ignore conditions in silence.
+//! Services that speak S3's protocol: SeaweedFS, which does what it must, moto, and two that ignore conditions in
+//! silence.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,7 +154,8 @@ impl Seaweed {
         Self { endpoint, buckets: AtomicUsize::new(0), _program: program, _folder: folder }
     }
 
-    /// The one that tests which run at the same time share; it is stopped with the last of them. Buckets keep them apart.
+    /// The one that tests which run at the same time share; it is stopped with the last of them. Buckets keep them
+    /// apart.
     pub(crate) async fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Seaweed>> = Mutex::const_new(Weak::new());
         let mut shared = SHARED.lock().await;

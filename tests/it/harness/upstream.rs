@@ -1,5 +1,5 @@
-//! The MCP servers that a gateway stands before: the project's own fixture servers, one of the revisions up to 2025-11-25 and one of 2026-07-28, the
-//! official server-everything, and an airline's.
+//! The MCP servers that a gateway stands before: the project's own fixture servers, one of the revisions up to
+//! 2025-11-25 and one of 2026-07-28, the official server-everything, and an airline's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
