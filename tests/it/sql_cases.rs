@@ -15,7 +15,10 @@ const GLOBEX: &str = include_str!("cases/data/globex.ndjson");
 /// flushed meanwhile.
 async fn server() -> Server {
     let server = Config::new()
-        .with("orgs: [{ name: acme }, { name: globex }]")
+        // The samples are of a day long past, and are not to go while a slow run asks for them.
+        .with(
+            "orgs: [{ name: acme, retention: { samples: 36500d } }, { name: globex, retention: { samples: 36500d } }]",
+        )
         .with("flush: { interval: 300ms }")
         .with("limits: { sql: { timeout: 10s, rows: 10000, memory_bytes: 64MiB, spill_bytes: 64MiB } }")
         .start()
