@@ -112,11 +112,22 @@ async fn each_thing_that_a_store_may_lack_is_named() {
     let swaps = |request: &Seen| request.header("if-match").is_some();
     let stale = |request: &Seen| request.method == "DELETE" || request.target.contains("delete");
     let lacks = async |words: &str, prepare: &dyn Fn(&Proxy)| {
-        let bucket = seaweed.bucket().await;
-        let proxy = Proxy::start(&bucket.endpoint).await;
-        prepare(&proxy);
-        let refused = refusal(&bucket.at(proxy.endpoint()).store("a")).await;
-        assert!(refused.contains(words), "{refused}");
+        // A race of which a busy service has left a racer without an answer is run again by another name, and of that
+        // one no lie is told: then the probe passes, and is asked once more.
+        for _ in 0..3 {
+            let bucket = seaweed.bucket().await;
+            let proxy = Proxy::start(&bucket.endpoint).await;
+            prepare(&proxy);
+            match probe(&bucket.at(proxy.endpoint()).store("a")).await {
+                Err(StorageError::Unusable { reason, .. }) => {
+                    assert!(reason.contains(words), "{reason}");
+                    return;
+                }
+                Err(e) => panic!("not refused, but {e:?}"),
+                Ok(()) => {}
+            }
+        }
+        panic!("three probes passed a store that lacks this: {words}");
     };
     lacks("none of 16 racing creates", &|proxy| proxy.on(16, Fault::Answered(409), |request| request.puts("/race-0")))
         .await;
