@@ -1,7 +1,9 @@
-//! Puts the dashboard into the binary: lists what `ui/build.sh` has left in `ui/dist` for `src/api/ui/files.rs` to include.
+//! Puts the dashboard into the binary: lists what `ui/build.sh` has left in `ui/dist` for `src/api/ui/files.rs` to
+//! include.
 //!
-//! A file that was compressed there is included in that form alone. Where nothing was built the list is empty, and the program says on `/` how to
-//! build it. The folder is always there, so that a build without the dashboard is not done again and again for want of it.
+//! A file that was compressed there is included in that form alone. Where nothing was built the list is empty, and the
+//! program says on `/` how to build it. The folder is always there, so that a build without the dashboard is not done
+//! again and again for want of it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

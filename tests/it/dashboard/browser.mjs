@@ -1,5 +1,6 @@
-// The dashboard in a real browser: what `mod.rs` has planted is found, by mouse and by keyboard, in both themes, at all widths, whatever names hold.
-// Run by `mod.rs` with a JSON object: where the page is, what was planted, where pictures go. Exits with 1 at the first thing that is not so, and says what.
+// The dashboard in a real browser: what `mod.rs` has planted is found, by mouse and by keyboard, in both themes, at all
+// widths, whatever names hold. Run by `mod.rs` with a JSON object: where the page is, what was planted, where pictures
+// go. Exits with 1 at the first thing that is not so, and says what.
 import { createRequire } from "node:module";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import assert from "node:assert/strict";

@@ -1,4 +1,5 @@
-// What people type as times, and how numbers are written: the page's own functions, on the Node that the tests bring, which reads TypeScript as it stands.
+// What people type as times, and how numbers are written: the page's own functions, on the Node that the tests bring,
+// which reads TypeScript as it stands.
 import assert from "node:assert/strict";
 import { bytes, change, count, duration, percent, rate, significant } from "../../../ui/src/lib/format.ts";
 import { instant, parseWords, span, stepOf } from "../../../ui/src/lib/time.ts";

@@ -1,5 +1,5 @@
-// People in a real browser, before the real control plane and a real provider. Run by `people.rs` with a JSON object: where the page is, tokens, a call.
-// Exits with 1 at the first thing that is not so, and says what.
+// People in a real browser, before the real control plane and a real provider. Run by `people.rs` with a JSON object:
+// where the page is, tokens, a call. Exits with 1 at the first thing that is not so, and says what.
 import { createRequire } from "node:module";
 import { existsSync, mkdirSync } from "node:fs";
 import assert from "node:assert/strict";
