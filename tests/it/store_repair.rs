@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Account, Batch, Client, Cluster, Folder, assert_recovers, assert_sound, eventually, org_names, vkeys,
+    Account, Answer, Batch, Client, Cluster, Folder, assert_recovers, assert_sound, eventually, org_names, vkeys,
 };
 use crate::store_cli::{live, store};
 
@@ -36,17 +36,21 @@ fn flip_body(store: &Folder, kind: &str) -> String {
     panic!("no log object has {kind} of {ORG}");
 }
 
-async fn is_stopped(client: &Client) -> bool {
-    let answer = client
+async fn asked(client: &Client) -> Answer {
+    client
         .with_org(ORG)
         .sql_as("SELECT count(*) FROM tool_invocations", serde_json::json!([]), "application/json")
-        .await;
-    answer.text().contains("org_stopped")
+        .await
 }
 
+async fn is_stopped(client: &Client) -> bool {
+    asked(client).await.text().contains("org_stopped")
+}
+
+/// Between being stopped and being served, the org is loaded: 503 with a `Retry-After`.
 async fn served_again(client: &Client) {
     eventually("the org to be served again, without a restart", Duration::from_secs(60), async || {
-        (!is_stopped(client).await).then_some(())
+        (asked(client).await.status == 200).then_some(())
     })
     .await;
 }
