@@ -1,7 +1,7 @@
 //! The control plane's state: a state machine over the log.
 //!
 //! ```text
-//! append ─▶ admission ─▶ group commit ─▶ wal/<seq> ─▶ floor ─▶ apply ─▶ ack       (commit)
+//! append ─▶ admission ─▶ group commit ─▶ wal/<seq> ─▶ floor ─▶ apply ─▶ ack       (append, commit)
 //!                                           │
 //!          any other node's objects ────────┴▶ floor ─▶ apply                      (follow)
 //!                                                        │ running totals · batches · live buffer · ledger, of each org
@@ -19,19 +19,22 @@
 //! - **I1** A batch is acknowledged after its log object is durable, confirmed by the floor and applied. Each table and
 //!   state carries the position that it holds, so a load applies to each exactly what it lacks, and a flush that
 //!   crashes between two steps is taken up at the step it did not take.
-//! - **I2** A damaged object stops the org that it belongs to, or all of them when that cannot be told; once a second
-//!   load finds it too. A failed read is a hiccup, and tried again.
+//! - **I2** A damaged object stops the org that it belongs to, or all of them when its org is not known; once a second
+//!   load finds it too. A failed read is a hiccup, and retried.
 //! - **I3** A read first applies all that any node acknowledged before it began, so a counter read on two nodes in turn
 //!   never goes down.
 //! - **I7** Bytes are admitted before they are read; past the bound the answer is [`PlaneError::Busy`].
 //!
-//! After a crash: [`Plane::recover`] reads the log from the floor to its end; orgs are loaded when they are asked for.
+//! After a crash: [`Plane::recover`] reads the log from the floor to its end; orgs are loaded when they are asked for, or
+//! in the background (loader).
 
+mod append;
 mod bring_over;
 mod commit;
 mod flusher;
 mod follow;
 mod ledgers;
+mod loader;
 mod maintenance;
 pub mod payload_export;
 mod payload_keys;
@@ -51,7 +54,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,9 +64,9 @@ use crate::ledger::retention::Ages;
 pub use crate::ledger::retention::{Keeping, PrunePlan, PrunedSegment};
 pub use crate::node::PlaneError;
 pub use crate::state::Admission;
-use commit::{Message, Pending};
+use commit::Message;
 use follow::Follower;
-use registry::{Registry, Slot};
+use registry::Registry;
 pub use removal::Removed;
 pub use sessions::SessionMark;
 pub use system_events::{SystemEvent, start};
@@ -72,31 +74,23 @@ use turns::Turns;
 
 use crate::audit::SigningKeys;
 use crate::config::ControlPlane;
-use crate::ingest::{BatchId, RowKind};
 use crate::keys::KeyService;
-use crate::log::{Log, LogKeys, Rows, Rules, SectionKind, mac};
+use crate::log::{Log, LogKeys, Rules, mac};
 use crate::model::schema::schemas;
 use crate::model::{Clock, OrgName, Random};
 use crate::node::{Node, Settings};
 use crate::query::OrgView;
 use crate::rollup::RunningTotals;
-use crate::state::dedup::Decision;
 use crate::state::{Budget, Org};
 use crate::storage::Store;
 use crate::telemetry::metrics::Metrics;
 
-/// How long a batch waits to become durable before its sender is told to come again.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(25);
-/// Batches of at least this many rows are encoded by the request that brought them, in parallel; smaller ones are put
-/// together by the committer.
-const ENCODE_ALONE_ROWS: usize = 512;
 /// How long a read waits for the log to be followed or an org to be loaded; both go on beside it.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches that may wait for the committer.
 const QUEUE: usize = 16_384;
-/// Orgs that are loaded at once, and of these in the background.
+/// Orgs that are loaded at once.
 const LOADS_AT_ONCE: usize = 8;
-const BACKGROUND_LOADS_AT_ONCE: usize = 4;
 
 /// What a plane is made of. Stores, clocks and randomness are handed in, so that a test can play them.
 #[derive(Debug)]
@@ -142,7 +136,7 @@ pub enum Readiness {
     Draining,
 }
 
-/// See the module's doc.
+/// The control plane's state on one node, and the handle of its tasks.
 #[derive(Debug)]
 pub struct Plane {
     node: Node,
@@ -240,14 +234,14 @@ impl Plane {
         Ok(())
     }
 
-    /// As [`Plane::recover`], but nobody is served yet.
+    /// As [`Plane::recover`], but serves no request yet.
     async fn begin(self: &Arc<Self>) -> Result<(), PlaneError> {
         recover::recover(self).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (to_load, loads) = mpsc::unbounded_channel();
         if self.queue.set(sender).is_ok() && self.to_load.set(to_load).is_ok() {
             tokio::spawn(commit::run(Arc::clone(self), receiver));
-            tokio::spawn(run_loads(Arc::clone(self), loads));
+            tokio::spawn(loader::run(Arc::clone(self), loads));
             tokio::spawn(flusher::run(Arc::clone(self)));
             tokio::spawn(ledgers::run_publisher(Arc::clone(self)));
             tokio::spawn(ledgers::run_replication(Arc::clone(self)));
@@ -269,118 +263,7 @@ impl Plane {
         });
     }
 
-    /// Sets memory aside for a body of `bytes` before it is read, waiting a while for room (invariant I7).
-    ///
-    /// # Errors
-    /// [`PlaneError::Busy`] when there is none in time.
-    pub async fn admit(&self, bytes: usize) -> Result<Admission, PlaneError> {
-        Budget::admit(&self.budget, bytes).await
-    }
-
-    /// Whether a batch was stored before, as far as this node has applied the log: to be asked before the batch is
-    /// validated. That it was not is decided for good when it is committed.
-    ///
-    /// # Errors
-    /// [`PlaneError::KeyReused`], [`PlaneError::SequenceConflict`], and as [`Plane::append`].
-    pub async fn is_stored(&self, name: &OrgName, id: &BatchId) -> Result<bool, PlaneError> {
-        self.serving()?;
-        let org = self.org(name).await?;
-        let state = org.state.read();
-        if state.removed.is_some() {
-            return Err(PlaneError::OrgRemoved(name.to_string()));
-        }
-        match state.dedup.decide(id) {
-            Decision::Fresh | Decision::FreshAfterGap => Ok(false),
-            Decision::Duplicate => Ok(true),
-            refused => Err(commit::refusal(refused, Some(id), &state.dedup)),
-        }
-    }
-
-    /// From when on keys are known, where that is less than 24 hours ago.
-    pub fn keys_since(&self, name: &OrgName) -> Option<DateTime<Utc>> {
-        let org = self.registry.loaded(name)?;
-        let since = org.state.read().dedup.keys_since();
-        since.and_then(DateTime::from_timestamp_micros)
-    }
-
-    /// Makes a canonical batch durable and visible, then says so.
-    ///
-    /// # Errors
-    /// See [`PlaneError`]; after an error the batch is stored at most once, and a retry under the same identity is
-    /// safe.
-    pub async fn append(
-        self: &Arc<Self>,
-        org: &OrgName,
-        kind: RowKind,
-        batch: RecordBatch,
-        id: Option<BatchId>,
-        admission: Admission,
-    ) -> Result<Ack, PlaneError> {
-        self.serving()?;
-        not_removed(&*self.org(org).await?)?;
-        if !self.announced.lock().contains(org) {
-            let (plane, org) = (Arc::clone(self), org.clone());
-            tokio::spawn(async move {
-                if let Err(e) = plane.announce_start_to(&org, true).await {
-                    tracing::warn!(%org, error = %e, "the ledger does not say that this node starts");
-                }
-            });
-        }
-        self.append_while_running(org, kind, batch, id, admission).await
-    }
-
-    /// As [`Plane::append`], also while nobody else is served.
-    async fn append_while_running(
-        &self,
-        name: &OrgName,
-        kind: RowKind,
-        batch: RecordBatch,
-        id: Option<BatchId>,
-        mut admission: Admission,
-    ) -> Result<Ack, PlaneError> {
-        let org = self.org(name).await?;
-        org.touch();
-        // The batch itself and its encoding, both held until the acknowledgement.
-        admission.wait_to_grow_to(batch.get_array_memory_size().saturating_mul(2)).await?;
-        let kind = match kind {
-            RowKind::Sample => SectionKind::Samples,
-            RowKind::Event => SectionKind::Events,
-        };
-        // A large batch takes a while: not on a thread that others wait for.
-        let mut alone = None;
-        if batch.num_rows() >= ENCODE_ALONE_ROWS {
-            let (batch, remote) = (batch.clone(), self.node.settings.remote);
-            let prepare = move || -> Result<_, PlaneError> {
-                let digest = commit::digest(kind, &batch)?;
-                Ok((Rows::new(kind, &batch, remote)?, digest))
-            };
-            let prepared = tokio::task::spawn_blocking(prepare).await;
-            alone = Some(prepared.map_err(|e| PlaneError::Internal(e.to_string()))??);
-        }
-        let (reply, answer) = oneshot::channel();
-        let arrived = tokio::time::Instant::now();
-        let pending = Pending { org: name.clone(), kind, batch, alone, id, payloads: None, admission, reply, arrived };
-        self.commit(pending, answer).await
-    }
-
-    /// Hands a batch to the committer, and waits for what becomes of it.
-    async fn commit(
-        &self,
-        pending: Pending,
-        answer: oneshot::Receiver<Result<Ack, PlaneError>>,
-    ) -> Result<Ack, PlaneError> {
-        let queue = self.queue.get().ok_or_else(|| PlaneError::unavailable("the control plane is starting"))?;
-        queue
-            .try_send(Message::Commit(Box::new(pending)))
-            .map_err(|_| PlaneError::busy("too many batches wait to be committed"))?;
-        match tokio::time::timeout(APPEND_TIMEOUT, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(PlaneError::unavailable("it is not known whether the batch was stored")),
-            Err(_) => Err(PlaneError::unavailable("the store has not taken the batch in time, and may yet")),
-        }
-    }
-
-    /// Has an org loaded that is not: what may take long because of that org is over then.
+    /// Loads an org if it is not loaded yet, so that what follows does not wait for that.
     ///
     /// # Errors
     /// See [`PlaneError`].
@@ -429,8 +312,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Waits until whatever is in the committer's queue is answered. If the committer is gone there is nobody to wait
-    /// for.
+    /// Waits until everything in the committer's queue is answered. Returns at once if the committer has ended.
     async fn settle(&self) {
         let (reply, settled) = oneshot::channel();
         if let Some(queue) = self.queue.get()
@@ -501,30 +383,13 @@ impl Plane {
         names.iter().filter_map(|name| self.registry.loaded(name)).collect()
     }
 
-    /// Has the committer write down what was decided, with whatever else there is.
+    /// Wakes the committer to write the decisions that wait, with what else there is.
     fn wake_committer(&self) {
         if let Some(queue) = self.queue.get() {
             // Ignore the error: a full queue takes the decisions with its next group, and a closed one takes nothing
             // any more.
             let _ = queue.try_send(Message::Decide);
         }
-    }
-
-    /// Has an org loaded beside everything else.
-    fn load_in_background(&self, name: OrgName) {
-        if let Some(to_load) = self.to_load.get()
-            && self.queued.lock().insert(name.clone())
-        {
-            // Ignore the error: the loader ends with the process.
-            let _ = to_load.send(name);
-        }
-    }
-
-    /// A loaded org met what looks like damage: it is loaded again, and only what that finds too stops it.
-    fn doubt(&self, org: &Arc<Org>, reason: &str) {
-        tracing::warn!(org = %org.name, reason, "what is stored looks damaged; loading the org again");
-        self.registry.slot(&org.name).unload();
-        self.load_in_background(org.name.clone());
     }
 
     fn live_bytes(&self) -> usize {
@@ -542,42 +407,4 @@ impl Plane {
 fn not_removed(org: &Org) -> Result<(), PlaneError> {
     let is_removed = org.state.read().removed.is_some();
     if is_removed { Err(PlaneError::OrgRemoved(org.name.to_string())) } else { Ok(()) }
-}
-
-/// Loads orgs that the log has something of, side by side: few at once, so that requests for others need not queue
-/// behind all of them.
-async fn run_loads(plane: Arc<Plane>, mut loads: mpsc::UnboundedReceiver<OrgName>) {
-    let turns = Arc::new(Turns::new(BACKGROUND_LOADS_AT_ONCE, recover::LOAD_TURN));
-    while let Some(name) = loads.recv().await {
-        if plane.readiness() == Readiness::Draining {
-            return;
-        }
-        let (plane, turns) = (Arc::clone(&plane), Arc::clone(&turns));
-        tokio::spawn(async move {
-            turns.run(Box::pin(load_apart(&plane, &name))).await;
-        });
-    }
-}
-
-async fn load_apart(plane: &Plane, name: &OrgName) {
-    // One that hangs stays in the queue, so that it is not begun again and again.
-    let _queued = Queued { plane, name };
-    let slot: Arc<Slot> = plane.registry.slot(name);
-    if let Err(e) = recover::org(plane, &slot).await
-        && !matches!(e, PlaneError::OrgStopped { .. } | PlaneError::OrgRemoved(_))
-    {
-        tracing::warn!(org = %slot.name, error = %e, "an org was not loaded and will be tried again");
-    }
-}
-
-/// Takes an org off the queue of loads when its load ends, however it does.
-struct Queued<'a> {
-    plane: &'a Plane,
-    name: &'a OrgName,
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.plane.queued.lock().remove(self.name);
-    }
 }

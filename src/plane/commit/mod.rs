@@ -1,0 +1,315 @@
+//! Group commit: the batches of a short window become one log object, and are acknowledged when it is durable and
+//! confirmed.
+//!
+//! One task commits for the process. The window is counted from the arrival of a group's first batch, so while one
+//! group is being written the next gathers, and goes out at once if its window has ended (as in Pebble's commit
+//! pipeline).
+//!
+//! A commit is: drop the batches that the log holds already; encode the rest ([`encode`]); create the object after the
+//! last one applied, without asking first; decide its fate; confirm it by the floor; apply ([`fate`]); acknowledge.
+//! Clean success is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is confirmed, then all that again at the
+//! new end; absent, the same bytes at the same number again. While the fate is open nothing joins or leaves the group.
+//! A group whose fate stays unknown is answered 503 and not tried again: its object may yet land, and is then applied
+//! like anybody's.
+
+mod encode;
+mod fate;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+pub(super) use encode::digest;
+use fate::Fate;
+
+use super::{Ack, Admission, Plane, PlaneError};
+use crate::ingest::{BatchId, Lane};
+use crate::log::{Rows, SectionKind};
+use crate::model::OrgName;
+use crate::payload::{Epoch, KeyId};
+use crate::rollup::Digest;
+use crate::state::Org;
+use crate::state::dedup::{Decision, Dedup};
+
+/// A group is closed at this many bytes of samples, however short its window was.
+const GROUP_BYTES: usize = 32 << 20;
+/// A group is closed at this many batches.
+const GROUP_BATCHES: usize = 2048;
+/// How long a group is tried before its senders are answered 503.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The pause after the store's first error; it doubles up to a second.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// A batch that waits to be committed.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) org: OrgName,
+    pub(super) kind: SectionKind,
+    pub(super) batch: RecordBatch,
+    /// Its rows as they are stored and what they add to the totals, if it is large enough to be a section of its own.
+    pub(super) alone: Option<(Rows, Option<Digest>)>,
+    pub(super) id: Option<BatchId>,
+    /// The sealed payloads that the events tell of.
+    pub(super) payloads: Option<Sealed>,
+    pub(super) admission: Admission,
+    pub(super) reply: oneshot::Sender<Result<Ack, PlaneError>>,
+    pub(super) arrived: Instant,
+}
+
+/// Sealed payloads that are committed with the events that tell of them.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) rows: Rows,
+    pub(super) batch: RecordBatch,
+    /// The epochs that they are of, and the keys that they are sealed to.
+    pub(super) epochs: Vec<(Epoch, KeyId)>,
+}
+
+impl Sealed {
+    /// Why they are not taken, as far as the log says at this moment.
+    fn refusal(&self, org: &Org) -> Option<PlaneError> {
+        {
+            let ledger = org.ledger.read();
+            let keys = &ledger.status().payload_keys;
+            if let Some(refusal) = self.epochs.iter().find_map(|(epoch, key)| keys.refusal(*epoch, key)) {
+                return Some(refusal);
+            }
+        }
+        let conflict = org.state.read().payloads.conflict(&self.batch)?;
+        let reason = format!("another {} of call {} was stored a moment ago", conflict.1, conflict.0);
+        Some(PlaneError::PayloadRefused { code: "payload_conflict", reason })
+    }
+}
+
+impl Pending {
+    fn answer(self, outcome: Result<(), PlaneError>, duplicate: bool) {
+        let rows = self.payloads.as_ref().map_or_else(|| self.batch.num_rows(), |sealed| sealed.batch.num_rows());
+        let ack = outcome.map(|()| Ack { accepted: rows, duplicate });
+        // Ignore the error: the receiver was dropped, and what was committed stays committed.
+        let _ = self.reply.send(ack);
+        drop(self.admission);
+    }
+
+    /// What no two batches of one object may share.
+    fn exclusive(&self) -> Option<Exclusive> {
+        self.id.map(|id| match id {
+            BatchId::Key { key, .. } => Exclusive::Key(self.org.clone(), *key.as_bytes()),
+            BatchId::Sequence { lane, .. } => Exclusive::Lane(self.org.clone(), lane),
+        })
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Exclusive {
+    Key(OrgName, [u8; 16]),
+    Lane(OrgName, Lane),
+}
+
+/// What the committer is asked to do.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Commit a batch.
+    Commit(Box<Pending>),
+    /// Commit the decisions that wait, with whatever else there is.
+    Decide,
+    /// Say when everything asked before is done.
+    Settle(oneshot::Sender<()>),
+}
+
+/// Commits until the plane is gone.
+pub(super) async fn run(plane: Arc<Plane>, mut queue: mpsc::Receiver<Message>) {
+    while let Some(message) = queue.recv().await {
+        let (mut group, mut settle) = match message {
+            Message::Commit(first) => gather(&mut queue, *first, plane.node.settings.commit_window).await,
+            Message::Decide => (Vec::new(), None),
+            Message::Settle(reply) => {
+                settled(Some(reply));
+                continue;
+            }
+        };
+        loop {
+            // A task of its own: should it panic, its senders learn that their batches are not known to be stored, and
+            // the next group is committed all the same.
+            let plane = Arc::clone(&plane);
+            match tokio::spawn(async move { commit(&plane, group).await }).await {
+                Ok(deferred) if deferred.is_empty() => break,
+                Ok(deferred) => {
+                    group = deferred;
+                    // What has come meanwhile goes along: many batches of one lane hold up no other.
+                    if settle.is_none() {
+                        settle = join(&mut queue, &mut group);
+                    }
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "a group commit panicked");
+                    break;
+                }
+            }
+        }
+        settled(settle);
+    }
+}
+
+fn settled(reply: Option<oneshot::Sender<()>>) {
+    if let Some(reply) = reply {
+        // Ignore the error: the receiver was dropped.
+        let _ = reply.send(());
+    }
+}
+
+/// Adds to a group what waits already, up to its bounds or to a [`Message::Settle`].
+fn join(queue: &mut mpsc::Receiver<Message>, group: &mut Vec<Pending>) -> Option<oneshot::Sender<()>> {
+    let mut bytes: usize = group.iter().map(|pending| pending.batch.get_array_memory_size()).sum();
+    while bytes < GROUP_BYTES && group.len() < GROUP_BATCHES {
+        match queue.try_recv().ok()? {
+            Message::Commit(pending) => {
+                bytes += pending.batch.get_array_memory_size();
+                group.push(*pending);
+            }
+            // Decisions go with any group.
+            Message::Decide => {}
+            Message::Settle(reply) => return Some(reply),
+        }
+    }
+    None
+}
+
+async fn gather(
+    queue: &mut mpsc::Receiver<Message>,
+    first: Pending,
+    window: Duration,
+) -> (Vec<Pending>, Option<oneshot::Sender<()>>) {
+    let closes = sleep_until(first.arrived + window);
+    tokio::pin!(closes);
+    let mut bytes = first.batch.get_array_memory_size();
+    let mut group = vec![first];
+    while bytes < GROUP_BYTES && group.len() < GROUP_BATCHES {
+        let message = tokio::select! {
+            biased;
+            message = queue.recv() => message,
+            () = &mut closes => return (group, None),
+        };
+        match message {
+            Some(Message::Commit(pending)) => {
+                bytes += pending.batch.get_array_memory_size();
+                group.push(*pending);
+            }
+            // Decisions go with any group.
+            Some(Message::Decide) => {}
+            Some(Message::Settle(reply)) => return (group, Some(reply)),
+            None => break,
+        }
+    }
+    (group, None)
+}
+
+/// Commits a group. Returns what has to wait for its fate: a second batch of one key or lane.
+async fn commit(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
+    let began = Instant::now();
+    let (mut group, deferred) = one_of_each(group);
+    let outcome = loop {
+        let written = {
+            // The state is that of the cursor's position for as long as its lock is held: what is decided and encoded
+            // here is right for the number after it, and if that is taken, all of it is done again.
+            let cursor = plane.follower.cursor.lock().await;
+            group = decide(plane, group);
+            let written = encode::encode(plane, &cursor, &group);
+            match written {
+                Ok(Some(written)) => written,
+                Ok(None) => return deferred,
+                Err(e) => break Err(e),
+            }
+        };
+        let taken = match fate::create(plane, &written, began).await {
+            Ok(taken) => taken,
+            Err(e) => break Err(e),
+        };
+        match fate::apply(plane, written, taken, began).await {
+            Fate::Won => break Ok(()),
+            Fate::Lost => plane.node.metrics.wal.conflicts.inc(),
+            Fate::Unknown(e) => break Err(e),
+        }
+        if began.elapsed() > COMMIT_TIMEOUT {
+            break Err(PlaneError::busy("other nodes write to the log so fast that this one finds no place in it"));
+        }
+    };
+    match &outcome {
+        Ok(()) => {
+            plane.node.metrics.wal.commit_seconds.observe(began.elapsed().as_secs_f64());
+            plane.node.metrics.wal.group_batches.observe(group.len() as f64);
+        }
+        Err(e) => {
+            plane.node.metrics.wal.failures.inc();
+            tracing::warn!(error = %e, batches = group.len(), "a group was not committed");
+        }
+    }
+    for pending in group {
+        pending.answer(outcome.clone(), false);
+    }
+    deferred
+}
+
+/// Parts a group so that no key and no lane is in it twice.
+fn one_of_each(group: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
+    let mut seen = HashSet::new();
+    group.into_iter().partition(|pending| pending.exclusive().is_none_or(|exclusive| seen.insert(exclusive)))
+}
+
+/// Answers the batches that the log holds already and those that cannot be taken; gives the others.
+fn decide(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
+    let mut fresh = Vec::with_capacity(group.len());
+    for pending in group {
+        let org = match plane.registry.loaded(&pending.org) {
+            None => {
+                pending.answer(Err(PlaneError::unavailable("the org is being loaded again")), false);
+                continue;
+            }
+            Some(org) => org,
+        };
+        if let Err(e) = org.health.check() {
+            pending.answer(Err(e), false);
+            continue;
+        }
+        match pending.id.map_or(Decision::Fresh, |id| org.state.read().dedup.decide(&id)) {
+            Decision::Fresh => match pending.payloads.as_ref().and_then(|sealed| sealed.refusal(&org)) {
+                None => fresh.push(pending),
+                Some(refusal) => pending.answer(Err(refusal), false),
+            },
+            Decision::FreshAfterGap => {
+                plane.node.metrics.log.gaps.inc();
+                tracing::warn!(
+                    org = %pending.org,
+                    "an emitter was answered for a batch that is not here: the store was restored to an older state"
+                );
+                fresh.push(pending);
+            }
+            Decision::Duplicate => pending.answer(Ok(()), true),
+            refused => {
+                let e = refusal(refused, pending.id.as_ref(), &org.state.read().dedup);
+                pending.answer(Err(e), false);
+            }
+        }
+    }
+    fresh
+}
+
+/// The error of a batch that cannot be stored because of what is remembered.
+pub(super) fn refusal(decision: Decision, id: Option<&BatchId>, dedup: &Dedup) -> PlaneError {
+    match (decision, id) {
+        (Decision::Reused, _) => PlaneError::KeyReused,
+        (Decision::TooManyLanes, _) => PlaneError::Busy {
+            reason: "the org has as many emitter lanes as it may; a lane is forgotten 30 days after its last batch"
+                .to_owned(),
+            retry_after: Duration::from_secs(60),
+        },
+        (Decision::Conflict, Some(BatchId::Sequence { lane, number, .. })) => {
+            PlaneError::SequenceConflict { number: *number, last: dedup.lanes().last(lane).unwrap_or(0) }
+        }
+        _ => PlaneError::Internal("a batch was neither new nor stored".to_owned()),
+    }
+}
