@@ -1,8 +1,8 @@
 //! A request's body, read within bounds of size, time and memory.
 //!
 //! Memory is set aside before it is used (invariant I7): for a body of announced length at once, so that a full buffer
-//! answers before anything is sent; for one without, in steps as it comes. Who sends nothing for a while, or takes
-//! longer than a request may, is cut off.
+//! answers before anything is sent; for one without, in steps as it comes. A client that sends nothing for a while, or
+//! takes longer than a request may, is cut off.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Problem;
+use super::{Api, Problem};
 
 /// Memory is set aside for a body of unknown length in steps of so many bytes.
 const STEP: usize = 1 << 20;
@@ -31,6 +31,18 @@ const DISCARD: Duration = Duration::from_secs(2);
 /// When it is no JSON of that form.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body))
+}
+
+/// Reads a small body whole, of at most `limit` bytes, with memory admitted while it is read.
+///
+/// # Errors
+/// As [`Incoming::read`], and 429 or 503 when there is no memory for it.
+pub(super) async fn read_small(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
+    let mut body = Incoming::new(headers, body);
+    let announced = body.announced().filter(|announced| *announced <= limit).unwrap_or(0);
+    let mut admission = api.plane.admit(announced).await?;
+    body.read(limit, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await
 }
 
 /// A body that is still being sent.

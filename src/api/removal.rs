@@ -1,7 +1,7 @@
 //! `DELETE /v1/orgs/{org}` and `POST /v1/orgs/{org}/restore`: removing an org, and taking that back within seven days.
 //!
-//! Both may have a body that says why, `{"reason": "…"}`, and are entries of the org's ledger with whoever asked as
-//! their actor.
+//! Both take an optional body that says why, `{"reason": "…"}`, and are entries of the org's ledger; the actor is the
+//! caller of the request.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `/v1/orgs/{org}/audit/retention`, `…/prune`, `…/hold` and `…/release`: how long a ledger is kept, and by whose word.
+//! `/v1/orgs/{org}/audit/retention`, `…/prune`, `…/hold` and `…/release`: how long a ledger is kept.
 //!
 //! | route | does |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `POST prune?dry_run=true` | says what a prune would remove; without `dry_run` it does so |
 //! | `POST hold`, `POST release` | puts the ledger on hold, ends that; the body `{"reason": "…"}` says why |
 //!
-//! Each that changes something is an entry of the ledger itself, with whoever asked as its actor.
+//! Each change is an entry of the ledger itself; its actor is the caller of the request.
 
 use std::sync::Arc;
 
@@ -16,9 +16,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use tokio::time::Instant;
-
-use super::body::{Incoming, json};
+use super::body::{json, read_small};
 use super::who::Who;
 use super::{Api, Problem};
 use crate::model::Role;
@@ -47,7 +45,7 @@ pub(super) struct Pruned {
     plan: PrunePlan,
 }
 
-/// Prunes, or says what would be.
+/// Prunes, or reports what would be.
 pub(super) async fn prune(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
@@ -60,7 +58,7 @@ pub(super) async fn prune(
     Ok(Json(Pruned { dry_run, plan: plan? }))
 }
 
-/// Whether only to say what would be removed.
+/// Whether only to report what would be removed.
 pub(super) fn dry_run(query: Option<&str>) -> Result<bool, Problem> {
     match query.unwrap_or_default() {
         "" | "dry_run=false" => Ok(false),
@@ -114,12 +112,9 @@ fn reason_missing() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "reason_missing", advice)
 }
 
-/// Why, as the body says; none if there is no body.
+/// The reason in the body; `None` if there is no body.
 pub(super) async fn reason_if_any(api: &Api, headers: &HeaderMap, body: Body) -> Result<Option<String>, Problem> {
-    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
-    let mut body = Incoming::new(headers, body);
-    let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= BODY).unwrap_or(0)).await?;
-    let body = body.read(BODY, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
+    let body = read_small(api, headers, body, BODY).await?;
     if body.is_empty() {
         return Ok(None);
     }

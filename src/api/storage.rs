@@ -1,11 +1,11 @@
-//! `/v1/orgs/{org}/storage`: what lies on the store of an org's tables, and what keeps them.
+//! `/v1/orgs/{org}/storage`: what an org's tables hold on the store, and their maintenance.
 //!
 //! | route | does |
 //! |---|---|
-//! | `GET storage` | says files, bytes, what upkeep owes and when it did what last |
+//! | `GET storage` | gives files, bytes, what maintenance has still to do, and what it did last and when |
 //! | `POST storage/compact` | merges what is due now |
-//! | `POST storage/retention?dry_run=true` | says which rows are past their time; without `dry_run` removes them |
-//! | `POST erasure` | takes a caller's samples out; the body `{"caller": "…", "reason": "…"}` says whose and why |
+//! | `POST storage/retention?dry_run=true` | lists the rows that are past their time; without `dry_run` removes them |
+//! | `POST erasure` | erases a caller's samples; the body `{"caller": "…", "reason": "…"}` says whose and why |
 
 use std::sync::Arc;
 
@@ -15,16 +15,15 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
 
-use super::body::{Incoming, json};
+use super::body::{json, read_small};
 use super::retention::dry_run;
 use super::who::Who;
 use super::{Api, Problem};
 use crate::maintenance::{Done, Erased, RetentionPlan};
 use crate::model::Role;
 
-/// Says what lies there.
+/// Gives the state of an org's tables.
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
@@ -79,7 +78,7 @@ struct Erasure {
     reason: String,
 }
 
-/// Takes a caller's samples out.
+/// Erases a caller's samples.
 pub(super) async fn erase(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
@@ -90,17 +89,13 @@ pub(super) async fn erase(
     let org = api.allow(&who, &org, Role::Operator).await?;
     let advice = r#"send whose samples go and why, as JSON: {"caller": "…", "reason": "…"}, each 1 to 1024 characters"#;
     let invalid = || Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", advice);
-    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
-    let mut body = Incoming::new(&headers, body);
-    let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= BODY).unwrap_or(0)).await?;
-    let body = body.read(BODY, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
-    drop(admission);
+    let body = read_small(&api, &headers, body, BODY).await?;
     let Erasure { caller, reason } = json(&body).map_err(|_| invalid())?;
     let is_sane = |text: &str| (1..=TEXT).contains(&text.chars().count()) && !text.trim().is_empty();
     if !is_sane(&caller) || !is_sane(&reason) {
         return Err(invalid());
     }
-    // It goes on whether or not its client waits for it: one that has left may ask again for what came of it.
+    // It goes on if its client disconnects, which may ask again for the outcome.
     let (plane, actor) = (Arc::clone(&api.plane), who.actor().to_owned());
     let erasing = tokio::spawn(async move { plane.erase(&org, &actor, &caller, &reason).await });
     let erased = erasing.await.map_err(|error| {

@@ -13,11 +13,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
-use tokio::time::Instant;
 
 use super::cookie::Cookie;
 use super::{Beginning, Brought, By, ended, tls_required};
-use crate::api::body::{Incoming, json as parse};
+use crate::api::body::{json as parse, read_small};
 use crate::api::site::Place;
 use crate::api::who::{Way, Who};
 use crate::api::{Api, Problem};
@@ -191,10 +190,7 @@ async fn read<T: DeserializeOwned>(
     body: Body,
     advice: &'static str,
 ) -> Result<T, Problem> {
-    let deadline = Instant::now() + api.limits.request_timeout.as_duration();
-    let mut body = Incoming::new(headers, body);
-    let mut admission = api.plane.admit(body.announced().filter(|announced| *announced <= BODY).unwrap_or(0)).await?;
-    let body = body.read(BODY, deadline, |bytes| Ok(admission.grow_to(bytes)?)).await?;
-    // What was sent may be a token: nothing of it is told.
+    let body = read_small(api, headers, body, BODY).await?;
+    // The body may hold a token: the error repeats nothing of it.
     parse(&body).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "invalid_request", advice))
 }
