@@ -25,10 +25,10 @@ use mcpg::query::{OrgView, TableState};
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::batches::Batch;
 use super::disk::Disk;
 use super::node::{NoAnswer, keys};
 use super::rows::numbers;
-use super::world::Batch;
 
 /// What the reason of a read begins with that found a file unreadable.
 pub(super) const UNREADABLE: &str = "unreadable:";

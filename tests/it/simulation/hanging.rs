@@ -6,12 +6,13 @@ use mcpg::ingest::RowKind;
 use object_store::path::Path;
 use tokio::time::sleep;
 
+use super::batches::Naming;
 use super::disk::Disk;
 use super::faults::Weather;
 use super::life::play;
 use super::node::Recipe;
 use super::trace::Trace;
-use super::world::{Naming, World};
+use super::world::World;
 
 const FLUSH: Duration = Duration::from_millis(300);
 /// Longer than any test lasts.

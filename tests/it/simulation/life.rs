@@ -7,12 +7,13 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
+use super::clients::Clients;
 use super::determinism;
 use super::disk::Disk;
 use super::faults::{Fault, Single, Weather};
 use super::node::Recipe;
 use super::trace::Trace;
-use super::world::{Clients, World};
+use super::world::World;
 
 /// Ledgers whose entries are old at once. They are looked for every third second, so that what a prune says of itself
 /// is signed, and what it removed is gone, before the next one.

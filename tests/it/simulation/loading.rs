@@ -5,12 +5,13 @@ use std::time::Duration;
 use mcpg::ingest::RowKind;
 use tokio::time::sleep;
 
+use super::batches::Naming;
 use super::disk::Disk;
 use super::faults::Weather;
 use super::life::play;
 use super::node::{Node, Recipe};
 use super::trace::Trace;
-use super::world::{Naming, World};
+use super::world::World;
 
 const FLUSH: Duration = Duration::from_millis(300);
 

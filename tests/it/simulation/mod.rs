@@ -4,7 +4,9 @@
 //! every answer.
 
 mod apart;
+mod batches;
 mod checker;
+mod clients;
 mod determinism;
 mod disk;
 mod expected;

@@ -8,11 +8,12 @@ use mcpg::plane::PlaneError;
 use object_store::path::Path;
 use tokio::time::sleep;
 
+use super::batches::Naming;
 use super::disk::{Disk, Image};
 use super::life::play;
 use super::node::{NoAnswer, Recipe};
 use super::trace::Trace;
-use super::world::{Naming, World};
+use super::world::World;
 
 fn world(trace: Trace, image: &Image) -> World {
     let recipe = Recipe::of(&World::config(2, Duration::from_millis(300), ""));
@@ -27,7 +28,7 @@ async fn send(world: &World, org: &str) {
 /// Lives on from a store for as long as it takes until all is flushed: each time the same, but for what the samples
 /// say.
 async fn live(world: &World, from: u64) {
-    world.skip(from);
+    world.batches().skip(from);
     world.start(0).await;
     send(world, "org-0").await;
     sleep(Duration::from_secs(5)).await;

@@ -6,11 +6,12 @@ use mcpg::ingest::RowKind;
 use mcpg::plane::PlaneError;
 use tokio::time::sleep;
 
+use super::batches::Naming;
 use super::disk::Disk;
 use super::life::play;
 use super::node::Recipe;
 use super::trace::Trace;
-use super::world::{Naming, World};
+use super::world::World;
 
 /// Some times what the clocks of two nodes are apart.
 const GRACE: Duration = Duration::from_secs(3_000);

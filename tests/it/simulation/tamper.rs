@@ -12,6 +12,7 @@ use object_store::path::Path;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use super::batches::{Batch, Naming};
 use super::checker::UNREADABLE;
 use super::disk::{Disk, Image, plant};
 use super::life::play;
@@ -19,7 +20,7 @@ use super::node::{NoAnswer, Recipe, keys};
 use super::sea::Sea;
 use super::store::Process;
 use super::trace::Trace;
-use super::world::{Batch, Naming, World};
+use super::world::World;
 
 use May::{Refuse, Serve, Stop, Unreadable, Verify, Wrong};
 
@@ -129,7 +130,7 @@ fn history() -> &'static History {
             (0..2).for_each(|node| first.kill(node));
             let late = first.sea().disk.image();
             let second = world(2, trace, &early);
-            second.skip(until_late.len() as u64 + 1_000);
+            second.batches().skip(until_late.len() as u64 + 1_000);
             second.start(0).await;
             send(&second, 1, 60, Duration::from_millis(200)).await;
             second.kill(0);

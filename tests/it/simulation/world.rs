@@ -1,16 +1,16 @@
-//! Nodes that come and go, clients that send and read, and the books that are kept of it.
+//! Nodes that come and go over one store, the batches that they are sent, and the checks of what they answer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcpg::ingest::{BatchId, Fingerprint, IdempotencyKey, Lane, RowKind};
+use mcpg::ingest::RowKind;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
+use super::batches::{Batch, Batches, Naming};
 use super::checker::Checker;
 use super::determinism::mix;
 use super::disk::Disk;
@@ -22,61 +22,11 @@ use super::store::Process;
 use super::trace::Trace;
 
 /// The longest that a client waits for its answer, and a start or a drain for its end, once the weather is fair.
-const PATIENCE: Duration = Duration::from_secs(7_200);
-/// How often what a sound store should take is tried.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(7_200);
+/// How often an operation that a sound store takes is tried.
 const TRIES: usize = 40;
 /// The node whose process is the last one, started when all is over.
 pub(super) const LAST: usize = 9;
-
-/// How a client names a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Naming {
-    /// By an idempotency key.
-    Key,
-    /// By its number in a lane, and the number that was answered before.
-    Sequence { lane: usize, number: u64, after: u64 },
-    /// Not at all: it is sent once.
-    Nameless,
-}
-
-/// A batch as it is sent, each time the same.
-#[derive(Debug, Clone)]
-pub(super) struct Batch {
-    pub(super) number: u64,
-    pub(super) org: String,
-    pub(super) kind: RowKind,
-    pub(super) rows: usize,
-    pub(super) naming: Naming,
-}
-
-impl Batch {
-    fn id(&self) -> Option<BatchId> {
-        let body = Fingerprint(mix(self.number));
-        match self.naming {
-            Naming::Key => {
-                let key = IdempotencyKey::new(self.kind, format!("batch-{}", self.number).as_bytes()).unwrap();
-                Some(BatchId::Key { key, body })
-            }
-            Naming::Sequence { lane, number, after } => {
-                let lane = Lane { emitter: Uuid::from_u128(0xe1 << 64), lane: lane as u16 };
-                Some(BatchId::Sequence { lane, number, after, body })
-            }
-            Naming::Nameless => None,
-        }
-    }
-}
-
-/// A lane of an emitter, which has one batch under way at a time.
-#[derive(Debug)]
-struct Emitter {
-    org: String,
-    kind: RowKind,
-    number: u64,
-    after: u64,
-    /// The batch that is not answered yet, and whether it is under way.
-    open: Option<(u64, bool)>,
-}
-
 /// Where a node runs.
 #[derive(Debug, Default)]
 struct Slot {
@@ -85,7 +35,7 @@ struct Slot {
     processes: u64,
 }
 
-/// See the module's doc.
+/// The nodes, the store and the checks of one life; clones are the same world.
 #[derive(Debug, Clone)]
 pub(super) struct World(Arc<Inner>);
 
@@ -98,15 +48,7 @@ struct Inner {
     clocks: Vec<chrono::TimeDelta>,
     slots: Mutex<Vec<Slot>>,
     checker: Mutex<Checker>,
-    books: Mutex<Books>,
-}
-
-#[derive(Debug, Default)]
-struct Books {
-    /// The first batch's number.
-    from: u64,
-    batches: Vec<Batch>,
-    emitters: Vec<Emitter>,
+    batches: Mutex<Batches>,
 }
 
 impl World {
@@ -125,7 +67,7 @@ impl World {
             clocks,
             slots: Mutex::new(slots),
             checker: Mutex::default(),
-            books: Mutex::default(),
+            batches: Mutex::default(),
         }))
     }
 
@@ -222,7 +164,7 @@ impl World {
     pub(super) async fn stop(&self, number: usize) {
         let node = self.0.slots.lock()[number].node.take();
         if let Some(node) = node {
-            match timeout(PATIENCE, node.stop()).await {
+            match timeout(ANSWER_TIMEOUT, node.stop()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => self.checker().excuse(&format!("node {number} drains"), &e),
                 Err(_) => node.process.die(),
@@ -230,61 +172,27 @@ impl World {
         }
     }
 
-    /// Begins to count batches at a number, so that two worlds make none of the same.
-    pub(super) fn skip(&self, from: u64) {
-        self.0.books.lock().from = from;
+    /// Takes over the batches of a world before this one that were acknowledged, whose store may have been changed.
+    pub(super) fn adopt(&self, batches: &[Batch]) {
+        self.batches().skip(10_000);
+        self.checker().adopt(batches);
     }
 
-    /// Takes over the books of a world before this one: batches that were acknowledged, whose store may have been
-    /// changed.
-    pub(super) fn adopt(&self, batches: &[Batch]) {
-        self.skip(10_000);
-        self.checker().adopt(batches);
+    pub(super) fn batches(&self) -> parking_lot::MutexGuard<'_, Batches> {
+        self.0.batches.lock()
     }
 
     /// Makes a batch that has never been sent.
     pub(super) fn make(&self, org: &str, kind: RowKind, rows: usize, naming: Naming) -> Batch {
-        let mut books = self.0.books.lock();
-        let batch = Batch { number: books.from + books.batches.len() as u64, org: org.to_owned(), kind, rows, naming };
-        books.batches.push(batch.clone());
-        batch
+        self.batches().make(org, kind, rows, naming)
     }
 
     /// Opens lanes, each for one org and one kind of rows.
     pub(super) fn open_lanes(&self, count: usize, random: &mut StdRng) {
-        let mut books = self.0.books.lock();
-        for _ in 0..count {
-            let org = self.0.orgs[random.random_range(0..self.0.orgs.len())].clone();
-            let kind = if random.random_bool(0.3) { RowKind::Event } else { RowKind::Sample };
-            books.emitters.push(Emitter { org, kind, number: 0, after: 0, open: None });
-        }
+        self.batches().open_lanes(count, self.orgs(), random);
     }
 
-    /// The batch that a lane is to send next: the one that is not answered, or a new one. None while one is under way.
-    fn next_of(&self, lane: usize, rows: usize) -> Option<Batch> {
-        let mut books = self.0.books.lock();
-        let emitter = books.emitters.get_mut(lane)?;
-        match &mut emitter.open {
-            Some((_, true)) => None,
-            Some((number, under_way)) => {
-                *under_way = true;
-                let number = *number;
-                Some(books.batches[number as usize].clone())
-            }
-            None => {
-                emitter.number += 1;
-                let naming = Naming::Sequence { lane, number: emitter.number, after: emitter.after };
-                let (org, kind) = (emitter.org.clone(), emitter.kind);
-                let number = books.batches.len() as u64;
-                let batch = Batch { number, org, kind, rows, naming };
-                books.batches.push(batch.clone());
-                books.emitters[lane].open = Some((number, true));
-                Some(batch)
-            }
-        }
-    }
-
-    /// Sends a batch to a node, and holds the answer against the books. Gives whether it was acknowledged.
+    /// Sends a batch to a node, and checks the answer. Returns whether it was acknowledged.
     pub(super) async fn send(&self, node: &Node, batch: &Batch) -> bool {
         let before = self.checker().send(batch.number, &batch.org, batch.kind, batch.rows);
         let made = rows::rows(batch.kind, batch.number, batch.rows);
@@ -296,18 +204,11 @@ impl World {
         };
         node.process.tell(&format!("batch {} of {}: {said}", batch.number, batch.org));
         self.checker().answered(batch.number, before, &answer);
-        if let Naming::Sequence { lane, number, .. } = batch.naming {
-            let mut books = self.0.books.lock();
-            let emitter = &mut books.emitters[lane];
-            if emitter.open.is_some_and(|(open, _)| open == batch.number) {
-                emitter.open = if answer.is_ok() { None } else { Some((batch.number, false)) };
-                emitter.after = if answer.is_ok() { number } else { emitter.after };
-            }
-        }
+        self.batches().answered(batch, answer.is_ok());
         answer.is_ok()
     }
 
-    /// Reads all that a node shows of an org, and checks it. Gives whether there was an answer.
+    /// Reads all that a node shows of an org, and checks it. Returns whether there was an answer.
     pub(super) async fn look(&self, node: &Node, org: &str) -> bool {
         let who = format!("{:?}", node.process);
         let disk = &self.sea().disk;
@@ -341,8 +242,7 @@ impl World {
         false
     }
 
-    /// Lets the weather clear, everything come to its end, and the nodes be up: then compares all of them with the
-    /// books.
+    /// Lets the weather clear, everything come to its end, and the nodes be up: then checks all of them.
     pub(super) async fn finish(&self, clients: &mut JoinSet<()>, nodes: usize) {
         self.sea().tell("the weather is fair from here on".to_owned());
         self.sea().set_weather(Weather::Fair);
@@ -392,7 +292,7 @@ impl World {
 
     /// Sends again what was not acknowledged, under the names that it had.
     async fn send_what_is_open(&self, nodes: usize) {
-        let batches = self.0.books.lock().batches.clone();
+        let batches = self.batches().all().to_vec();
         for batch in batches {
             let sent = self.checker().sent.get(&batch.number).cloned();
             if batch.naming == Naming::Nameless || sent.is_none_or(|sent| sent.acknowledged) {
@@ -448,105 +348,10 @@ impl World {
 
 /// Waits for all of them; a panic in one is one here.
 pub(super) async fn join(clients: &mut JoinSet<()>) {
-    let ended = timeout(PATIENCE, async {
+    let ended = timeout(ANSWER_TIMEOUT, async {
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
     });
-    assert!(ended.await.is_ok(), "a request has no answer after {PATIENCE:?} of fair weather");
-}
-
-/// What the clients of a life do, by chance.
-#[derive(Debug)]
-pub(super) struct Clients {
-    pub(super) random: StdRng,
-    pub(super) tasks: JoinSet<()>,
-    pub(super) lanes: usize,
-}
-
-impl Clients {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { random: StdRng::seed_from_u64(mix(seed)), tasks: JoinSet::new(), lanes: 0 }
-    }
-
-    fn any<T: Clone>(&mut self, of: &[T]) -> Option<T> {
-        if of.is_empty() { None } else { Some(of[self.random.random_range(0..of.len())].clone()) }
-    }
-
-    /// Several send at once.
-    pub(super) fn burst(&mut self, world: &World) {
-        for _ in 0..self.random.random_range(1..6) {
-            let rows = self.random.random_range(1..5);
-            let batch = match self.random.random_range(0..10) {
-                0..3 if self.lanes > 0 => {
-                    let lane = self.random.random_range(0..self.lanes);
-                    world.next_of(lane, rows)
-                }
-                roll => {
-                    let org = self.any(world.orgs()).unwrap();
-                    let kind = if self.random.random_bool(0.35) { RowKind::Event } else { RowKind::Sample };
-                    let naming = if roll == 9 { Naming::Nameless } else { Naming::Key };
-                    Some(world.make(&org, kind, rows, naming))
-                }
-            };
-            if let Some(batch) = batch {
-                self.send(world, batch);
-            }
-        }
-    }
-
-    /// Sends a batch to any node, after a moment.
-    fn send(&mut self, world: &World, batch: Batch) {
-        let up = world.up();
-        let Some(number) = self.any(&up) else {
-            // Nobody is there to take it: as if the connection had been refused.
-            if let Naming::Sequence { lane, .. } = batch.naming {
-                world.0.books.lock().emitters[lane].open = Some((batch.number, false));
-            }
-            return;
-        };
-        let (world, pause) = (world.clone(), self.random.random_range(0..30));
-        self.tasks.spawn(async move {
-            sleep(Duration::from_millis(pause)).await;
-            match world.node(number) {
-                Some(node) => drop(world.send(&node, &batch).await),
-                None => {
-                    if let Naming::Sequence { lane, .. } = batch.naming {
-                        world.0.books.lock().emitters[lane].open = Some((batch.number, false));
-                    }
-                }
-            }
-        });
-    }
-
-    /// A batch with a key is sent again, acknowledged or not; sometimes to two nodes at once.
-    pub(super) fn again(&mut self, world: &World) {
-        let with_key = |batch: &&Batch| batch.naming == Naming::Key;
-        let batches: Vec<_> = world.0.books.lock().batches.iter().filter(with_key).cloned().collect();
-        if let Some(batch) = self.any(&batches) {
-            if self.random.random_bool(0.4) {
-                self.send(world, batch.clone());
-            }
-            self.send(world, batch);
-        }
-    }
-
-    /// Somebody reads an org on some node.
-    pub(super) fn read(&mut self, world: &World) {
-        let (up, org) = (world.up(), self.any(world.orgs()).unwrap());
-        let Some(number) = self.any(&up) else { return };
-        let world = world.clone();
-        self.tasks.spawn(async move {
-            if let Some(node) = world.node(number) {
-                world.look(&node, &org).await;
-            }
-        });
-    }
-
-    /// A panic in a task that has ended is one here.
-    pub(super) fn reap(&mut self) {
-        while let Some(ended) = self.tasks.try_join_next() {
-            ended.unwrap();
-        }
-    }
+    assert!(ended.await.is_ok(), "a request has no answer after {ANSWER_TIMEOUT:?} of fair weather");
 }
