@@ -27,9 +27,9 @@ use super::session::has_cookie;
 use super::site::{Place, Site};
 use super::{Api, Problem};
 
-/// What tells nothing of an org.
+/// What reveals nothing of an org.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
-/// Told to everyone where tokens are asked for.
+/// Sent to everyone where tokens are asked for.
 const METRICS: &str = "/metrics";
 /// Where people come back to from their provider: by a link of another site.
 const CALLBACK: &str = "/v1/session/callback";

@@ -40,8 +40,8 @@ pub(super) struct Activity {
     served: AtomicBool,
     /// Whether it speaks HTTP/2, where bytes between requests are no head: pings come too.
     multiplexed: AtomicBool,
-    /// Milliseconds since it was made, plus one; 0 where there is none. When its last request ended, when a head began,
-    /// since when nothing is taken.
+    /// Milliseconds since it was made, plus one; 0 if it has not happened. When its last request ended, when a head
+    /// began, since when nothing is taken.
     idle: AtomicU64,
     head: AtomicU64,
     stalled: AtomicU64,
@@ -172,7 +172,7 @@ impl Connections {
         if state.by_address.get(&address).is_some_and(|count| *count >= self.of_address) {
             Self::close_idlest(&mut state, |open| open.address == address)?;
         } else if state.open.len() >= self.most {
-            // Whoever has most gives first.
+            // The address with the most connections gives first.
             let most = state.by_address.iter().max_by_key(|(_, count)| **count).map(|(address, _)| *address);
             Self::close_idlest(&mut state, |open| Some(open.address) == most)
                 .or_else(|| Self::close_idlest(&mut state, |_| true))?;

@@ -6,7 +6,7 @@
 //! what was valid when it was stored is a duplicate for good, even where it would be refused now.
 //!
 //! Memory is set aside before it is used: for the body, then for decoding it; the latter is held until the rows are
-//! acknowledged. When there is none, the answer is 429 with `Retry-After`.
+//! acknowledged. When there is no room, the answer is 429 with `Retry-After`.
 
 use std::sync::Arc;
 use std::time::Duration;

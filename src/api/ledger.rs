@@ -2,15 +2,15 @@
 //!
 //! | route | gives |
 //! |---|---|
-//! | `checkpoint` | the newest signed head, a C2SP checkpoint |
-//! | `checkpoints/{size}` | the head of that size, where one was signed |
+//! | `checkpoint` | the newest checkpoint, as C2SP defines it |
+//! | `checkpoints/{size}` | the checkpoint of that size, where one was signed |
 //! | `tile/…` | hash tiles and entry bundles, as C2SP tlog-tiles names them |
 //! | `segments/{name}` | entries, Parquet |
-//! | `files` | which segments and heads there are |
+//! | `files` | the list of segments and checkpoints |
 //! | `{seq}/proof` | that an entry is under the newest checkpoint: JSON, or a C2SP tlog-proof (`Accept: text/plain`) |
 //! | `vkey` | the public key, a signed-note verifier key |
 //!
-//! Nothing here needs trust: whoever has the public key from elsewhere can check all of it.
+//! Nothing here needs trust: all of it can be verified with a public key that was obtained from elsewhere.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ const PARQUET: &str = "application/vnd.apache.parquet";
 const FOREVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 const NEVER: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The newest head.
+/// The newest checkpoint.
 pub(super) async fn checkpoint(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
@@ -45,18 +45,19 @@ pub(super) async fn checkpoint(
 ) -> Result<Response, Problem> {
     let org = api.allow(&who, &org, Role::Read).await?;
     let found = api.plane.ledger_file(&org, LedgerFile::Checkpoint).await?;
-    let absent = || not_found("the ledger has no head yet: the first is signed about a second after the first entry");
+    let absent =
+        || not_found("the ledger has no checkpoint yet: the first is signed about a second after the first entry");
     Ok(file(found.ok_or_else(absent)?, TEXT, NEVER))
 }
 
-/// A head that is kept.
+/// A checkpoint that is kept.
 pub(super) async fn kept_checkpoint(
     State(api): State<Arc<Api>>,
     Path((org, size)): Path<(String, String)>,
     who: Who,
 ) -> Result<Response, Problem> {
     let org = api.allow(&who, &org, Role::Read).await?;
-    let absent = || not_found("no head of that size was signed; `files` lists those that were");
+    let absent = || not_found("no checkpoint of that size was signed; `files` lists those that were");
     let size = size.parse().map_err(|_| absent())?;
     let found = api.plane.ledger_file(&org, LedgerFile::Kept(size)).await?;
     Ok(file(found.ok_or_else(absent)?, TEXT, FOREVER))
@@ -100,7 +101,7 @@ struct File {
     size: u64,
 }
 
-/// The segments and heads that there are.
+/// The segments and checkpoints that there are.
 pub(super) async fn files(
     State(api): State<Arc<Api>>,
     Path(org): Path<String>,
@@ -118,7 +119,7 @@ pub(super) async fn vkey(State(api): State<Arc<Api>>, Path(org): Path<String>, w
     Ok(file(format!("{vkey}\n").into(), TEXT, NEVER))
 }
 
-/// That an entry is under the newest head.
+/// The proof that an entry is under the newest checkpoint.
 pub(super) async fn proof(
     State(api): State<Arc<Api>>,
     Path((org, seq)): Path<(String, String)>,
@@ -126,7 +127,7 @@ pub(super) async fn proof(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let org = api.allow(&who, &org, Role::Read).await?;
-    let absent = || not_found("no signed head covers that entry yet; heads follow entries by about a second");
+    let absent = || not_found("no checkpoint covers that entry yet; checkpoints follow entries by about a second");
     let seq = seq.parse().map_err(|_| absent())?;
     let proof = api.plane.inclusion_proof(&org, seq).await?.ok_or_else(absent)?;
     let wanted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
@@ -144,7 +145,7 @@ async fn with_entry(api: &Api, org: &OrgName, proof: InclusionProof) -> Result<I
     let (seq, hash) = (proof.seq, proof.entry_hash);
     let Some(entry) = audit::canonical_entry(api, org, seq).await? else { return Ok(proof) };
     proof.with_entry(entry).ok_or_else(|| {
-        tracing::error!(%org, seq, %hash, "an entry that is stored is not the one under the ledger's head");
+        tracing::error!(%org, seq, %hash, "an entry that is stored is not the one under the ledger's checkpoint");
         Problem::internal()
     })
 }

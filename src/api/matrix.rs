@@ -1,4 +1,4 @@
-//! Every route against every kind of caller: what is let in, and what is told to the rest. A route or a method without
+//! Every route against every kind of caller: what is let in, and what the rest is answered. A route or a method without
 //! a row fails.
 
 use std::collections::BTreeSet;
@@ -15,9 +15,9 @@ use crate::model::Role;
 enum Lets {
     /// Everyone, known or not.
     Everyone,
-    /// Whoever is known.
+    /// Any known caller.
     Known,
-    /// Whoever has this role in the org.
+    /// Callers who have this role in the org.
     Only(Role),
 }
 

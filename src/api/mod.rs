@@ -141,7 +141,7 @@ impl Api {
         Arc::clone(&self.refusals)
     }
 
-    /// The org named `org` in a path, if they may act there in `role`; the request's span is told of it.
+    /// The org named `org` in a path, if they may act there in `role`; it is recorded on the request's span.
     ///
     /// # Errors
     /// 404 or 403, in this order; 401 before them when the session that the request brought is over.

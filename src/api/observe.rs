@@ -1,8 +1,8 @@
-//! What is told of every request: a request id, a span, metrics.
+//! What is recorded of every request: a request id, a span, metrics.
 //!
-//! The id is the caller's `x-request-id` where that is a sane one, else a new UUID; it is on the answer, the span and
-//! every log line. The span joins the caller's trace (W3C `traceparent`) and has OpenTelemetry's names for HTTP
-//! servers. Routes are told by their pattern, never by their path, so that metrics have few series and no org's name.
+//! The id is the caller's `x-request-id` where that is valid, else a new UUID; it is on the answer, the span and every
+//! log line. The span joins the caller's trace (W3C `traceparent`) and has OpenTelemetry's names for HTTP servers.
+//! Routes are recorded by their pattern, never by their path, so that metrics have few series and no org's name.
 
 use std::sync::Arc;
 

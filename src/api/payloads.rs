@@ -3,15 +3,15 @@
 //! | route | role | does |
 //! |---|---|---|
 //! | `POST payloads` | `ingest` | takes frames of envelopes and records, whole or not at all; 200: they are durable |
-//! | `GET payload-keys` | `ingest` | the signed note of public keys, made where there are none yet |
+//! | `GET payload-keys` | `ingest` | the signed note of public keys, which are made if they are missing |
 //! | `POST payload-keys/rotate` | `operator` | rotates the KEK |
 //! | `POST invocations/{id}/payloads/view` | `payload`, a person | opens what was captured of a call |
 //! | `GET payloads/export?from=&to=&reason=` | `payload`, a person | a tar of what was captured in a time |
 //!
 //! Who asks to see is held against the rules in this order: known (401), org (404), role and person (403), how long ago
-//! they logged in (401), the entitlement (403), the reason (400). What is refused of a known person is told to the
-//! ledger as `payload.view_denied`. An answer that holds plaintext is JSON that is kept nowhere: `no-store`, and a
-//! policy that lets a browser run or load nothing of it.
+//! they logged in (401), the entitlement (403), the reason (400). A refusal of a known person is recorded in the ledger
+//! as `payload.view_denied`. An answer that holds plaintext is JSON that is kept nowhere: `no-store`, and a policy that
+//! lets a browser run or load nothing of it.
 
 use std::sync::Arc;
 
@@ -170,7 +170,7 @@ pub(super) async fn keys(State(api): State<Arc<Api>>, Path(org): Path<String>, w
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // For gateways that were not told of it: they keep the first that they see.
+    // For gateways that do not know of it: they keep the first that they see.
     if let Ok(vkey) = HeaderValue::try_from(api.plane.ledger_key(&org).await?) {
         headers.insert(LEDGER_VKEY, vkey);
     }
@@ -190,7 +190,7 @@ pub(super) async fn rotate(
     Ok(Json(api.plane.rotate_payload_kek(who.actor()).await?))
 }
 
-/// Refuses a person, and has the ledger told.
+/// Refuses a person, and records that in the ledger.
 fn denied(status: StatusCode, code: &'static str, detail: impl Into<String>, org: &OrgName, who: &Who) -> Problem {
     Problem::new(status, code, detail).refused(Refused::new(org, who.actor(), code))
 }

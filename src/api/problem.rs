@@ -24,7 +24,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// What [`Problem::internal`] tells.
 const INTERNAL: &str = "internal error; see the server log for this request's id";
 
-/// The code of the problem that a response tells of, for `observe` to count.
+/// The code of the problem in a response, for `observe` to count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProblemCode(pub(super) &'static str);
 

@@ -1,11 +1,11 @@
 //! Requests that were refused for want of rights, for the ledger.
 //!
-//! Someone known who asks for what it may not is told of in the ledger of the org: at once the first time, and then at
-//! most once a minute for an actor, a route and a reason, with how often. So whoever has a token can bring about a few
+//! A known caller who asks for what it may not do is recorded in the ledger of the org: at once the first time, and
+//! then at most once a minute for an actor, a route and a reason, with how often. So a token can bring about a few
 //! entries a minute and no flood, and memory holds `MOST` of them. Requests without a known token concern no org and
-//! nobody can be named for them: they are counted in `mcpg_cp_http_requests_total` alone.
+//! have no actor: they are counted in `mcpg_cp_http_requests_total` alone.
 //!
-//! What is not told yet is lost with a process that is killed, up to a minute's counts.
+//! What is not recorded yet is lost with a process that is killed, up to a minute's counts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep};
 use crate::model::OrgName;
 use crate::plane::{Plane, PlaneError, Readiness, SystemEvent};
 
-/// How often it is looked for something to tell.
+/// How often pending counts are checked.
 const TICK: Duration = Duration::from_millis(500);
-/// How often one actor's refusals on one route are told at most.
+/// How often one actor's refusals on one route are recorded at most.
 const PERIOD: Duration = Duration::from_secs(60);
 /// Actors and routes that are remembered at once; what is beyond waits for room, uncounted.
 const MOST: usize = 10_000;
@@ -33,7 +33,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// An actor of the ledger, whom `org` is told of.
+    /// An actor of the ledger of `org`.
     pub(super) fn new(org: &OrgName, actor: &str, why: &'static str) -> Self {
         Self { org: org.clone(), actor: actor.to_owned(), why }
     }
@@ -65,10 +65,10 @@ impl Refusals {
         }
     }
 
-    /// What is to be told now, with how often it was; it is told then, or given back by [`Refusals::give_back`].
+    /// What is to be recorded now, with its counts; what cannot be is given back by [`Refusals::give_back`].
     fn due(&self, now: Instant, at_the_end: bool) -> Vec<(Refused, String, u64)> {
         let mut tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that was told of long ago and has not come again is forgotten.
+        // One that was recorded long ago and has not come again is forgotten.
         tallies.retain(|_, tally| tally.count > 0 || tally.told_at.is_some_and(|at| now.duration_since(at) < PERIOD));
         let due = tallies.iter_mut().filter(|(_, tally)| tally.is_due(now, at_the_end));
         let due = due.map(|((refused, route), tally)| {

@@ -5,8 +5,8 @@
 //!
 //! A scrape shows all that was acknowledged before it came. So one that comes while another waits to be rendered gets
 //! that rendering, and one that comes once it has begun gets the next. What slow readers hold of their answers is
-//! bounded: past it a scrape is told to come again. One org has at most half of that room, so that its slow readers
-//! keep no other org's scrapes out.
+//! bounded: past it a scrape is refused for now. One org has at most half of that room, so that its slow readers keep
+//! no other org's scrapes out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -118,7 +118,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A rendering of what is wanted, shared with whoever wants the same.
+/// A rendering of what is wanted, shared by all requests for the same.
 pub(super) async fn rendered(api: &Arc<Api>, wanted: Wanted) -> Result<Rendered, Problem> {
     let rendering = {
         let mut waiting = api.scrapes.waiting.lock();
@@ -143,7 +143,7 @@ async fn render_next(api: Arc<Api>, wanted: Wanted) -> Result<Rendered, Problem>
         Ok(()) => Some(api.scrapes.turns.acquire().await),
         Err(_) => None,
     };
-    // Whoever comes from here on may have to see more than this rendering does.
+    // Requests from here on may have to see more than this rendering does.
     api.scrapes.waiting.lock().remove(&wanted);
     loaded?;
     let Wanted { org, granularity, format, shown, coding } = wanted;

@@ -169,7 +169,7 @@ async fn an_acknowledged_sample_is_in_the_next_query() {
     assert!(served.metrics.render().unwrap().contains("mcpg_cp_queries_total{outcome=\"ok\"} 1"));
 }
 
-/// Whatever a route answers, of whoever asked: it is kept by no cache, and is nothing but what its type says.
+/// Every answer of every route, to any caller: no cache keeps it, and it is nothing but what its type says.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_of_an_org_is_kept_by_no_cache_and_what_is_not_taken_says_what_is() {
     let served = serving("").await;

@@ -10,7 +10,7 @@
 //!
 //! A bad `Authorization` header is 401, whatever cookie comes with it.
 //!
-//! A handler takes a [`Who`] as an argument, which refuses whoever did not come in, or a `Result<Who, Problem>` where
+//! A handler takes a [`Who`] as an argument, which refuses callers who are not known, or a `Result<Who, Problem>` where
 //! it has something to do before it refuses. Then [`super::Api::allow`] gives the org of a path, or 404 and 403 in this
 //! order.
 
@@ -210,8 +210,7 @@ impl Who {
         &self.0.grants
     }
 
-    /// The org whose ledger is told of what they were refused elsewhere: the first that they have a right of their own
-    /// in.
+    /// The org whose ledger records what they were refused elsewhere: the first that they have a right of their own in.
     pub(super) fn home(&self) -> Option<&OrgName> {
         self.own_orgs().next()
     }

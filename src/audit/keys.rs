@@ -98,7 +98,7 @@ impl SigningKeys {
 /// Reads a key from its PEM text.
 ///
 /// # Errors
-/// [`AuditError::Key`] when it is none.
+/// [`AuditError::Key`] when it is not a key.
 pub fn parse(pem: &str) -> Result<SigningKey, AuditError> {
     let advice = "it is not an Ed25519 private key in PKCS#8 PEM; `openssl genpkey -algorithm ed25519` makes one";
     SigningKey::from_pkcs8_pem(pem.trim()).map_err(|_| AuditError::Key(advice.to_owned()))

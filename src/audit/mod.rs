@@ -1,5 +1,4 @@
-//! The audit ledger: what was decided, by whom, so that nobody can change it unnoticed. The format is
-//! `schemas/ledger.md`.
+//! The audit ledger: what was decided, by whom, so that no change goes unnoticed. The format is `schemas/ledger.md`.
 //!
 //! ```text
 //! event ─▶ entry: number, predecessor's hash, own hash (chain) ─▶ segment, Parquet
@@ -18,10 +17,10 @@
 //! | [`note`] | signed notes and their keys |
 //! | [`checkpoint`] | checkpoints |
 //! | [`keys`] | the keys that checkpoints are signed with |
-//! | [`signer`] | who signs checkpoints, and refuses any that is no extension of the last |
-//! | [`proof`] | that an entry is under a checkpoint, for whoever asks |
-//! | [`verify`] | whether a ledger is sound, for whoever does not trust its keeper; bundles |
-//! | [`witness`] | what is said to a witness |
+//! | [`signer`] | signing checkpoints, and refusing any that is no extension of the last |
+//! | [`proof`] | the proof that an entry is under a checkpoint |
+//! | [`verify`] | whether a ledger is sound, without trusting its keeper; bundles |
+//! | [`witness`] | the protocol with a witness |
 //!
 //! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing.
 //! Every column of a row is in its canonical bytes; the hash of these is in its leaf and in its successor's bytes; the

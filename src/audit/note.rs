@@ -81,7 +81,7 @@ impl VKey {
     /// epoch.
     ///
     /// # Errors
-    /// [`AuditError::Signature`] when there is none, or one that does not hold.
+    /// [`AuditError::Signature`] when it is missing or does not hold.
     pub fn verify(&self, note: &Note) -> Result<Option<u64>, AuditError> {
         let id = self.id();
         let mine = |signature: &&NoteSignature| signature.name == self.name && signature.id == id;

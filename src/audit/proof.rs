@@ -128,17 +128,18 @@ impl InclusionProof {
             return Err(fault("no key that was given has signed its checkpoint"));
         }
         let leaf = BASE64.decode(&self.leaf).ok().and_then(|bytes| Leaf::parse(&bytes));
-        let told = Leaf { seq: self.seq, prev_hash: self.prev_hash, entry_hash: self.entry_hash };
-        if leaf != Some(told) || self.size != checkpoint.size {
+        let named = Leaf { seq: self.seq, prev_hash: self.prev_hash, entry_hash: self.entry_hash };
+        if leaf != Some(named) || self.size != checkpoint.size {
             return Err(fault("its members contradict each other"));
         }
         let path = self.hashes.iter().map(|hash| Some(Hash(BASE64.decode(hash).ok()?.try_into().ok()?)));
-        let path: Vec<Hash> = path.collect::<Option<_>>().ok_or_else(|| fault("a hash of its path is none"))?;
-        let hash = tree::leaf_hash(&told.bytes());
+        let path: Vec<Hash> =
+            path.collect::<Option<_>>().ok_or_else(|| fault("its path has something that is not a hash"))?;
+        let hash = tree::leaf_hash(&named.bytes());
         if !tree::verify_inclusion(self.seq, checkpoint.size, hash, &path, &checkpoint.root) {
             return Err(fault("its path does not lead from the leaf to the root that was signed"));
         }
-        let entry = self.entry.as_deref().map(|entry| members(entry, &told, &checkpoint.origin)).transpose()?;
+        let entry = self.entry.as_deref().map(|entry| members(entry, &named, &checkpoint.origin)).transpose()?;
         Ok(Proved { checkpoint, entry })
     }
 }

@@ -47,7 +47,7 @@ impl Signer {
     }
 
     /// Takes over a checkpoint that another node has signed, which is to be this one; by `also` too, the key that the
-    /// ledger tells of.
+    /// ledger names.
     ///
     /// # Errors
     /// [`AuditError::Signature`] when none of these keys signed it, [`AuditError::NoExtension`] when it is another
@@ -110,7 +110,7 @@ pub fn check(keys: &SigningKeys, origin: &str, note: &str) -> Result<Checkpoint,
 fn check_by<'a>(vkeys: impl Iterator<Item = &'a VKey>, origin: &str, note: &str) -> Result<Checkpoint, AuditError> {
     let note: Note = note.parse()?;
     let mut verified = vkeys.map(|vkey| vkey.verify(&note));
-    let first = verified.next().unwrap_or_else(|| Err(AuditError::Key("there is none".to_owned())));
+    let first = verified.next().unwrap_or_else(|| Err(AuditError::Key("there is no signing key".to_owned())));
     if first.is_err() && !verified.any(|outcome| outcome.is_ok()) {
         first?;
     }
@@ -197,9 +197,9 @@ mod tests {
         let mut stranger = Signer::new(ORIGIN.to_owned(), keys(2), Peaks::default());
         let outcome = stranger.observe(&note, None, &head(&leaves(0..3)), &leaves(0..3));
         assert!(matches!(outcome, Err(AuditError::Signature(_))));
-        // Unless the ledger itself told of the key.
-        let told = keys(1).vkey(ORIGIN).unwrap();
-        stranger.observe(&note, Some(&told), &head(&leaves(0..3)), &leaves(0..3)).unwrap();
+        // Unless the ledger itself names the key.
+        let named = keys(1).vkey(ORIGIN).unwrap();
+        stranger.observe(&note, Some(&named), &head(&leaves(0..3)), &leaves(0..3)).unwrap();
     }
 
     #[test]

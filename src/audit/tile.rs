@@ -49,7 +49,7 @@ pub fn hashes(id: TileId, bytes: &[u8]) -> Result<Vec<Hash>, AuditError> {
 /// The leaves of an entry bundle.
 ///
 /// # Errors
-/// [`AuditError::Malformed`] when it is none.
+/// [`AuditError::Malformed`] when it is not a tile.
 pub fn leaves(id: TileId, bytes: &[u8]) -> Result<Vec<Leaf>, AuditError> {
     let malformed = |reason: String| AuditError::Malformed(format!("tile/{id}: {reason}"));
     let (leaves, rest) = bytes.as_chunks::<BUNDLED>();

@@ -29,10 +29,10 @@ pub fn request(old: u64, proof: &[Hash], note: &str) -> String {
     body
 }
 
-/// The size that a 409 tells of.
+/// The size in a 409.
 ///
 /// # Errors
-/// [`AuditError::Malformed`] when it is none.
+/// [`AuditError::Malformed`] when it is not a size.
 pub fn conflict(body: &str) -> Result<u64, AuditError> {
     let number = body.trim_end_matches('\n').parse::<u64>().ok();
     number.ok_or_else(|| AuditError::Malformed("the witness says 409 without the size that it saw last".to_owned()))

@@ -45,7 +45,7 @@ pub(super) struct HoldArgs {
     reason: String,
 }
 
-/// What a prune answers, as far as it is told.
+/// What a prune answers, as far as it is printed.
 #[derive(Debug, Deserialize)]
 struct Pruned {
     rule: String,

@@ -1,4 +1,4 @@
-//! `mcpg control-plane`: serves until it is told to stop, then finishes what is under way, flushes, and ends.
+//! `mcpg control-plane`: serves until it is asked to stop, then finishes what is under way, flushes, and ends.
 //!
 //! The order at the start: settings, address, store, then the API answers (`/readyz` says 503) while the write-ahead
 //! log is replayed. The order at the end, on SIGTERM or SIGINT: no new connection, requests under way finished, buffers
@@ -39,7 +39,7 @@ use crate::telemetry::logs::is_human;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 
-/// How long requests under way may take to finish once it is told to stop.
+/// How long requests under way may take to finish once it is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How long the last flush may take.
@@ -111,7 +111,7 @@ pub(super) async fn run(args: ControlPlaneArgs) -> Result<(), CliError> {
     if let Err(error) = &outcome
         && !is_human(settings.telemetry.log.format)
     {
-        // People are told at the end, on the same terminal.
+        // Printed last, for people on the same terminal.
         tracing::error!(%error, "the control plane failed");
     }
     telemetry.shutdown().await;
@@ -255,7 +255,7 @@ impl Node {
         }
         self.refusals.record(&self.plane, true).await;
         if let Err(error) = self.plane.announce_stop().await {
-            tracing::warn!(%error, "the ledgers were not told that this node stops");
+            tracing::warn!(%error, "the ledgers do not record that this node stops");
         }
         let unflushed = |why: String| {
             CliError::could_not("not all was flushed; what was acknowledged is safe in the write-ahead log", why)
@@ -312,7 +312,7 @@ async fn payload_keys(settings: &ControlPlane, store: &Store, plane: &Arc<Plane>
     Ok(())
 }
 
-/// The keys that the ledgers' heads are signed with; made if there is none.
+/// The keys that the ledgers' checkpoints are signed with; made if there are none yet.
 fn signing_keys(settings: &Audit) -> Result<SigningKeys, AuditError> {
     let current = match &settings.key {
         Some(pem) => keys::parse(pem.expose())?,

@@ -1,4 +1,4 @@
-//! `mcpg gateway`: serves MCP until it is told to stop, then finishes what is under way, and ends.
+//! `mcpg gateway`: serves MCP until it is asked to stop, then finishes what is under way, and ends.
 //!
 //! On SIGTERM or SIGINT no new session and no new call is taken, calls under way are finished within `limits.drain`,
 //! what waits to be sent is made safe on disk, and the plugins are ended. A second signal ends it at once.
@@ -52,7 +52,7 @@ pub(super) async fn run(args: GatewayArgs) -> Result<(), CliError> {
     if let Err(error) = &outcome
         && !is_human(settings.telemetry.log.format)
     {
-        // People are told at the end, on the same terminal.
+        // Printed last, for people on the same terminal.
         tracing::error!(%error, "the gateway failed");
     }
     telemetry.shutdown().await;
@@ -98,8 +98,7 @@ async fn follow_rates(gateway: &Gateway, file: PathBuf, mut rates: Vec<config::R
     loop {
         ticks.tick().await;
         let Some(seen) = look(file.clone()).await else { continue };
-        // Half of a file that is being written is none: it counts once it has stayed as it is from one look to the
-        // next.
+        // A file that is being written is ignored: it counts once it has stayed as it is from one look to the next.
         if seen == last && seen != judged {
             judged.clone_from(&seen);
             match load_gateway(&file) {

@@ -144,7 +144,7 @@ pub async fn run(args: LoadgenArgs) -> Result<ExitCode, LoadgenError> {
     let report = generate(args, Arc::new(SystemClock)).await?;
     let text = if as_json { serde_json::to_string(&report).map_err(io::Error::from)? } else { report.to_string() };
     match writeln!(io::stdout(), "{text}") {
-        // Whoever read the report has stopped reading: nothing to complain of.
+        // Ignore the error: the reader of the report has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed?,
     }

@@ -87,7 +87,7 @@ pub enum CliError {
     /// Wrong use, or it could not run: exit code 2.
     #[error("{0}")]
     CouldNot(String),
-    /// Whoever read the output went away: not an error, exit code 0.
+    /// The reader of the output has closed the pipe: not an error, exit code 0.
     #[error("the output is closed")]
     OutputClosed,
 }
@@ -148,7 +148,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
 }
 
 fn block_on<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    // Two crypto libraries are linked in, so TLS must be told which one to use. An error says that it has been told.
+    // Two crypto libraries are linked in, so TLS needs to be given the one to use. An error says that one was given
+    // before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::OrgName;
 
-/// Everything that a gateway can be told.
+/// All settings of a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gateway {
@@ -55,7 +55,7 @@ pub struct Gateway {
     /// Keys of the states that modern clients carry between the requests of one call: the first seals, all of them
     /// open. None: one of the gateway's own, anew at each start.
     pub state_keys: Vec<StateKey>,
-    /// What the program tells of itself, beside the three streams.
+    /// The gateway's own telemetry, beside the three streams.
     pub telemetry: GatewayTelemetry,
 }
 
@@ -185,7 +185,7 @@ pub struct GatewayLimits {
     pub waiting_calls: u64,
     /// How often, and how many at once. Read again while the gateway runs.
     pub rates: Vec<Rate>,
-    /// How long calls under way may take to finish once the gateway is told to stop.
+    /// How long calls under way may take to finish once the gateway is asked to stop.
     pub drain: Period,
 }
 
@@ -264,7 +264,7 @@ impl Default for GatewayLimits {
     }
 }
 
-/// What the program tells of itself, beside the three streams.
+/// The gateway's own telemetry, beside the three streams.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayTelemetry {

@@ -99,8 +99,8 @@ const fn default_jwks_min_interval() -> Period {
     Period::new(Duration::from_secs(30))
 }
 
-/// A signature algorithm of RFC 7518 and RFC 8037. Only those whose keys can be published: a shared secret could be
-/// used by whoever verifies to make tokens, and `none` is no signature.
+/// A signature algorithm of RFC 7518 and RFC 8037. Only those whose keys can be published: a shared secret would let a
+/// verifier make tokens, and `none` is no signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the RFC's own")]
 pub enum JwtAlgorithm {

@@ -16,7 +16,7 @@ pub struct OrgPayloads {
     /// The tenant's own public key, `<suite> <base64>`: with it nothing opens without the tenant, nor without the
     /// control plane.
     pub recipient: Option<PublicKey>,
-    /// Whether payloads are compressed before they are sealed. What compresses well tells of its content by its length.
+    /// Whether payloads are compressed before they are sealed. How well content compresses shows in its length.
     pub compress: bool,
     /// How long payloads of a plugin are kept, in whole days, where that is not `retention.payloads`.
     pub plugins: BTreeMap<String, Period>,
@@ -45,7 +45,7 @@ impl Default for OrgPayloads {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PayloadKeys {
-    /// The file of the KEK: `<number> <64 hex>` a line, mode 0600; made where an org is entitled and there is none.
+    /// The file of the KEK: `<number> <64 hex>` a line, mode 0600; made where an org is entitled and it is missing.
     pub file: PathBuf,
     /// The same lines from the environment, in place of the file.
     pub key: Option<Secret>,

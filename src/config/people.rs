@@ -67,7 +67,7 @@ fn default_caller_claim() -> String {
     "email".to_owned()
 }
 
-/// Roles in an org, for whoever has a claim of a value.
+/// Roles in an org, for people who have a claim of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {

@@ -32,7 +32,7 @@ pub struct Plugin {
     /// How many requests to it may be under way at once; more wait for their turn within their timeout.
     pub max_concurrency: u64,
     /// How many sessions it may have at once: one for each client's session that uses it, and so, for a `command`, how
-    /// many processes. Past it, whoever would need another is refused. See [`Plugin::sessions`].
+    /// many processes. Past it, a client that needs another is refused. See [`Plugin::sessions`].
     pub max_sessions: Option<u64>,
     /// How it is started again after it ended or was lost.
     pub restart: Restart,

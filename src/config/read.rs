@@ -1,4 +1,4 @@
-//! A file to settings, through the four steps that the module's doc tells of.
+//! A file to settings, through the four steps of the module's doc.
 
 use serde::de::DeserializeOwned;
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::{CallerName, Entitlement, OrgName, Role, Tier};
 
-/// Everything that a control-plane node can be told.
+/// All settings of a control-plane node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlPlane {

@@ -1,4 +1,4 @@
-//! What an org's ledger is told of the configuration: nothing that is secret, nothing of other orgs.
+//! What an org's ledger records of the configuration: nothing that is secret, nothing of other orgs.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::Expiry;
 use super::settings::{ControlPlane, Org, OrgScope, Token};
 use crate::model::{CallerName, OrgName, Role};
 
-/// Settings that may differ from node to node, and so tell of no change.
+/// Settings that may differ from node to node, and so show no change.
 const OF_A_NODE: [&str; 2] = ["listen", "tls"];
 /// Digits of a digest.
 const DIGITS: usize = 16;
@@ -46,7 +46,7 @@ pub struct TokenSummary {
 }
 
 impl OrgSummary {
-    /// What `org` is told of these settings.
+    /// What the ledger of `org` records of these settings.
     pub fn of(settings: &ControlPlane, org: &OrgName) -> Self {
         let mut common = BTreeMap::new();
         // Settings are plain data under string keys, which can always be written.

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The hash under which a token is configured: BLAKE3 of its bytes, as 64 lower-case hex digits.
 ///
 /// An API token is random (`mcpg token new` makes 256 bits), so a fast hash is the right one: it cannot be guessed, and
-/// each request is checked by hashing what it brings. Whoever reads the configuration learns nothing that
-/// authenticates.
+/// each request is checked by hashing what it brings. A reader of the configuration learns nothing that authenticates.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TokenHash([u8; 32]);

@@ -1,8 +1,8 @@
 //! The demo's agents: MCP clients that call tools through the gateway, at a steady rate.
 //!
 //! Each agent is a caller of its own, with its own token and its own habits, and keeps one session. Calls come at
-//! random moments (a Poisson process), whoever is waiting for an answer; what an agent is told, also a refusal, it
-//! takes as it is. A gateway that is away is tried again with the next call.
+//! random moments (a Poisson process), without regard to calls that wait for an answer; every answer, also a refusal,
+//! is taken as it is. A gateway that is away is tried again with the next call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +126,7 @@ pub async fn call_tools(url: &str, credentials: &[Credentials], rate: f64, seed:
         let Some(peer) = session else { continue };
         let request = CallToolRequestParams::new(format!("{}__{}", tool.plugin, tool.name)).with_arguments(arguments);
         calls.spawn(async move {
-            // Whatever the answer, it is the gateway that tells of it: that is what the demo shows.
+            // The answer is ignored: the gateway reports the call, which is what the demo shows.
             let _ = peer.call_tool(request).await;
         });
     }
@@ -168,7 +168,7 @@ impl Agent {
         Self { transport, name: habits.caller, session: None }
     }
 
-    /// Its session, opened if there is none; none while the gateway does not answer.
+    /// Its session, opened if needed; `None` while the gateway does not answer.
     async fn session(&mut self) -> Option<Peer<RoleClient>> {
         if self.session.as_ref().is_none_or(RunningService::is_closed) {
             let who = Implementation::new(self.name, env!("CARGO_PKG_VERSION"));

@@ -2,8 +2,7 @@
 //!
 //! Latencies are lognormal, and one call in a hundred falls into a Pareto tail (α = 1.5) up to the timeout of 30 s, so
 //! that a mean says little and p99 is many times p50, as with real tools. Error episodes are functions of the seed and
-//! of the time, not of the calls made: all gateways see the same tool fail at the same time, whoever asks and in
-//! whatever order.
+//! of the time, not of the calls made: all gateways see the same tool fail at the same time, in any order of calls.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;

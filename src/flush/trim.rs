@@ -48,7 +48,7 @@ pub(crate) async fn raise(node: &Node, number: u64) -> Result<(), StorageError> 
     node.log.raise(&floor).await
 }
 
-/// Deletes what is at or under the floor, whoever raised it.
+/// Deletes what is at or under the floor, whichever node raised it.
 pub(crate) async fn sweep(node: &Node, floor: u64) -> Result<(), StorageError> {
     let under: Vec<u64> = node.log.list().await?.into_iter().take_while(|number| *number <= floor).collect();
     if under.is_empty() { Ok(()) } else { node.log.delete(under).await }

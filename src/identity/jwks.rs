@@ -4,8 +4,8 @@
 //!   key that is not known. The last kind anyone can cause, so there is a least interval between two fetches.
 //! * A look-up reads a snapshot and waits for nobody. Only one that needs a key that is not there waits for a fetch,
 //!   and one fetch serves all who wait.
-//! * While the issuer is away the keys that were fetched last stay in use. As long as there are none, a fetch is tried
-//!   each second.
+//! * While the issuer is away the keys that were fetched last stay in use. Before the first ones are there, a fetch is
+//!   tried each second.
 //! * An answer is read up to a bound, redirects are not followed, and only keys that can verify a signature count: no
 //!   shared secrets, none that is for encryption, no RSA key under 2,048 bits.
 //!
@@ -172,7 +172,7 @@ impl Jwks {
         let (jwks, seen) = (Arc::clone(self), keys.generation);
         let fetch = tokio::spawn(async move {
             let mut attempted = jwks.attempted.lock().await;
-            // Whoever held the lock before may have fetched what is looked for.
+            // The previous holder of the lock may have fetched what is looked for.
             if jwks.snapshot().generation == seen {
                 jwks.fetch(&mut attempted).await;
             }
@@ -243,7 +243,7 @@ impl Jwks {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The document at the URL, or why there is none, in words that hold nothing of the answer.
+    /// The document at the URL, or why it could not be had, in words that hold nothing of the answer.
     async fn download(&self) -> Result<Vec<u8>, &'static str> {
         let request = self.client.get(self.url.clone()).header(http::header::ACCEPT, "application/json");
         let mut response = request

@@ -2,8 +2,8 @@
 //! case.
 //!
 //! A column is first put to a test of all its bytes at once, without a branch a byte, which nearly every column passes.
-//! Only one that fails is gone through text by text: what has another spelling is rewritten, what has none is told by
-//! its row.
+//! Only one that fails is gone through text by text: what has another spelling is rewritten, what has none is reported
+//! by its row.
 
 use arrow::array::{Array, StringArray};
 use uuid::Uuid;

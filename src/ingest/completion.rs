@@ -6,11 +6,11 @@
 //! | `org` | the org of the path |
 //! | `ingested_at`, `recorded_at` | our clock, one time for the whole batch |
 //! | `date` | the UTC date of `started_at` |
-//! | `invocation_id` of a sample, `event_id` | a new id, where there is none |
-//! | `arrived_at` | `started_at`, where there is none |
-//! | `occurred_at` | our clock, where there is none |
-//! | `salt` | 128 bits that nobody can guess, for each row |
-//! | any other that is not there | nulls |
+//! | `invocation_id` of a sample, `event_id` | a new id, if it is missing |
+//! | `arrived_at` | `started_at`, if it is missing |
+//! | `occurred_at` | our clock, if it is missing |
+//! | `salt` | 128 random bits for each row |
+//! | any other column that is missing | nulls |
 
 use std::sync::Arc;
 

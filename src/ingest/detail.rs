@@ -2,7 +2,7 @@
 //!
 //! The ledger hashes the text, so it is kept as it was sent: numbers stay as they were written and members in their
 //! order. Only white space between tokens is dropped, since the text must fit into one line of NDJSON and mean the same
-//! to whoever reads it. An object that names a member twice is refused: readers differ in which of the two they take.
+//! to every reader. An object that names a member twice is refused: readers differ in which of the two they take.
 //!
 //! One member is the control plane's: `submitted_by`, the name of the token that an event came in by. An emitter may
 //! not send it, and [`stamp_submitter`] adds it as the last member.
@@ -60,7 +60,7 @@ pub(super) fn compact(json: &str) -> Result<Option<String>, &'static str> {
 /// Adds `submitted_by` to the detail of each event: the name of the token that the events came in by.
 ///
 /// # Errors
-/// [`IngestError::Internal`] when the batch is none of events.
+/// [`IngestError::Internal`] when the batch is not of events.
 pub fn stamp_submitter(events: &RecordBatch, token: &str) -> Result<RecordBatch, IngestError> {
     let internal = |reason: &dyn fmt::Display| IngestError::Internal(reason.to_string());
     let schema = events.schema();

@@ -58,10 +58,10 @@ pub enum IngestError {
     /// 413: the body, as decompressed, or its number of samples is over a limit.
     #[error("{0}")]
     TooLarge(String),
-    /// 415: a `Content-Type` that is none of ours.
+    /// 415: a `Content-Type` that is not supported.
     #[error("{0}")]
     UnsupportedMediaType(String),
-    /// 415: a `Content-Encoding` that is none of ours.
+    /// 415: a `Content-Encoding` that is not supported.
     #[error("{0}")]
     UnsupportedEncoding(String),
     /// 400: the body does not decompress.

@@ -178,7 +178,7 @@ fn keyed(kind: RowKind, headers: &HeaderMap) -> Result<Option<BatchName>, Invali
 /// Why headers name no batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// The `Idempotency-Key` is none.
+    /// The `Idempotency-Key` is malformed.
     #[error(transparent)]
     Key(#[from] InvalidKey),
     /// There are several.
@@ -199,7 +199,7 @@ impl InvalidId {
     }
 }
 
-/// How a batch is told from its retry.
+/// The identity of a batch, by which its retries are recognized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchId {
     /// By an `Idempotency-Key`.

@@ -24,7 +24,7 @@ const TARGET_MAX_CHARS: usize = 1_024;
 /// How a column's values are judged and completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// `invocation_id`: a UUID, minted where there is none.
+    /// `invocation_id`: a UUID, made if it is missing.
     Id,
     /// `org`: the path's; a body that names it must agree.
     Org,
@@ -51,7 +51,7 @@ pub(super) enum Rule {
     Decision,
     /// `started_at`: event time.
     Started,
-    /// `arrived_at`: `started_at` where there is none.
+    /// `arrived_at`: `started_at` if it is missing.
     Arrived,
     /// A duration: not negative, finite.
     Duration,
@@ -82,7 +82,7 @@ pub(super) enum Rule {
         /// The most characters.
         max_chars: usize,
     },
-    /// `occurred_at`: the emitter's clock, `recorded_at` where there is none.
+    /// `occurred_at`: the emitter's clock, `recorded_at` if it is missing.
     Occurred,
     /// `recorded_at`: the control plane's own clock, whatever a body says.
     RecordedAt,

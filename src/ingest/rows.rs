@@ -43,7 +43,7 @@ pub(super) struct RowBuilder<'a> {
     faulty: u64,
     /// The hash of this row's `error_message`, and its column.
     message_hash: Option<(usize, blake3::Hash)>,
-    /// This row's `error_hash` as given; empty when there is none.
+    /// This row's `error_hash` as given; empty if it is missing.
     given_hash: String,
 }
 

@@ -112,7 +112,7 @@ impl Judge<'_> {
                 let names = values.as_string();
                 self.lengths(name, names, 1, max_chars);
                 if !is_plain(names) || names.iter().flatten().any(|name| name.trim_ascii().is_empty()) {
-                    // What is empty is told already.
+                    // What is empty is reported already.
                     let seen = |name: &str| name.is_empty() || is_seen(name);
                     self.note(name, names.iter(), seen, "blank, or with zero-width or bidirectional characters");
                 }

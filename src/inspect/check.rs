@@ -62,7 +62,7 @@ impl Inspector {
     /// Verifies all of the store.
     ///
     /// # Errors
-    /// [`StorageError::Unusable`] when there is none, or not one of this version and key.
+    /// [`StorageError::Unusable`] when it is missing, or not of this version and key.
     pub async fn check(&self, progress: &Progress<'_>) -> Result<Report, StorageError> {
         match self.layout().await {
             Ok(()) => self.check_parts(Findings::default(), progress).await,

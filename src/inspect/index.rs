@@ -162,7 +162,7 @@ impl Index {
         self.ids.push(Some(object.id));
     }
 
-    /// The number of the last object; the floor's if there is none.
+    /// The number of the last object; the floor's without one.
     pub(super) fn end(&self) -> u64 {
         self.floor.number + self.objects()
     }

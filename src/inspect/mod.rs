@@ -48,7 +48,7 @@ const LOOKS: u32 = 4;
 /// The pause before the second look; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What is told of work that takes long: the object or the part that it has come to.
+/// The progress of work that takes long: the object or the part that it has come to.
 pub type Progress<'a> = dyn Fn(&str) + Sync + 'a;
 
 /// An object, and what is wrong with it or why it could not be read.

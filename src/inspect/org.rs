@@ -48,7 +48,7 @@ pub(super) async fn check(node: &Node, org: &OrgName, index: Option<&mut Index>,
     match parked(node, org).await {
         Ok(parked) => {
             for position in parked {
-                // One that was let go meanwhile is none any more.
+                // One that was let go meanwhile is left out.
                 let object = findings.take(read_parked(node, org, position).await).flatten();
                 kept_apart.extend(object.and_then(|object| Place::of(&object, org)));
             }

@@ -81,7 +81,7 @@ async fn of(node: &Node, org: &OrgName, index: &mut Index) -> Result<Value, Stor
     }))
 }
 
-/// How many entries the newest checkpoint covers, which this deployment's key has signed; none if there is none.
+/// How many entries the newest checkpoint covers, which this deployment's key has signed; `None` without a checkpoint.
 async fn newest_checkpoint(node: &Node, org: &OrgName) -> Result<Option<u64>, StorageError> {
     let origin = checkpoint::origin(&node.settings.name, org);
     let kept = node.store.list(&ledger::checkpoints_folder(org)).await?;

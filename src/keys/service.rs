@@ -128,7 +128,7 @@ impl KeyService {
         Self { kek, place, kept: Mutex::default(), changing: tokio::sync::Mutex::default() }
     }
 
-    /// The key of an epoch, made if there is none. Nothing is sealed to it before the ledger names it.
+    /// The key of an epoch, made if it is missing. Nothing is sealed to it before the ledger names it.
     ///
     /// # Errors
     /// See [`KeyError`].

@@ -5,8 +5,8 @@
 //! held against the ledger's own: the hash that the log made of that entry, or that of the leaf which the signed
 //! checkpoint covers. From then on queries read that version of the file, by its ETag, and no other ([`Pinned`]).
 //!
-//! A segment that fails is named to whoever asked, and is looked at again with the next query: once the genuine one is
-//! put back, nothing more need be done. The org goes on taking samples and events.
+//! A segment that fails is named in the query's error, and is verified again with the next query: once the genuine one
+//! is put back, nothing more need be done. The org goes on taking samples and events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Evidence {
         if last != expected {
             return Err(StorageError::damaged(path, "its entries are not those of the ledger"));
         }
-        // A store under a prefix tells of the whole path.
+        // A store under a prefix gives the whole path.
         meta.location = path.clone();
         self.pinned.pin(meta.clone());
         Ok(meta)

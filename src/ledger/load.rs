@@ -39,7 +39,7 @@ pub(crate) struct Signed {
     peaks: Peaks,
     /// The hash of the last entry that it covers.
     last: Hash,
-    /// What lies in a checkpoint's place and is none of this ledger's, if anything: a newer one may have lain there.
+    /// What lies in a checkpoint's place and is not of this ledger, if anything: a newer one may have lain there.
     foreign: Option<Path>,
 }
 
@@ -49,7 +49,7 @@ impl Signed {
         self.newest.as_ref().map_or(0, |newest| newest.checkpoint.size)
     }
 
-    /// What lies in a checkpoint's place and is none of this ledger's.
+    /// What lies in a checkpoint's place and is not of this ledger.
     pub(crate) fn foreign(&self) -> Option<&Path> {
         self.foreign.as_ref()
     }
@@ -98,7 +98,7 @@ pub(crate) async fn assemble(
     }
     let mut files = Vec::new();
     for meta in node.store.list(&segments_folder(org)).await? {
-        // What is not named as a segment is none, whoever put it there.
+        // What is not named as a segment is ignored.
         let name = meta.location.filename().and_then(|name| name.parse::<SegmentName>().ok());
         files.extend(name.map(|name| (name, meta.size)));
     }
@@ -116,8 +116,8 @@ pub(crate) async fn assemble(
 }
 
 /// The newest checkpoint, if there is one: the greater of the hint and of those that are kept by their size. The hint
-/// is mended by the publisher. What no key of this deployment has signed is passed over, whoever put it there: that the
-/// ledger had a newer checkpoint shows in its state, which names entries that nothing else has then.
+/// is mended by the publisher. What no key of this deployment has signed is passed over: that the ledger had a newer
+/// checkpoint shows in its state, which names entries that nothing else has then.
 async fn newest(
     node: &Node,
     org: &OrgName,

@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::node::PlaneError;
 use crate::payload::{Epoch, KeyId, PublicKey};
 
-/// What the actions begin with that tell of keys.
+/// The prefix of the actions that concern keys.
 pub(crate) const PAYLOAD: &str = "payload.";
 pub(crate) const KEY_CREATED: &str = "payload.key_created";
 pub(crate) const KEY_DESTROYING: &str = "payload.key_destroying";
@@ -167,7 +167,7 @@ impl PayloadKeys {
         self.epochs.get(&epoch).is_some_and(|key| !key.destroying)
     }
 
-    /// Whether a key of the epoch may be made: there is none, there was none, and its day is not past.
+    /// Whether a key of the epoch may be made: it has no key, never had one, and its day is not past.
     pub(crate) fn may_make(&self, epoch: Epoch, today: NaiveDate) -> bool {
         epoch.date() >= today && !self.epochs.contains_key(&epoch) && !self.gone.contains(&epoch)
     }

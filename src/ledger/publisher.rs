@@ -390,7 +390,7 @@ fn agree(ledger: &Ledger, found: &Checkpoint, ours: &Checkpoint) -> Result<(), P
     Err(ledger.health.stopped_by(StorageError::damaged(kept_path(&ledger.org, ours.size), reason)))
 }
 
-/// Whether these bytes are no signed note, whoever signed it.
+/// Whether these bytes are not a signed note, by any signer.
 pub(crate) fn is_no_note(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok()).is_none()
 }

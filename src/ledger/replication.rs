@@ -1,9 +1,9 @@
 //! Checkpoints elsewhere: each new checkpoint is handed to a witness, which cosigns it, and copied to a second store,
-//! the mirror; so that whoever takes the first store cannot roll a ledger back unseen.
+//! the mirror; so that an attacker who takes the first store cannot roll a ledger back unseen.
 //!
-//! This goes on beside everything else: nothing waits for it but the end of the process, and that not for long. A
-//! checkpoint that cannot be handed on is tried again; a newer one takes its place. The node that signed a checkpoint
-//! hands it on; another one takes over when nothing comes of that.
+//! It runs in the background: nothing waits for it but the shutdown of the process, and that not for long. A checkpoint
+//! that cannot be handed on is tried again; a newer one takes its place. The node that signed a checkpoint hands it on;
+//! another one takes over when nothing comes of that.
 //!
 //! The witness's signature becomes a further line of the note, on the newest checkpoint and on the copy that is kept by
 //! size: the one way in which an object of a ledger is written twice. The text under the signatures stays the same to
@@ -104,7 +104,7 @@ pub(crate) struct Progress {
     pub(crate) contradiction: Option<(u64, String)>,
 }
 
-/// Replicates the newest checkpoint to whoever does not have it; a failure is logged and waits its backoff.
+/// Replicates the newest checkpoint to those that lack it; a failure is logged and retried after a backoff.
 pub(crate) async fn replicate(
     node: &Node,
     ledger: &Ledger,
@@ -127,7 +127,7 @@ pub(crate) async fn replicate(
     }
 }
 
-/// Hands the newest checkpoint on to whoever does not have it.
+/// Hands the newest checkpoint to those that lack it.
 async fn hand_on(node: &Node, ledger: &Ledger, elsewhere: &Elsewhere, progress: &mut Progress) -> Result<(), String> {
     let Some(mut head) = ledger.publisher.lock().await.newest.clone() else { return Ok(()) };
     let is_our_turn = head.ours || head.since.elapsed() >= TAKEOVER_AFTER;

@@ -30,7 +30,7 @@ pub(crate) struct Entries {
 pub(crate) struct Stored {
     /// Size in bytes.
     pub(crate) size: u64,
-    /// The hash of its last entry, where the log told it since the ledger was loaded.
+    /// The hash of its last entry, where the log has given it since the ledger was loaded.
     pub(crate) last: Option<Hash>,
 }
 

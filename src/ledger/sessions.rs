@@ -11,7 +11,7 @@
 //! | `operator.sessions_revoked` | `not_before`, µs: those that began then or before are over; `caller`, if only theirs; `at`, µs |
 //!
 //! It is bounded: what would have ended anyway is forgotten at the next such entry, and past [`MOST`] sessions or
-//! callers all that began up to the last of them are over, whoever's they are.
+//! callers all that began up to the last of them have ended, of any caller.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ impl Sessions {
     pub(super) fn fold(&mut self, action: &str, detail: &Value) {
         let number = |name: &str| detail.get(name).and_then(Value::as_i64);
         let text = |name: &str| detail.get(name).and_then(Value::as_str).map(str::to_owned);
-        // What an emitter sent in is none of this.
+        // What an emitter sent in does not count.
         let Some(at) = number("at").filter(|_| detail.get("submitted_by").is_none()) else { return };
         self.ended.retain(|_, (_, until)| *until > at / 1_000_000);
         self.callers.retain(|_, not_before| *not_before > at.saturating_sub(LONGEST));

@@ -46,13 +46,13 @@ pub(crate) struct Status {
     pub(crate) released: Option<u64>,
     /// What has been pruned.
     pub(crate) pruned: Option<Pruned>,
-    /// The newest entry that tells of a configuration loaded.
+    /// The newest entry that records a configuration loaded.
     pub(crate) config: Option<u64>,
-    /// The newest entry since this node has the ledger that tells of rows which go from the tables: what it knows of
+    /// The newest entry since this node has the ledger that records a removal of rows from the tables: what it knows of
     /// their files is old.
     #[serde(skip)]
     pub(crate) removal: Option<u64>,
-    /// The verifier key that the newest `ledger.key` tells of.
+    /// The verifier key in the newest `ledger.key`.
     pub(crate) key: Option<String>,
     /// The keys of sealed payloads.
     #[serde(skip_serializing_if = "PayloadKeys::is_empty")]
@@ -120,7 +120,7 @@ impl Status {
     }
 }
 
-/// The columns of entries that tell of the ledger.
+/// The columns of entries that concern the ledger.
 struct Rows<'a> {
     seq: &'a arrow::array::Int64Array,
     action: &'a StringArray,

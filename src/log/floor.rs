@@ -5,11 +5,11 @@
 //!
 //! On a store with compare-and-swap it is the one object `wal/floor`. A folder has no compare-and-swap, and a rename
 //! that lands late would take the floor back: there it is names `wal/floor/<number>`, created if absent, of which the
-//! greatest counts. Lower names may go once a greater one is there, since whoever lists the folder again finds the
+//! greatest counts. Lower names may go once a greater one is there, since a later listing of the folder finds the
 //! greater one.
 //!
 //! The content is a line of JSON and a MAC. After a crash the floor is the old one or the new one; what lies at or
-//! under it and was not deleted yet is deleted by whoever raises it next.
+//! under it and was not deleted yet is deleted when it is raised next.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -57,7 +57,7 @@ impl Floors {
     /// The floor as it stands now.
     ///
     /// # Errors
-    /// What the store says; [`StorageError::Damaged`] when there is none, or a lower one than was seen before.
+    /// What the store says; [`StorageError::Damaged`] when it is missing, or lower than one than was seen before.
     pub(super) async fn read(&self, keys: &LogKeys) -> Result<Floor, StorageError> {
         // Of before the read: another task may see a greater one while this read is under way.
         let before = self.seen.lock().clone();
@@ -93,7 +93,7 @@ impl Floors {
             return self.store.put(&Path::from(path.as_str()), sealed).await;
         }
         match self.store.swap(&Path::from(path.as_str()), Some(version), sealed).await {
-            // It rose meanwhile, under the key of whoever raised it.
+            // It rose meanwhile, under the key of the node that raised it.
             Created::Won | Created::Exists => Ok(()),
             Created::Unknown(e) => Err(e),
         }

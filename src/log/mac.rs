@@ -1,7 +1,7 @@
 //! Authenticity: what a node takes from the store carries a MAC under a key that is not in the store.
 //!
-//! Whoever may write the store can put any bytes there. Hashes and chains show that bytes are what somebody wrote, not
-//! who did. So log objects, floors, states, runs of keys and the layout end in a trailer of 83 bytes:
+//! A party that can write to the store can put any bytes there. Hashes and chains show that bytes are what was written,
+//! not who wrote them. So log objects, floors, states, runs of keys and the layout end in a trailer of 83 bytes:
 //!
 //! ```text
 //! "\n" ‖ key id, 16 hex ‖ " " ‖ MAC, 64 hex ‖ "\n"

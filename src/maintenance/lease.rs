@@ -25,7 +25,7 @@ pub(super) async fn take(node: &Node, org: &OrgName) -> Result<bool, StorageErro
     let path = Path::from(format!("orgs/{org}/maintenance/lease"));
     let now = node.now();
     if let Some(found) = node.store.get(&path).await? {
-        // One that cannot be read is none.
+        // One that cannot be read does not count.
         let held = serde_json::from_slice::<Lease>(&found).ok();
         let until = held.as_ref().and_then(|lease| DateTime::parse_from_rfc3339(&lease.until).ok());
         let is_held =

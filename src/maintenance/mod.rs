@@ -19,7 +19,7 @@
 //!
 //! - **The same rows.** A merge commits files in the place of others only if those are live on the version that it
 //!   commits upon, and only if as many rows came out as went in (of rollups, as many calls). So no row is lost or
-//!   doubled, whoever else merges, flushes or removes at the same time, and however long this node was paused in
+//!   doubled, whatever else merges, flushes or removes at the same time, and however long this node was paused in
 //!   between. Positions are not touched: queries, counters and replay do not notice.
 //! - **Queries survive.** What no version names any more is deleted a day later.
 //! - **Nothing waits for it.** It holds an org's tables for the time of a commit; all reading and writing of data is
@@ -82,7 +82,7 @@ const WATCHED: Duration = Duration::from_secs(900);
 pub(crate) struct Memory {
     refreshed: Option<Instant>,
     housekept: Option<Instant>,
-    /// The newest entry of the ledger that tells of rows that go, and since when this node knows of it.
+    /// The newest entry of the ledger that records a removal of rows, and since when this node knows of it.
     removal: Option<(u64, Instant)>,
 }
 

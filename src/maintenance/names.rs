@@ -5,8 +5,8 @@
 //! | `<position>-<id>.parquet` | a flush |
 //! | `<stage>-<merges>-<hour>-<id>.parquet` | a merge: `part`, `hour`, `day` or `month`; how often its rows were merged; the UTC hour in which the last of them arrived, like `2026112613` |
 //!
-//! Names decide nothing but what is merged with what: one that is none of these counts as a flush's, of the time that
-//! Delta's log says it was added at.
+//! Names decide nothing but what is merged with what: any other counts as a flush's, of the time that Delta's log says
+//! it was added at.
 
 use chrono::{DateTime, NaiveDateTime};
 use uuid::Uuid;

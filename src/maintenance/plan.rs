@@ -261,7 +261,7 @@ fn small(mut files: Vec<File>) -> Vec<File> {
 }
 
 /// The files in groups of which each fits the memory of one merge, by the order in which they arrived. Groups of one
-/// are none.
+/// are left out.
 fn fitting(mut files: Vec<File>, bounds: Bounds) -> Vec<Vec<File>> {
     files.sort_by(|a, b| (a.origin.hour, &a.live.name).cmp(&(b.origin.hour, &b.live.name)));
     let (mut groups, mut group, mut memory) = (Vec::new(), Vec::new(), 0);

@@ -134,7 +134,7 @@ impl Handles {
         }
     }
 
-    /// The newest entry of the ledger that tells of rows that go, where that is known.
+    /// The newest entry of the ledger that records a removal of rows, where that is known.
     pub(super) fn removal(&self) -> Option<u64> {
         match self {
             Self::Loaded(org) => org.ledger.read().status().removal,

@@ -1,4 +1,4 @@
-//! Time as a component: whoever needs the wall clock is handed one, so that tests can play with it.
+//! Time as a component: what needs the wall clock is handed one, so that tests can set it.
 
 use std::fmt::Debug;
 

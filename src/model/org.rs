@@ -25,7 +25,7 @@ impl OrgName {
 }
 
 impl Default for OrgName {
-    /// `default`: the org of a control plane that was told of none.
+    /// `default`: the org of a control plane whose configuration names none.
     fn default() -> Self {
         Self("default".into())
     }

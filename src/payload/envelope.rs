@@ -187,7 +187,7 @@ impl Envelope {
     /// Opens the share of the stanza at this place: 0 is the epoch's, 1 the tenant's.
     ///
     /// # Errors
-    /// [`Refusal::Stanza`] when there is none, it is another key's, or it does not open; [`Refusal::Suite`] when the
+    /// [`Refusal::Stanza`] when it is missing, is another key's, or does not open; [`Refusal::Suite`] when the
     /// key is of another suite.
     pub fn share(&self, place: usize, key: &KeyPair) -> Result<Share, Refusal> {
         let stanza = self.stanzas.get(place).ok_or(Refusal::Stanza)?;

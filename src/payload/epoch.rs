@@ -35,7 +35,7 @@ impl Epoch {
     /// The epoch of what began on `date` and is kept for `days`.
     ///
     /// # Errors
-    /// When the period is none, or longer than [`MAX_DAYS`], or the year has not four digits.
+    /// When the period is zero, or longer than [`MAX_DAYS`], or the year has not four digits.
     pub fn new(date: NaiveDate, days: u32) -> Result<Self, EpochError> {
         use chrono::Datelike;
         let is_sane = (1..=MAX_DAYS).contains(&days) && (1..=9_000).contains(&date.year());

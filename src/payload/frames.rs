@@ -50,7 +50,7 @@ pub fn count(body: &[u8]) -> usize {
     std::iter::successors(end(body, 0), |at| end(body, *at)).count()
 }
 
-/// Reads all frames of a body, [`MOST`] of them. The number of the first that is none comes with the reason.
+/// Reads all frames of a body, [`MOST`] of them. The number of the first that is malformed comes with the reason.
 ///
 /// # Errors
 /// The place of the first frame that is neither an envelope nor a record, and why.

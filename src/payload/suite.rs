@@ -26,7 +26,7 @@ use super::{Refusal, Secret};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Suite {
-    /// X-Wing: safe against whoever breaks one of ML-KEM-768 and X25519.
+    /// X-Wing: safe as long as one of ML-KEM-768 and X25519 is not broken.
     #[default]
     XWing,
     /// X25519 alone.
@@ -128,7 +128,7 @@ impl PublicKey {
     /// A public key from its bytes.
     ///
     /// # Errors
-    /// [`Refusal::Format`] when they are none of the suite.
+    /// [`Refusal::Format`] when they are not of the suite.
     pub fn new(suite: Suite, bytes: &[u8]) -> Result<Self, Refusal> {
         let is_key = match suite {
             Suite::XWing => <XWing as Kem>::PublicKey::from_bytes(bytes).is_ok(),

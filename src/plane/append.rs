@@ -1,9 +1,9 @@
 //! From a canonical batch to its acknowledgement: memory is admitted, the batch is encoded and handed to the committer,
 //! and the request waits for its fate.
 //!
-//! - **I1** The answer comes from the committer, after the batch is durable, confirmed and applied. A request that stops
-//!   waiting ([`APPEND_TIMEOUT`]) is answered 503, and its batch may yet be stored: a retry under the same identity is
-//!   safe.
+//! - **I1** The answer comes from the committer, after the batch is durable, confirmed and applied. A request that
+//!   stops waiting ([`APPEND_TIMEOUT`]) is answered 503, and its batch may yet be stored: a retry under the same
+//!   identity is safe.
 //! - **I7** A batch and its encoding are admitted until it is answered, and a full queue answers
 //!   [`PlaneError::Busy`].
 //!
@@ -34,7 +34,7 @@ impl Plane {
     /// Sets memory aside for a body of `bytes` before it is read, waiting a while for room (invariant I7).
     ///
     /// # Errors
-    /// [`PlaneError::Busy`] when there is none in time.
+    /// [`PlaneError::Busy`] when there is no room in time.
     pub async fn admit(&self, bytes: usize) -> Result<Admission, PlaneError> {
         Budget::admit(&self.budget, bytes).await
     }

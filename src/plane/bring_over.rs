@@ -76,7 +76,7 @@ pub(super) async fn names(node: &Node) -> Result<Vec<OrgName>, StorageError> {
     let folder = Path::from("orgs");
     let listed = node.store.objects().list_with_delimiter(Some(&folder)).await;
     let listed = listed.map_err(|e| StorageError::failed("list", &folder, e))?;
-    // What is not named as an org is none.
+    // What is not named as an org is ignored.
     Ok(listed.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok()).collect())
 }
 

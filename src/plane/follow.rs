@@ -5,7 +5,7 @@
 //! confirmed, and a read that fails on the way changes nothing.
 //!
 //! The cursor knows the next number. A reader and the committer may both come upon an object (a reader may even read
-//! back what the committer of its own process has just written); whoever holds the cursor's lock applies it, and the
+//! back what the committer of its own process has just written); the holder of the cursor's lock applies it, and the
 //! other finds the cursor past it.
 
 use std::collections::VecDeque;

@@ -227,7 +227,7 @@ impl Plane {
         self.keeping(name).await
     }
 
-    /// Ends the hold of an org's ledger; nothing is done if there is none.
+    /// Ends the hold of an org's ledger; does nothing without one.
     ///
     /// # Errors
     /// See [`PlaneError`].

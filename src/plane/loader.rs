@@ -1,7 +1,7 @@
 //! Loading orgs in the background: those that the log has something of, and those whose stored state was doubted.
 //!
-//! An org is in the queue at most once, from when it is asked for until its load ends, so an org whose load hangs is not
-//! begun again and again. A few orgs are loaded at once; a load that lasts gives its turn to the next
+//! An org is in the queue at most once, from when it is asked for until its load ends, so an org whose load hangs is
+//! not begun again and again. A few orgs are loaded at once; a load that lasts gives its turn to the next
 //! ([`super::turns`]). What the load itself does is [`recover::org`]. Nothing is kept: after a crash, orgs are queued
 //! again as the log is read and as requests ask for them.
 

@@ -9,8 +9,8 @@
 //!                                                        └▶ flush ─▶ Delta tables, state/<position> ─▶ trim
 //! ```
 //!
-//! What a node knows is a function of the log: it applies the log's objects in order, each once, whoever wrote them.
-//! Nodes keep nothing of their own, so ten of them on one store are the same program as one.
+//! What a node knows is a function of the log: it applies the log's objects in order, each once, from any writer. Nodes
+//! keep nothing of their own, so ten of them on one store are the same program as one.
 //!
 //! This module composes what [`crate::log`], [`crate::state`], [`crate::flush`] and [`crate::ledger`] do.
 //!
@@ -25,8 +25,8 @@
 //!   never goes down.
 //! - **I7** Bytes are admitted before they are read; past the bound the answer is [`PlaneError::Busy`].
 //!
-//! After a crash: [`Plane::recover`] reads the log from the floor to its end; orgs are loaded when they are asked for, or
-//! in the background (loader).
+//! After a crash: [`Plane::recover`] reads the log from the floor to its end; orgs are loaded when they are asked for,
+//! or in the background (loader).
 
 mod append;
 mod bring_over;

@@ -1,4 +1,4 @@
-//! The life of payload keys: made when a gateway asks, told in a signed note, destroyed when their time is over.
+//! The life of payload keys: made when a gateway asks, published in a signed note, destroyed when their time is over.
 //!
 //! ```text
 //! make:     key store, create if absent ─▶ payload.key_created in the log ─▶ the org's state ─▶ the note
@@ -105,8 +105,7 @@ impl Plane {
         self.node.clock.now().max(log)
     }
 
-    /// The signed note of an org's public keys: today's and those of the next seven days, made where there are none
-    /// yet.
+    /// The signed note of an org's public keys: today's and those of the next seven days, made if they are missing.
     ///
     /// # Errors
     /// See [`PlaneError`]; [`PlaneError::KeyServiceUnavailable`] when not even today's are there.
@@ -224,8 +223,8 @@ impl Plane {
             due.extend(over.map(|(epoch, _)| (org.name.clone(), *epoch)));
         }
         let mut failed = Ok(());
-        // An org that the configuration does not name any more has no ledger here to tell: its keys' time is over all
-        // the same. Should it be named again, its ledger is told then.
+        // An org that the configuration does not name any more has no ledger here to record it: its keys' time is over
+        // all the same. Should it be named again, its ledger records it then.
         for (name, epoch) in orphaned {
             match service.destroy(&name, epoch).await {
                 Ok((versions, _)) => {
@@ -253,7 +252,7 @@ impl Plane {
         failed
     }
 
-    /// Destroys all keys of an org that is deleted for good: its ledger goes as well, so that nothing is told there.
+    /// Destroys all keys of an org that is deleted for good: its ledger goes as well, so nothing is recorded there.
     pub(super) async fn destroy_keys_of(&self, name: &OrgName) -> Result<(), PlaneError> {
         let Some(service) = self.payload_keys.get() else { return Ok(()) };
         for (of, epoch) in service.list().await? {
@@ -289,7 +288,8 @@ impl Plane {
                 Ok(())
             }
             Some(key) if is_over || key.destroying => self.destroy_key(org, epoch, &key).await,
-            // It was made and never told of, and nothing is sealed to it; or it came back by a write that landed late.
+            // It was made and never published, and nothing is sealed to it; or it came back by a write that landed
+            // late.
             None if is_over => {
                 let (versions, _) = service.destroy(&org.name, epoch).await?;
                 if versions > 0 {

@@ -27,7 +27,7 @@ const VIEW_FAILED: &str = "payload.view_failed";
 const CONFLICT: &str = "payload.conflict";
 /// Entries that are looked through for the one that was just made.
 const LOOK_BACK: u64 = 4_096;
-/// Conflicting records that one view tells of.
+/// Conflicting records that one view reports.
 const TOLD_CONFLICTS: usize = 16;
 
 /// Who wants to see, and why.
@@ -159,7 +159,7 @@ impl Plane {
         self.record(name, vec![event]).await
     }
 
-    /// Of several records of one direction the one with the lowest number counts; the others are told of, once.
+    /// Of several records of one direction the one with the lowest number counts; the others are reported, once.
     pub(super) async fn first_of_each(
         &self,
         org: &Org,

@@ -1,5 +1,5 @@
 //! Taking sealed payloads in: their bytes become one object, which the log names; in the same log object are the rows
-//! that say where in it each record lies and the entries `payload.captured` that tell of them. So a record is durable
+//! that say where in it each record lies and the entries `payload.captured` that name them. So a record is durable
 //! before it is acknowledged, bodies do not pass through every node's log, and no record is stored without its entry.
 //!
 //! A crash between the two leaves an object that nothing names, which maintenance deletes.
@@ -28,7 +28,7 @@ use crate::model::{OrgName, micros};
 use crate::payload::frames::{Frame, Placed};
 use crate::payload::{Digest, Direction, Envelope, Epoch, KeyId, Record};
 
-/// The entry that tells of what was captured of a call.
+/// The entry that records what was captured of a call.
 const CAPTURED: &str = "payload.captured";
 
 /// One record and where it lies.
@@ -38,7 +38,7 @@ struct Taken<'a> {
     at: usize,
     envelope: (usize, usize),
     envelope_id: Digest,
-    /// The number of the entry that tells of it, among those of the request.
+    /// The number of the entry that records it, among those of the request.
     entry: usize,
 }
 
@@ -51,8 +51,7 @@ fn invalid(number: usize, what: impl std::fmt::Display) -> PlaneError {
 }
 
 impl Plane {
-    /// Makes sealed payloads durable, with the entries that tell of them, then says so. `submitted_by` is who sent
-    /// them.
+    /// Makes sealed payloads durable, with the entries that name them, then says so. `submitted_by` is who sent them.
     ///
     /// # Errors
     /// See [`PlaneError`]; after an error they are stored at most once, and a retry under the same identity is safe.
@@ -129,7 +128,7 @@ impl Plane {
         self.commit(pending, answer).await
     }
 
-    /// The entries that tell of records: one for a call and envelope.
+    /// The entries that name records: one for a call and envelope.
     fn captured(&self, taken: &mut [Taken<'_>]) -> Vec<SystemEvent> {
         let mut numbers: BTreeMap<(Uuid, Digest), usize> = BTreeMap::new();
         let mut told: Vec<(SystemEvent, serde_json::Map<String, Value>)> = Vec::new();

@@ -29,7 +29,7 @@ const LOAD_ATTEMPTS: usize = 8;
 /// How long a load's turn lasts at most.
 pub(super) const LOAD_TURN: std::time::Duration = std::time::Duration::from_secs(2);
 /// How many loads of an org must find damage before it counts: what a node that flushes meanwhile takes away looks like
-/// it. A load that was overtaken is none of them.
+/// it. A load that was overtaken does not count.
 const FINDINGS: usize = 3;
 /// The pause after a start's first failed read; it doubles up to the longest.
 const FIRST_START_BACKOFF: std::time::Duration = std::time::Duration::from_millis(200);

@@ -5,10 +5,10 @@
 //! that note.
 //!
 //! Deleting, each step again after a crash: 1. the decision, which makes every node forget the org; 2. a tombstone
-//! takes the place of its newest state, written by whoever loads it next; 3. the keys of its sealed payloads are
-//! destroyed, and everything else under `orgs/<org>/` is deleted. A node that was paused may yet write a file of it:
-//! the tombstone stays the newest state, and maintenance deletes what else it finds, as long as the org is configured.
-//! A name that was removed is not given to another: the tombstone keeps it.
+//! takes the place of its newest state, written by the next load; 3. the keys of its sealed payloads are destroyed, and
+//! everything else under `orgs/<org>/` is deleted. A node that was paused may yet write a file of it: the tombstone
+//! stays the newest state, and maintenance deletes what else it finds, as long as the org is configured. A name that
+//! was removed is not given to another: the tombstone keeps it.
 
 use std::time::Duration;
 

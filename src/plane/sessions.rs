@@ -46,8 +46,8 @@ impl Plane {
         let event = SystemEvent::new(caller, SESSION_STARTED).target(caller).detail(Value::Object(detail));
         let others: Vec<_> =
             orgs.iter().filter(|org| *org != home).map(|org| self.record(org, vec![event.clone()])).collect();
-        let mut told = futures::stream::iter(others).buffer_unordered(AT_ONCE);
-        while let Some(recorded) = told.next().await {
+        let mut recording = futures::stream::iter(others).buffer_unordered(AT_ONCE);
+        while let Some(recorded) = recording.next().await {
             match recorded {
                 // Its ledger takes nothing, for it is damaged or the org is removed: what else the session opens is no
                 // less sound for it.
@@ -89,7 +89,7 @@ impl Plane {
             SystemEvent::new(actor, SESSIONS_REVOKED).target(caller.unwrap_or("*")).detail(Value::Object(detail));
         self.record(org, vec![event]).await?;
         DateTime::from_timestamp_micros(not_before)
-            .ok_or_else(|| PlaneError::Internal("the log's time is none of a calendar".to_owned()))
+            .ok_or_else(|| PlaneError::Internal("the log's time is outside the calendar".to_owned()))
     }
 
     /// In which of these orgs a session stands; none where it is over altogether. All that any node has in the log
@@ -114,7 +114,7 @@ impl Plane {
         for name in orgs {
             let revoked = match self.org(name).await {
                 Ok(org) => org.ledger.read().status().sessions.is_revoked(mark.caller, mark.begun),
-                // Whoever asks for it is told so.
+                // A request for the org gets the error.
                 Err(PlaneError::OrgRemoved(_)) => false,
                 Err(e) => return Err(e),
             };

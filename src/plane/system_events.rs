@@ -24,7 +24,7 @@
 //!
 //! What concerns the whole fleet stands in every org's ledger, without a word of other orgs: each org's auditor sees
 //! the whole life of what kept the ledger. A node that ends without `operator.stopped` was killed, or its machine was.
-//! Secrets are left out; settings are told of by name and digest.
+//! Secrets are left out; settings are recorded by name and digest.
 //!
 //! The actor is `system:control-plane@<node>`, the node being the first eight digits of the id that its objects in the
 //! log carry, or `service:<token>` of who asked. Events go through the log as all others do. No emitter can send in an
@@ -254,8 +254,8 @@ impl Plane {
         self.record_config(name, at, before.as_ref(), &summary).await
     }
 
-    /// Puts what differs from the configuration that the entry `at` tells of into an org's ledger. Nodes that start at
-    /// once, or read the same file, find the same changes; they are recorded once.
+    /// Records what differs from the configuration in the entry `at` in an org's ledger. Nodes that start at once, or
+    /// read the same file, find the same changes; they are recorded once.
     async fn record_config(
         &self,
         name: &OrgName,

@@ -137,7 +137,7 @@ impl Admission {
         less(&mut state.by_party, party);
     }
 
-    /// Lets in whoever may run, the least served first.
+    /// Admits the queries that may run, of the least served org first.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
         loop {
             let share = |waiting: &Waiting| {

@@ -1,8 +1,8 @@
 //! What can go wrong with a query, as its sender should read it.
 //!
 //! Each kind has a stable code and an HTTP status. A message names what is wrong, where, and what to do; it never holds
-//! a path of the machine or an address, nor anything of another org. That a file of the org is damaged is told with its
-//! name in the store; other faults of the store are logged here and told in general words.
+//! a path of the machine or an address, nor anything of another org. A damaged file of the org is reported with its
+//! name in the store; other errors of the store are logged here and reported in general words.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,8 +261,8 @@ impl QueryError {
         }
     }
 
-    /// What DataFusion reports of planning. It has seen the statement and the tables' columns by then, and nothing
-    /// else: what it calls an internal error is a statement that it cannot plan.
+    /// What DataFusion reports of planning. At that point it has seen the statement and the tables' columns, and
+    /// nothing else: what it calls an internal error is a statement that it cannot plan.
     pub(super) fn from_planning(error: &DataFusionError) -> Self {
         match Self::from_datafusion_at(error, true) {
             Self::Internal => Self::invalid("the query cannot be planned; write it another way"),

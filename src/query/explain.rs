@@ -19,7 +19,7 @@ use regex::{Captures, Regex};
 use super::QueryError;
 use super::scanned::Scanned;
 
-/// Whether a plan is told before it runs, or after.
+/// Whether a plan is shown before it runs, or after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Explain {
     /// As it would run.
@@ -41,14 +41,14 @@ pub(super) fn explained(
     context: Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream> {
     let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("plan", DataType::Utf8, false)]));
-    let told = Arc::clone(&schema);
+    let of_answer = Arc::clone(&schema);
     let rows = stream::once(async move {
         if explain == Explain::Analyze {
             let mut rows = execute_stream(Arc::clone(&plan), context)?;
             while rows.try_next().await?.is_some() {}
         }
         let lines = StringArray::from_iter_values(lines(plan.as_ref(), explain)?);
-        Ok(RecordBatch::try_new(told, vec![Arc::new(lines)])?)
+        Ok(RecordBatch::try_new(of_answer, vec![Arc::new(lines)])?)
     });
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
@@ -66,7 +66,7 @@ fn lines(plan: &dyn ExecutionPlan, explain: Explain) -> Result<Vec<String>> {
     let shown = files.replace_all(&shown, count);
     let own = |line: &&str| !OWN.iter().any(|own| line.trim_start().starts_with(own));
     let all = format!("reads {} files of {} bytes, at most", scanned.files, scanned.bytes);
-    // Whatever form a path may yet take in it: none is told.
+    // No path is shown, in any form that one may yet take in it.
     let safe = |line: &str| if line.contains("orgs/") { "(not shown)".to_owned() } else { line.to_owned() };
     Ok(std::iter::once(all).chain(shown.lines().filter(own).map(safe)).collect())
 }

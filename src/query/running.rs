@@ -2,7 +2,7 @@
 //!
 //! Its place goes back when the task ends, not when the client leaves: a query that does not stop at once still counts.
 //! It goes back for a while when the reader is slow, see `admission`. Time that a query waits for its reader or for a
-//! place is none of its own, but all of it together has an end, and so has the answer.
+//! place does not count as its own, but all of it together has a limit, and so has the answer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(super) struct Running {
     /// Rows handed over.
     pub(super) rows: Arc<AtomicUsize>,
     pub(super) memory: Arc<dyn MemoryPool>,
-    /// Where its columns are told; none once they are.
+    /// Where its columns are sent; `None` once they are.
     pub(super) schema: Option<oneshot::Sender<Result<SchemaRef, QueryError>>>,
     pub(super) items: mpsc::Sender<Item>,
     /// None while it is parked.
@@ -55,7 +55,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Runs it, until it ends, is told to stop, or nobody reads it any more.
+    /// Runs it until it ends, is cancelled, or its reader is gone.
     pub(super) async fn run(mut self, ticket: Ticket) {
         let items = self.items.clone();
         let outcome = tokio::select! {
@@ -69,7 +69,7 @@ impl Running {
         };
         let last = match (outcome, self.schema.take()) {
             (Err(error), Some(schema)) => {
-                // The reader may have left; then nobody is to be told.
+                // Ignore the error: the reader has left.
                 drop(schema.send(Err(error)));
                 return;
             }
@@ -111,7 +111,7 @@ impl Running {
         Ok(())
     }
 
-    /// Hands a batch to the reader; false when there is none any more.
+    /// Hands a batch to the reader; `false` when it is gone.
     async fn hand_over(&mut self, batch: RecordBatch) -> Result<bool, QueryError> {
         let items = self.items.clone();
         self.rows.fetch_add(batch.num_rows(), Ordering::Relaxed);
@@ -145,7 +145,7 @@ impl Running {
         let parts = self.limits.threads / self.admission.running_of(&self.party.org).max(1);
         *state.config_mut() = state.config().clone().with_target_partitions(parts.max(1));
         let (plan, context) = plan::physical(state, checked, &self.usage).await?;
-        // What a plan reads is told however much it is; only what runs is bounded.
+        // What a plan reads is shown however much it is; only what runs is bounded.
         if explain != Some(Explain::Plan) {
             Scanned::of(plan.as_ref()).within(&self.limits, &self.party.org)?;
         }

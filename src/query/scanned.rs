@@ -13,7 +13,7 @@ use super::{QueryError, SqlLimits};
 use crate::model::OrgName;
 use crate::storage::table::DataFile;
 
-/// What a query may read, and whether it is going to: a plan that is only told needs no proof.
+/// What a query may read, and whether it is going to: a plan that is only shown needs no proof.
 #[derive(Debug, Clone)]
 pub(super) struct Reads {
     pub(super) limits: Arc<SqlLimits>,

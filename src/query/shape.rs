@@ -6,8 +6,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 /// The longest shape.
 const MOST: usize = 2_000;
 
-/// The text with literals as `?` and without comments, cut after so many characters. Of a text that has no tokens
-/// nothing is told.
+/// The text with literals as `?` and without comments, cut after so many characters. A text that has no tokens has no
+/// shape.
 pub fn shape(text: &str) -> String {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else {
         return "(not SQL)".to_owned();

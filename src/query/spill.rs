@@ -90,7 +90,7 @@ mod tests {
         drop((noise, file));
         spills.balance();
         quietly.write_all(&[0; 2_000]).unwrap();
-        // Whoever has queries already shares with the next one of its org; nobody is remembered for ever.
+        // An org that has queries already shares with its next one; an org without queries is forgotten.
         assert!(std::sync::Arc::ptr_eq(&spills.of(&quiet).unwrap(), &of_quiet));
         drop(of_noisy);
         spills.balance();

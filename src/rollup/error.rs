@@ -17,7 +17,7 @@ pub enum RollupError {
         /// The type it has in `schemas/tool_invocations.sql`.
         expected: DataType,
     },
-    /// A sample's outcome is none of the six.
+    /// A sample's outcome is not one of the six.
     #[error("row {row} of a batch of samples: `{outcome}` is no outcome")]
     UnknownOutcome {
         /// Counted from 0.

@@ -120,7 +120,7 @@ impl Candidates {
         Some(Self(found))
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -412,7 +412,7 @@ mod tests {
         assert_eq!(again.encode(), read.encode());
     }
 
-    /// The same, as an earlier version tells of it.
+    /// The same, as an earlier version writes it.
     fn without_beginnings(mut totals: RunningTotals) -> RunningTotals {
         let names: Vec<_> = totals.series().iter().map(|series| totals.name_of(series)).map(owned).collect();
         for (workspace, plugin, tool) in &names {

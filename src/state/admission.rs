@@ -28,9 +28,9 @@ pub struct Budget {
     limit: usize,
     admitted: AtomicUsize,
     live: AtomicUsize,
-    /// Told whenever there is more room than before.
+    /// Notified whenever there is more room than before.
     freed: Notify,
-    /// Told when the live buffers have come to take so much that they should be flushed.
+    /// Notified when the live buffers take so much that they should be flushed.
     crowded: Notify,
     metrics: Arc<Metrics>,
 }

@@ -60,7 +60,7 @@ pub(crate) enum Rows {
     Samples(RecordBatch, Vec<Digest>, Vec<BatchId>),
     /// Events, and the batches that brought them.
     Events(RecordBatch, Vec<BatchId>),
-    /// Sealed payloads, and the number of the first of the entries that tell of them.
+    /// Sealed payloads, and the number of the first of the entries that name them.
     Payloads(RecordBatch, u64),
 }
 

@@ -6,7 +6,7 @@
 //! | `org` | the org, and what changes under its lock |
 //! | `live` | acknowledged samples that some table lacks |
 //! | `payloads` | rows of sealed payloads that their table lacks |
-//! | `dedup` | how a batch is told from its retry |
+//! | `dedup` | how retries of a batch are recognized |
 //! | `change` | what one object brings to an org, and applying it |
 //! | `snapshot` | the state as it is stored, one object an org and position |
 //! | `runs` | deleting runs of keys that no state needs |

@@ -72,13 +72,13 @@ pub struct OrgState {
     pub deleted: bool,
     /// What a scrape reads.
     pub totals: RunningTotals,
-    /// How batches are told from their retries.
+    /// How retries of batches are recognized.
     pub(crate) dedup: Dedup,
     /// Samples that some table lacks.
     pub live: LiveBuffer,
     /// The position of the newest stored state that this node relies on.
     pub saved: u64,
-    /// The position of the state before that one; 0 if there is none.
+    /// The position of the state before that one; 0 without one.
     pub saved_before: u64,
     /// Since when something waits to be flushed.
     pub waiting_since: Option<Instant>,

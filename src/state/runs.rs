@@ -29,7 +29,7 @@ fn folder(org: &OrgName) -> Path {
 /// # Errors
 /// What the store says, or that a state is damaged.
 pub(crate) async fn sweep(node: &Node, org: &OrgName, held: HashSet<String>, cutoff: i64) -> Result<u64, StorageError> {
-    // Listed before the states: a run that a later one brings is none of these.
+    // Listed before the states: a run that a later one brings is not among these.
     let listed = node.store.list(&folder(org)).await?;
     let states = positions(node, org).await?;
     let Some(older) = states.iter().rev().nth(1).copied() else { return Ok(0) };

@@ -13,11 +13,11 @@
 //! are put upon, its *base*, by position and hash. A chain of bases ends in a full one; it is at most 16 long, and a
 //! full one is written before the changes add up to half of it, or to 16 KiB.
 //!
-//! A base must not go while a state stands on it. Whoever stores a state of changes lists the folder afterwards: if
-//! another state came to lie between it and its base, or one that it stands on is gone, its writer had slept, and it
+//! A base must not go while a state stands on it. A writer that stored a state of changes lists the folder afterwards:
+//! if another state came to lie between it and its base, or one that it stands on is gone, its writer had slept, and it
 //! does not count: it is stored again in full, in its place. A reader passes over a state whose base is gone, for the
-//! same reason. States are deleted by whoever stored a newer one: all but the two newest that count and what these
-//! stand on.
+//! same reason. States are deleted by the writer of a newer one: all but the two newest that count and what these stand
+//! on.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -301,7 +301,7 @@ async fn tidy(node: &Node, org: &OrgName, listed: &[u64], newest: u64, chain: &[
     Ok(())
 }
 
-/// The positions of an org's stored states, ascending. What is not named by a position is none.
+/// The positions of an org's stored states, ascending. What is not named by a position is ignored.
 pub async fn positions(node: &Node, org: &OrgName) -> Result<Vec<u64>, StorageError> {
     let listed = node.store.list(&state_folder(org)).await?;
     let name = |meta: &object_store::ObjectMeta| meta.location.filename().filter(|name| name.len() == 20)?.parse().ok();
@@ -319,7 +319,7 @@ pub struct Loaded {
     pub(crate) dedup: Dedup,
     /// What the next state may stand on.
     pub saved: Saved,
-    /// The position of the state before it; 0 if there is none.
+    /// The position of the state before it; 0 without one.
     pub before: u64,
     /// The greatest position that a state was listed at: this one's, but for states that do not count.
     pub(crate) listed: u64,

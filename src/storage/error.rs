@@ -106,7 +106,7 @@ fn downcast<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<
 }
 
 /// Whether the operating system or the network failed. What readers make up themselves about the bytes that they were
-/// given (an unexpected end, invalid data) is none of it.
+/// given (an unexpected end, invalid data) does not count.
 fn is_refusal_of_the_system(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof, Unsupported};
     match error.kind() {

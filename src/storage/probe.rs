@@ -277,7 +277,7 @@ fn skew(stored: DateTime<Utc>, began: DateTime<Utc>, ended: DateTime<Utc>) -> Ti
     }
 }
 
-/// What is wrong with how the folder `root` is mounted, by what Linux tells of its mounts.
+/// What is wrong with how the folder `root` is mounted, by Linux's list of mounts.
 fn mount_fault(mountinfo: &str, root: &FsPath) -> Option<String> {
     let mount = mountinfo.lines().filter_map(Mount::parse).filter(|mount| root.starts_with(&mount.point));
     // The last of those at one place hides the others.

@@ -53,7 +53,7 @@ pub enum Created {
 /// What lies under a name after [`Store::ensure`].
 #[derive(Debug)]
 pub enum Ensured {
-    /// The bytes that were given, durably; whoever wrote them.
+    /// The bytes that were given, durably, by any writer.
     Same,
     /// Other bytes, which were not touched.
     Other(Bytes),
@@ -226,7 +226,7 @@ impl Store {
         self.conditional(path, payload, PutMode::Create, "create").await
     }
 
-    /// Writes an object if it still has the version that was read, or is still absent where that is none; in one
+    /// Writes an object if it still has the version that was read, or is still absent where that is `None`; in one
     /// attempt. Only where [`Store::can_swap`].
     pub async fn swap(&self, path: &Path, read: Option<UpdateVersion>, bytes: Bytes) -> Created {
         let mode = read.map_or(PutMode::Create, PutMode::Update);

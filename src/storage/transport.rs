@@ -6,8 +6,8 @@
 //! - A request and its answer have 10 s, and 60 s where a body of either is above 8 MiB.
 //! - **A conditional write is never repeated.** `object_store` repeats a PUT that was answered 5xx, or whose connection
 //!   went away before the answer, under the assumption that it had no effect. It may have had one: then the repetition
-//!   finds the object there, and the winner is told that it lost. Such an outcome is given a kind of error here that is
-//!   not retried. Where the connection could not be made, nothing was sent, and trying again is safe.
+//!   finds the object there, and the winner gets the answer that it lost. Such an outcome is given a kind of error here
+//!   that is not retried. Where the connection could not be made, nothing was sent, and a retry is safe.
 //! - Redirects are not followed: they say that region or endpoint are wrong.
 //! - Every request that is sent is counted, by what it does.
 

@@ -32,7 +32,7 @@ pub fn is_human(format: LogFormat) -> bool {
 /// The layer that writes; `filter` is the content of [`VARIABLE`].
 ///
 /// # Errors
-/// When `filter` is none.
+/// When `filter` is not a filter.
 pub(super) fn layer<S>(log: &Log, filter: Option<&str>) -> Result<Box<dyn Layer<S> + Send + Sync>, ParseError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

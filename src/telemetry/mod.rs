@@ -1,4 +1,4 @@
-//! What the program tells of itself: its own metrics, logs and traces.
+//! The program's own telemetry: its metrics, logs and traces.
 //!
 //! | module | holds |
 //! |---|---|

@@ -2,8 +2,8 @@
 //!
 //! Spans wait in a queue bounded in number and bytes, and are sent in batches by a thread of their own, each of fewer
 //! bytes than a collector takes: a caller's `tracestate` is up to 16 KiB, and is in every span. When the queue is full,
-//! or the collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), never what they tell of:
-//! ending a span takes the same few atomic operations whether the collector is there, slow, or away.
+//! or the collector does not take a batch, spans are dropped and counted ([`SpanCounts`]), and what they describe goes
+//! on: ending a span takes the same few atomic operations whether the collector is there, slow, or away.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -296,7 +296,7 @@ mod tests {
 
     use super::{BATCH_BYTES, Bounded, QUEUE_BYTES, SpanCounts};
 
-    /// A collector that answers when the gate is free, and as it is told to.
+    /// A collector that answers when the gate is free, with a given status.
     #[derive(Debug, Clone)]
     struct Collector {
         gate: Arc<Mutex<()>>,

@@ -127,7 +127,7 @@ impl Outbound {
 pub struct Baggage(String);
 
 impl Baggage {
-    /// The valid members of a list, as they are, up to the bounds; none when there are none.
+    /// The valid members of a list, as they are, up to the bounds; `None` without any.
     pub fn parse(text: &str) -> Option<Self> {
         let mut kept = String::new();
         // An absurdly long text is not even looked at to its end.

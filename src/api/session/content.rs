@@ -24,7 +24,7 @@ pub(crate) struct Session {
     pub(super) by: By,
     /// The org whose ledger says that it began, and that it ended.
     pub(crate) home: OrgName,
-    /// When they said who they are, in seconds since the epoch, if the provider told.
+    /// When they said who they are, in seconds since the epoch, if the provider said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) auth_time: Option<i64>,
     /// The time of the log when it began, µs since the epoch.

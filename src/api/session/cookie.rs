@@ -7,7 +7,7 @@
 //!
 //! Both are `HttpOnly` and of the whole path. `__Host-` is refused by some browsers over plain HTTP, so on loopback the
 //! name has none of it and the cookie is not `Secure`: cookies know no ports, and other programs of the machine may be
-//! sent it. Anywhere else without TLS there is none.
+//! sent it. Anywhere else without TLS no cookie is set.
 
 use axum::http::header::COOKIE;
 use axum::http::{HeaderMap, HeaderValue};

@@ -49,8 +49,8 @@ pub(in crate::api) async fn login(
             }
         }
     }
-    // Whoever used a session until it had lasted as long as one may is asked for nothing, if the provider knows them
-    // still.
+    // A session that was in use until it expired is renewed without asking the person, if the provider still knows
+    // them.
     let spent = api.access.sessions.any(&here, &headers, api.clock.now().timestamp());
     if prompt == Prompt::Any && spent.is_some_and(|brought| brought.age == Age::Spent) {
         prompt = Prompt::None;

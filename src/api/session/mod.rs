@@ -14,7 +14,7 @@
 //! at the logout, when an operator says so, and a token's session with the token. That it begins and ends is in the
 //! ledgers of its orgs before it does.
 //!
-//! Over plain HTTP there is none but on loopback: 403 `tls_required`. What a page must do to be heard is in `browsers`.
+//! Over plain HTTP there are sessions on loopback only: 403 `tls_required`. What a page must send is in `browsers`.
 
 mod content;
 mod cookie;
@@ -46,7 +46,7 @@ use crate::identity::IdentityError;
 use crate::model::OrgName;
 use crate::plane::SessionMark;
 
-/// Of so many orgs each is told of an operator's session that opens all of them; of more, the first.
+/// So many orgs at most record an operator's session that opens all of them: the first ones.
 const TOLD_ORGS: usize = 100;
 
 /// What sessions are made with.
@@ -152,7 +152,7 @@ struct Beginning {
     by: By,
     auth_time: Option<i64>,
     grants: Vec<Granted>,
-    /// What the ledger is told beside.
+    /// What else the ledger records.
     detail: Map<String, Value>,
     from: Option<SocketAddr>,
 }
@@ -163,7 +163,7 @@ impl Api {
         let Beginning { caller, by, auth_time, grants, mut detail, from } = beginning;
         let sessions = &self.access.sessions;
         let now = self.clock.now().timestamp();
-        let (home, orgs) = self.told(&grants)?;
+        let (home, orgs) = self.ledgers(&grants)?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let ends = now.saturating_add(sessions.lifetimes.absolute);
         detail.insert("session".to_owned(), json!(id));
@@ -181,8 +181,8 @@ impl Api {
         Ok((cookie, session))
     }
 
-    /// The org whose ledger keeps a session's end, and all whose ledgers are told of it.
-    fn told(&self, grants: &[Granted]) -> Result<(OrgName, Vec<OrgName>), Problem> {
+    /// The org whose ledger keeps a session's end, and all whose ledgers record it.
+    fn ledgers(&self, grants: &[Granted]) -> Result<(OrgName, Vec<OrgName>), Problem> {
         let all = self.access.orgs();
         let own = grants.iter().filter_map(|granted| match &granted.org {
             OrgScope::One(org) => Some(org.clone()),

@@ -80,7 +80,7 @@ fn me(api: &Api, who: &Who, is_over: impl Fn(&OrgName) -> bool) -> Me {
 /// Says who the request is of.
 pub(in crate::api) async fn get(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let who = Who::asked(request.extensions());
-    // A page that finds nobody is told what it can offer.
+    // Without a session, the page gets the ways to log in.
     let offer = |problem: Problem| problem.member("login", api.access.sessions.provider.is_some());
     let who = who.map_err(offer)?;
     let mut over = Vec::new();

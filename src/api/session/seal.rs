@@ -124,7 +124,7 @@ mod tests {
         let of_old = old.seal(NAME, ORIGIN, b"x").unwrap();
         assert!(both.open(NAME, ORIGIN, &of_old).is_some());
         assert!(new.open(NAME, ORIGIN, &of_old).is_none());
-        // A node that is told of the new key as the previous one opens what the others seal already.
+        // A node whose previous key is the new one opens what the others seal already.
         let of_both = both.seal(NAME, ORIGIN, b"x").unwrap();
         assert!(sealer(1, Some(2)).open(NAME, ORIGIN, &of_both).is_some());
         assert!(old.open(NAME, ORIGIN, &of_both).is_none());

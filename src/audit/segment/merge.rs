@@ -1,8 +1,8 @@
 //! Merging segments: one file out of parts that lie in order and without gaps.
 //!
 //! The bytes are a function of the parts' bytes alone, so two nodes that merge the same parts write the same object.
-//! Large row groups are copied as they are encoded; the trade-off is in [`SPLICE_ROWS`]. Nothing is written to the store
-//! here: a merge that is cut short by a crash leaves nothing, and is done again from the same parts.
+//! Large row groups are copied as they are encoded; the trade-off is in [`SPLICE_ROWS`]. Nothing is written to the
+//! store here: a merge that is cut short by a crash leaves nothing, and is done again from the same parts.
 
 use std::sync::Arc;
 

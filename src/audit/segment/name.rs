@@ -1,5 +1,5 @@
-//! A segment's name: the numbers of its first and last entry, `<first>-<last>.parquet`, both in 20 digits. Names sort as
-//! the entries do, and the same name always has the same entries.
+//! A segment's name: the numbers of its first and last entry, `<first>-<last>.parquet`, both in 20 digits. Names sort
+//! as the entries do, and the same name always has the same entries.
 
 use std::fmt;
 use std::str::FromStr;

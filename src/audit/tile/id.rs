@@ -107,7 +107,7 @@ impl FromStr for TileId {
             index.checked_mul(1_000)?.checked_add(digits)
         });
         let id = Self { kind, index: index.ok_or(NoTile)?, width };
-        // Whatever else could be read as the same name is none.
+        // Any other spelling of the same name is rejected.
         if id.to_string() == path { Ok(id) } else { Err(NoTile) }
     }
 }

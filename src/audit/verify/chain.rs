@@ -408,7 +408,7 @@ impl<'a> Chain<'a> {
             return Err(Fault { kind: Kind::Changed, seq: Some(self.agreed), file: self.head.file.clone(), why }.into());
         };
         if self.gaps.iter().any(|(from, to)| (*from..*to).contains(&found.seq)) {
-            // What was taken from the lowest tiles is not what was signed, and the one above tells of which tile.
+            // What was taken from the lowest tiles is not what was signed, and the tile above says which one.
             let tile = TileId::within(self.size(), TileKind::Hashes(0), found.seq / WIDTH as u64);
             let file = tile.map_or(found.file, |tile| format!("tile/{tile}"));
             let why = "the hashes of removed entries in it are not those that were signed".to_owned();

@@ -6,7 +6,7 @@
 //!
 //! After a change of keys, the checkpoints before it are signed by the former key alone. Such a checkpoint says nothing
 //! that the newest one does not prove, since its root is compared with the tree; but it must lie before the entry
-//! `ledger.key` that tells of the change, or, where that was removed, among removed entries and before every checkpoint
+//! `ledger.key` that records the change, or, where that was removed, among removed entries and before every checkpoint
 //! that a given key has signed.
 //!
 //! Two signed checkpoints of one size with two roots are a fork: the signer has signed two histories. Both files are

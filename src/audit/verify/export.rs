@@ -45,7 +45,7 @@ impl<W: Write> Bundle<W> {
     }
 }
 
-/// Writes a bundle of the ledger in `source` to `out`. It is not verified here: whoever gets it does that.
+/// Writes a bundle of the ledger in `source` to `out`. It is not verified here: the recipient does that.
 ///
 /// # Errors
 /// When a file cannot be read or the bundle not be written, or the ledger has no checkpoint, or lacks entries or tiles

@@ -1,6 +1,6 @@
-//! Verifying a ledger without trusting whoever keeps it: not the control plane, not the store, not the lists they give.
+//! Verifying a ledger without trusting its keeper: not the control plane, not the store, not the lists they give.
 //!
-//! All that is believed is a verifier key that was had from elsewhere. Checked, in this order:
+//! All that is believed is a verifier key that was obtained from elsewhere. Checked, in this order:
 //!
 //! 1. The newest checkpoint: its form, whose ledger it is of, its signature; of one size there is one root.
 //!    `checkpoints`
@@ -11,8 +11,8 @@
 //!    `tiles`
 //! 6. Entries that are gone were removed by an entry `ledger.prune` that counts, and the tiles that stay give their
 //!    part of the root. `removals`
-//! 7. Every kept checkpoint, and every one that the auditor kept, is the root of the tree's beginning; where fewer are
-//!    kept than the control plane keeps is told. `spacing`
+//! 7. Every kept checkpoint, and every one that the auditor kept, is the root of the tree's beginning; gaps in which
+//!    the control plane would have kept more are reported. `spacing`
 //! 8. Holes in the emitters' own counters, which are reported and make nothing unsound. `emitters`
 //!
 //! Memory is bounded: files are read where they lie, a few thousand rows at a time; what grows with the ledger are the
@@ -189,7 +189,7 @@ pub struct Expected {
     pub checkpoints: Vec<Remembered>,
 }
 
-/// What is told of a ledger that is sound.
+/// What is reported of a ledger that is sound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sound {
     /// Whose ledger it is.

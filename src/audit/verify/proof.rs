@@ -1,5 +1,4 @@
-//! Makes the proof of one entry out of a ledger's files. Nothing is believed here either: whoever gets the proof checks
-//! it.
+//! Makes the proof of one entry out of a ledger's files. Nothing is believed here either: the recipient checks it.
 
 use super::checkpoints;
 use super::coverage;

@@ -4,7 +4,7 @@
 //! A removal counts if all of this is so; else it excuses nothing, and the entries it names are missing:
 //!
 //! 1. It is the control plane's (see below).
-//! 2. No `ledger.hold` before it is in force. A hold counts whoever wrote it, a release only if it is the control
+//! 2. No `ledger.hold` before it is in force. A hold counts from any writer, a release only if it is the control
 //!    plane's.
 //! 3. `first_kept` is at most its own `seq`.
 //! 4. It names segments by file name and SHA-256, in order and without gaps, and the last of them ends before

@@ -1,4 +1,4 @@
-//! Entries of a segment, whoever wrote the file: its physical form is free, what it says is not.
+//! Entries of a segment, from any writer of Parquet: its physical form is free, what it says is not.
 //!
 //! Dictionaries, encodings, compression, row groups, the names of a list's items, the embedded Arrow schema and how it
 //! spells the time zone: none of these matter. Which columns there are, of which type, what the metadata says: all of
@@ -240,7 +240,7 @@ pub(super) fn check(batch: &RecordBatch, origin: &str) -> Checked {
     checked
 }
 
-/// The columns that tell an entry's place, and what is told of it.
+/// The columns that give an entry's place, and what is reported of it.
 struct Sealed<'a> {
     seq: &'a Int64Array,
     emitter_seq: &'a Int64Array,

@@ -78,7 +78,7 @@ fn pipeline(
                 loop {
                     let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((batch, answer)) = job else { return };
-                    // Whoever would have taken it has found a fault and gone.
+                    // The receiver was dropped: it has found a fault.
                     let _ = answer.send(rows::check(&batch, origin));
                 }
             });

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// The most that is read of a file that has a small form: a checkpoint, a tile. More than that is none.
+/// The most that is read of a file of a small form: a checkpoint, a tile. A larger one is not of that form.
 pub(super) const SMALL: u64 = 1 << 16;
 
 /// A file that cannot be read, though it may be there.
@@ -41,7 +41,7 @@ pub trait Source: Send + Sync {
     /// When it cannot be listed.
     fn list(&self, folder: &str) -> Result<Vec<String>, SourceError>;
 
-    /// Files that [`Source::list`] has left out, since they are none of a ledger's and nobody reads them as one's.
+    /// Files that [`Source::list`] has left out, since they do not belong to a ledger.
     fn passed_over(&self) -> Vec<String> {
         Vec::new()
     }

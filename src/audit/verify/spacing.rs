@@ -1,8 +1,8 @@
 //! How many checkpoints were kept, and how far apart.
 //!
-//! A kept checkpoint that was deleted leaves no trace: the newest one and the tiles prove what it proved. But whoever
-//! would put another history in the place of this one has to delete those that contradict it. So it is told where fewer
-//! are there than the control plane keeps, which is one a day at the least. That makes nothing unsound.
+//! A kept checkpoint that was deleted leaves no trace: the newest one and the tiles prove what it proved. But a forger
+//! who would replace this history by another has to delete those that contradict it. So gaps are reported where fewer
+//! are there than the control plane keeps, which is at least one a day. A gap does not make a ledger unsound.
 
 /// The control plane keeps one a day; a checkpoint follows its entries by up to some minutes.
 const DAY_MICROS: i64 = 25 * 3_600 * 1_000_000;
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn a_day_of_entries_without_one_is_told() {
-        let told = spacing(&[(0, true), (30, false), (60, true), (61, true)]);
+        let found = spacing(&[(0, true), (30, false), (60, true), (61, true)]);
         let gap = Gap { from: 1, to: 3, seconds: Some(60 * 3_600) };
-        assert_eq!(told, Spacing { widest: Some(gap), sparse: Some(gap) });
+        assert_eq!(found, Spacing { widest: Some(gap), sparse: Some(gap) });
         assert!(spacing(&[(0, false), (30, false), (60, true)]).sparse.is_some(), "before the first of all");
     }
 }

@@ -46,7 +46,8 @@ impl Thrift {
     }
 }
 
-/// Reads a struct from the beginning of `bytes`; gives how many bytes it takes. None if it is none, or not all there.
+/// Reads a struct from the beginning of `bytes`; returns how many bytes it takes. `None` if it is malformed or cut
+/// short.
 pub(super) fn read(bytes: &[u8]) -> Option<(Fields, usize)> {
     let mut reader = Reader { rest: bytes };
     let fields = reader.fields(0)?;

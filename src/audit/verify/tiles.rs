@@ -47,7 +47,7 @@ struct Wanted {
 /// See the module's doc.
 pub(super) struct Tree<'a> {
     source: &'a dyn Source,
-    /// The checkpoint's size: leaves after that are none of the tree.
+    /// The checkpoint's size: leaves after that are not in the tree.
     size: u64,
     count: u64,
     /// The tile of each level that is not full yet.

@@ -1,4 +1,4 @@
-//! `--acked-log`: which batches were acknowledged, so that whoever kills the server can tell which samples must be
+//! `--acked-log`: which batches were acknowledged, so that a test that kills the server knows which samples must be
 //! there.
 //!
 //! Each batch is logged after its acknowledgement and not before, as a line

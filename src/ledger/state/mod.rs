@@ -48,7 +48,7 @@ pub(crate) struct LedgerEnd {
     pub(crate) status: Status,
 }
 
-/// The stored segments, and the hash of the last entry of each, where the log told it.
+/// The stored segments, and the hash of the last entry of each, where the log has given it.
 #[derive(Debug, Clone, Default)]
 struct Files {
     files: Arc<Vec<DataFile>>,
@@ -370,7 +370,7 @@ impl LedgerState {
         })
     }
 
-    /// The stored segments that a checkpoint covers, oldest first; any other ends a run, so it is none here.
+    /// The stored segments that a checkpoint covers, oldest first; any other ends a run and is left out.
     pub(crate) fn runs(&self) -> Vec<Vec<SegmentName>> {
         let mut runs = vec![Vec::new()];
         for segment in &self.segments {
@@ -460,7 +460,7 @@ impl LedgerState {
         self.evidence.clone()
     }
 
-    /// The hash of the last entry of a stored segment, where the log told it since the ledger was loaded.
+    /// The hash of the last entry of a stored segment, where the log has given it since the ledger was loaded.
     pub(crate) fn last_of(&self, name: SegmentName) -> Option<Hash> {
         let segment = self.segments.iter().find(|segment| segment.name == name)?;
         match &segment.place {

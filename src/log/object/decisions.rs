@@ -15,7 +15,7 @@ pub struct Decisions {
     /// The org's limits from here on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<OrgLimits>,
-    /// The org was repaired: whoever knows it otherwise loads it again.
+    /// The org was repaired: a node that has it in another state loads it again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub repaired: bool,
     /// The org is removed from here on, or is no more.

@@ -125,10 +125,11 @@ pub struct RowsHeader {
     pub kind: SectionKind,
     /// How many.
     pub count: u64,
-    /// The `seq` of the first entry, of events; of payloads, of the first of the entries that tell of them.
+    /// The `seq` of the first entry, of events; of payloads, of the first of the entries that name them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<u64>,
-    /// How the batches that brought them are told from their retries; batches that cannot be are left out.
+    /// The identities of the batches that brought them, by which retries are recognized; batches without one are left
+    /// out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batches: Vec<StoredId>,
     /// Length of the body in bytes.
@@ -148,7 +149,7 @@ pub enum SectionKind {
     Samples,
     /// Events for the ledger, of the schema `audit_event`.
     Events,
-    /// Sealed payloads, of the schema `payload_rows`; the section before is that of the events that tell of them. Their
+    /// Sealed payloads, of the schema `payload_rows`; the section before is that of the events that name them. Their
     /// bytes are in objects that the rows name.
     Payloads,
 }

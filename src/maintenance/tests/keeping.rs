@@ -239,7 +239,7 @@ async fn the_sealed_payloads_of_an_erased_callers_calls_go_with_them_and_no_othe
     assert_eq!((bob.rows, bob.payloads as usize), (2 * 3 * 4, gone));
 }
 
-/// What an org is told to remove twice stands in its ledger twice, however alike the two are.
+/// Two equal requests to remove are two entries of the ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_plans_of_retention_are_told_apart_by_their_files() {
     let world = World::new();
@@ -253,7 +253,7 @@ async fn two_plans_of_retention_are_told_apart_by_their_files() {
         let tables = world.handles().await;
         let plan = retention::plan(&world.node, &tables, &keep).await.unwrap();
         let again = retention::plan(&world.node, &world.handles().await, &keep).await.unwrap();
-        assert_eq!(plan, again, "whoever looks finds the same");
+        assert_eq!(plan, again, "a second look finds the same");
         retention::remove(&world.node, &tables, &plan).await.unwrap();
         plans.push(plan.tables[0].clone());
     }

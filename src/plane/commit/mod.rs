@@ -7,10 +7,10 @@
 //!
 //! A commit is: drop the batches that the log holds already; encode the rest ([`encode`]); create the object after the
 //! last one applied, without asking first; decide its fate; confirm it by the floor; apply ([`fate`]); acknowledge.
-//! Clean success is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is confirmed, then all that again at the
-//! new end; absent, the same bytes at the same number again. While the fate is open nothing joins or leaves the group.
-//! A group whose fate stays unknown is answered 503 and not tried again: its object may yet land, and is then applied
-//! like anybody's.
+//! Clean success is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is
+//! confirmed, then all that again at the new end; absent, the same bytes at the same number again. While the fate is
+//! open nothing joins or leaves the group. A group whose fate stays unknown is answered 503 and not tried again: its
+//! object may yet land, and is then applied like anybody's.
 
 mod encode;
 mod fate;
@@ -54,14 +54,14 @@ pub(super) struct Pending {
     /// Its rows as they are stored and what they add to the totals, if it is large enough to be a section of its own.
     pub(super) alone: Option<(Rows, Option<Digest>)>,
     pub(super) id: Option<BatchId>,
-    /// The sealed payloads that the events tell of.
+    /// The sealed payloads that the events name.
     pub(super) payloads: Option<Sealed>,
     pub(super) admission: Admission,
     pub(super) reply: oneshot::Sender<Result<Ack, PlaneError>>,
     pub(super) arrived: Instant,
 }
 
-/// Sealed payloads that are committed with the events that tell of them.
+/// Sealed payloads that are committed with the events that name them.
 #[derive(Debug)]
 pub(super) struct Sealed {
     pub(super) rows: Rows,

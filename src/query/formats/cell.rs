@@ -257,7 +257,7 @@ impl Column {
     }
 }
 
-/// Whether a double holds a number, and so whoever reads JSON numbers as doubles reads it: whole ones up to 2^53,
+/// Whether a double holds a number, so that readers who take JSON numbers as doubles read it: whole ones up to 2^53,
 /// fractions of 15 digits.
 fn fits_a_double(digits: &[u8]) -> bool {
     const EXACT: u64 = 1 << 53;

@@ -61,7 +61,7 @@ impl Coding {
                 best = Some((coding, quality));
             }
         }
-        // Whoever takes anything is taken to know gzip.
+        // A client that takes any coding is assumed to know gzip.
         let (coding, quality) = best.or_else(|| Some((Self::Gzip, any?)))?;
         (quality > 0.0 && quality >= plain.unwrap_or(0.0)).then_some(coding)
     }

@@ -1,6 +1,6 @@
 //! CSV after RFC 4180: CRLF, a header line, quotes where needed. A null is an empty field, an empty string is `""`.
 //!
-//! Spreadsheets run a field that begins as a formula does, and what stands in these fields was chosen by whoever called
+//! Spreadsheets run a field that begins as a formula does, and what stands in these fields was chosen by the caller of
 //! a tool. So a text that begins so gets an apostrophe before it, which spreadsheets take as "this is text"; numbers
 //! and times are left as they are.
 

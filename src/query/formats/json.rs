@@ -71,8 +71,8 @@ impl Encoder for Object {
 
 /// The member `error`: that the rows are not all, and why.
 fn write_error(error: &QueryError, out: &mut Vec<u8>) {
-    let told = serde_json::json!({ "code": error.code(), "detail": error.to_string() });
-    out.extend_from_slice(format!("\"error\":{told}").as_bytes());
+    let error = serde_json::json!({ "code": error.code(), "detail": error.to_string() });
+    out.extend_from_slice(format!("\"error\":{error}").as_bytes());
 }
 
 /// An object a line; nulls are written too.

@@ -2,11 +2,11 @@
 //! queries run on, and charged to their query.
 //!
 //! A status line cannot be taken back once a body has begun, so [`begin`] makes the first [`HEAD_BYTES`] of it, or all
-//! if it is shorter, before it returns: whatever fails by then still gets its own status. Such beginnings wait in
-//! memory for their clients, also after their queries have ended, so all together are bounded ([`HeadRoom`]); where
-//! there is no room, a body begins earlier. What fails later ends the body with an error, which the server must turn
-//! into a broken transfer, never into an orderly end; JSON and NDJSON say before it, in a member `error`, what it was.
-//! Batches are cut into pieces before they are written, so that a chunk is never far larger than `CHUNK_BYTES`.
+//! if it is shorter, before it returns: what fails until then still gets its own status. Such beginnings wait in memory
+//! for their clients, also after their queries have ended, so all together are bounded ([`HeadRoom`]); where there is
+//! no room, a body begins earlier. What fails later ends the body with an error, which the server must turn into a
+//! broken transfer, never into an orderly end; JSON and NDJSON say before it, in a member `error`, what it was. Batches
+//! are cut into pieces before they are written, so that a chunk is never far larger than `CHUNK_BYTES`.
 //!
 //! In text formats a timestamp is RFC 3339 in UTC with as many digits as it needs, a date `YYYY-MM-DD`, bytes are
 //! lower-case hexadecimal, a decimal is a JSON number, NaN and the infinities are null in JSON. Numbers that a double
@@ -193,8 +193,8 @@ pub struct Begun {
 /// Begins the body of an answer: makes the first [`HEAD_BYTES`] of it, or all of it.
 ///
 /// # Errors
-/// Whatever the query or the encoding fails with by then. Later failures are the last item of the body: then the
-/// transfer must be broken off, so that nobody takes what came for the whole.
+/// An error of the query or of the encoding until then. Later failures are the last item of the body: then the transfer
+/// must be broken off, so that what came is not taken for the whole.
 pub async fn begin(result: QueryResult, options: impl Into<Options>) -> Result<Begun, QueryError> {
     let mut options: Options = options.into();
     if options.format.is_compressed() {
@@ -305,7 +305,7 @@ impl Encoding {
                 Err(error)
             }
         };
-        // The reader may have left; then nobody is to be told.
+        // Ignore the error: the reader has left.
         drop(self.chunks.send(last).await);
     }
 

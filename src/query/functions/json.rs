@@ -45,10 +45,10 @@ enum Gives {
 }
 
 const FUNCTIONS: [(&str, Gives, &str); 10] = [
-    ("json_get_str", Gives::Str, "The string at a path in JSON text; null where there is none."),
-    ("json_get_int", Gives::Int, "The whole number at a path in JSON text; null where there is none."),
-    ("json_get_float", Gives::Float, "The number at a path in JSON text; null where there is none."),
-    ("json_get_bool", Gives::Bool, "The boolean at a path in JSON text; null where there is none."),
+    ("json_get_str", Gives::Str, "The string at a path in JSON text; null if there is no string."),
+    ("json_get_int", Gives::Int, "The whole number at a path in JSON text; null if there is no whole number."),
+    ("json_get_float", Gives::Float, "The number at a path in JSON text; null if there is no number."),
+    ("json_get_bool", Gives::Bool, "The boolean at a path in JSON text; null if there is no boolean."),
     ("json_get_json", Gives::Json, "What lies at a path in JSON text, as JSON text; the operator ->."),
     ("json_as_text", Gives::Text, "What lies at a path in JSON text, a string without quotes; the operator ->>."),
     ("json_get_array", Gives::Array, "The items of the array at a path in JSON text, each as JSON text."),
@@ -59,7 +59,7 @@ const FUNCTIONS: [(&str, Gives, &str); 10] = [
 
 /// All of them.
 pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
-    FUNCTIONS.iter().map(|(name, gives, told)| Arc::new(JsonFunction::of(name, *gives, told))).collect()
+    FUNCTIONS.iter().map(|(name, gives, description)| Arc::new(JsonFunction::of(name, *gives, description))).collect()
 }
 
 /// `json -> member`.
@@ -78,13 +78,14 @@ struct JsonFunction {
 }
 
 impl JsonFunction {
-    fn of(name: &'static str, gives: Gives, told: &str) -> ScalarUDF {
+    fn of(name: &'static str, gives: Gives, description: &str) -> ScalarUDF {
         let section = DocSection { include: true, label: "JSON", description: None };
         ScalarUDF::new_from_impl(Self {
             name,
             gives,
             signature: Signature::user_defined(Volatility::Immutable),
-            documentation: Documentation::builder(section, told, format!("{name}(json, key_or_place, …)")).build(),
+            documentation: Documentation::builder(section, description, format!("{name}(json, key_or_place, …)"))
+                .build(),
         })
     }
 }

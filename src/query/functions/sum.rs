@@ -147,7 +147,7 @@ fn terms(values: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
     values.iter().map(cast).collect()
 }
 
-/// A sum as a whole number again, or the error that it is none of that type.
+/// A sum as a whole number again, or the error that it does not fit the type.
 fn whole(total: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
     cast_with_options(total, data_type, &STRICT)
         .map_err(|_| exec_datafusion_err!("a sum leaves the range of its type, {data_type}; sum a decimal or a double"))

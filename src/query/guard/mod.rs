@@ -143,7 +143,8 @@ fn position(location: Location) -> Option<Position> {
     (location.line > 0).then_some(Position { line: location.line, column: location.column })
 }
 
-/// Refuses a statement by its first word, so that what is no query is told so even where the parser does not know it.
+/// Refuses a statement by its first word, so that what is no query gets that error even where the parser does not know
+/// it.
 fn check_verb(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
     let meaningful = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::LParen));
     let Some(first) = meaningful.filter(|token| token.token != Token::EOF) else {

@@ -211,9 +211,9 @@ impl Page {
             self.put_classic(&series.latency, bounds, exemplar);
             self.put_native(&series.latency);
             put_created(&mut self.value, histogram::CREATED, series);
-            // Past the last bound no bucket can have it. Else a bucket has it, so that whoever reads the classic
-            // buckets too finds it for each series: of native histograms alone Prometheus (3.5) reads exemplars of a
-            // family's first one.
+            // Past the last bound no bucket can have it. Else a bucket has it, so that a reader of the classic buckets
+            // too finds it for each series: of native histograms alone Prometheus (3.5) reads exemplars of a family's
+            // first one.
             if let Some(exemplar) = exemplar.filter(|exemplar| super::bucket_of(exemplar.seconds) == bounds.len()) {
                 put_exemplar(&mut self.value, histogram::EXEMPLARS, exemplar, exemplar.seconds);
             }

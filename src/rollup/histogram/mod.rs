@@ -57,9 +57,9 @@ pub struct Histogram {
 pub(crate) struct Moments {
     /// Sum in units of 2^-16 ms.
     pub(crate) sum: u128,
-    /// The least, in milliseconds; infinite when there is none.
+    /// The least, in milliseconds; infinite without samples.
     pub(crate) min: f64,
-    /// The greatest, in milliseconds; negative infinity when there is none.
+    /// The greatest, in milliseconds; negative infinity without samples.
     pub(crate) max: f64,
 }
 

@@ -1,6 +1,6 @@
 //! A dense run of buckets' counts, all of one width, and the sums of each 16 of them.
 //!
-//! Whoever adds sees to it that no count can overflow: see [`super::buckets`].
+//! Callers that add see to it that no count can overflow: see [`super::buckets`].
 
 use std::ops::AddAssign;
 

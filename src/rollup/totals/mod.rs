@@ -237,7 +237,7 @@ impl RunningTotals {
         }
     }
 
-    /// As a version tells of it that does not say whose the folded series were.
+    /// As written by a version that does not say whose the folded series were.
     #[cfg(test)]
     pub(super) fn forget_overflowed_by(&mut self) {
         self.overflowed_by.clear();

@@ -59,7 +59,7 @@ pub(crate) enum Decision {
     FreshAfterGap,
     /// It is stored already: answer `"duplicate": true`.
     Duplicate,
-    /// Its number was used, and it cannot be told whether for this body: 409 `sequence_conflict`. Never a duplicate.
+    /// Its number was used, and it is not known whether for this body: 409 `sequence_conflict`. Never a duplicate.
     Conflict,
     /// Its key was used with another body: 422 `key_reused`.
     Reused,

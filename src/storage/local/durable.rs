@@ -45,7 +45,8 @@ impl Folders {
     }
 
     /// Makes what is written into `folder` from now on there for good as far as the folder goes: makes it and what is
-    /// missing above it, and fsyncs each entry's folder once a process, since whoever made it may not have done so.
+    /// missing above it, and fsyncs each entry's folder once a process, since the process that made it may not have
+    /// done so.
     pub(super) fn ensure(&self, folder: &FsPath) -> io::Result<()> {
         if folder == self.root || (self.known.lock().contains(folder) && folder.is_dir()) {
             return Ok(());

@@ -11,7 +11,8 @@
 //! nothing by itself: a create that finds the object there does not claim that it is durable, and
 //! [`super::Store::settle`] renames the same bytes over it, which gives the next fsync something to write. That also
 //! covers an object of another process, which is visible from its link on, before that process has fsynced the folder.
-//! The same holds for a folder: the first use of each in a process fsyncs the one above it, whoever made it.
+//! The same holds for a folder: the first use of each in a process fsyncs the one above it, by whichever process it was
+//! made.
 //!
 //! Of many small objects that go together the disk's flushes are nearly all of the cost. They are written in one go:
 //! all of the files, then an fsync of each, which finds most of the work done by the ones before, and one of each

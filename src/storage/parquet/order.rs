@@ -66,7 +66,7 @@ pub fn sorted(batches: &[RecordBatch]) -> Result<Option<Vec<(usize, usize)>>, Ar
 /// The rows at these places, as one batch.
 ///
 /// # Errors
-/// When the batches are not of one schema, or a place is none of them.
+/// When the batches are not of one schema, or a place is not in them.
 pub fn taken(batches: &[RecordBatch], places: &[(usize, usize)]) -> Result<RecordBatch, ArrowError> {
     interleave_record_batch(&batches.iter().collect::<Vec<_>>(), places)
 }

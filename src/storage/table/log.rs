@@ -58,7 +58,7 @@ impl Table {
         Ok(())
     }
 
-    /// The version that the hint at the newest checkpoint names; 0 if there is none.
+    /// The version that the hint at the newest checkpoint names; 0 without a hint.
     async fn last_checkpoint(&self) -> Result<u64, StorageError> {
         let path = Path::from(format!("{}/_last_checkpoint", self.log_folder()));
         let failed = |e| StorageError::failed("read", &path, e);

@@ -2,10 +2,10 @@
 //!
 //! A commit adds files together with a Delta application transaction (`txn`, app id `mcpg.wal/<org>/<table>`) whose
 //! version is the log position up to which the table now holds every sample. So files and position change in one atomic
-//! step, and a table that was copied from another org is told by its having no position of this one's (tables of the
-//! first version say `mcpg.wal`): a crash before it leaves files that no log names, a crash after it has the position,
-//! and replay does neither twice. Two nodes that flush the same range race for one commit; the loser finds the position
-//! already there and drops its files.
+//! step, and a table that was copied from another org is recognized by its lack of a position of this one (tables of
+//! the first version say `mcpg.wal`): a crash before it leaves files that no log names, a crash after it has the
+//! position, and replay does neither twice. Two nodes that flush the same range race for one commit; the loser finds
+//! the position already there and drops its files.
 //!
 //! The table is made at its first flush. Reading its state needs a listing of Delta's log, and so happens at start and
 //! after a flush, never on a query's path.
@@ -19,8 +19,8 @@
 //! | `partitioning` | days and months |
 //!
 //! **Failed commits.** One that failed may have happened. Before the table is read again, its version is made sure of:
-//! what a folder shows whose fsync failed may be gone after a power cut, and by then the log would be trimmed of what
-//! it held.
+//! what a folder shows whose fsync failed may be gone after a power cut, when the log is already trimmed of what it
+//! held.
 //!
 //! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may
 //! create a version that was there, and is gone since its log was cut: nobody would ever read it. So a commit is
@@ -29,8 +29,8 @@
 //!
 //! **Deleting files.** A file may be committed only on a version that was read before the file was put into the store,
 //! or on one that has the same *fence* as that one. A vacuum lists the files, commits a new fence, and then deletes
-//! those of the list that no version up to the fence names. So whoever put a file that a vacuum takes for an orphan
-//! cannot commit it any more, however long it slept. Writers put their files again instead, under new names.
+//! those of the list that no version up to the fence names. So the writer of a file that a vacuum takes for an orphan
+//! cannot commit it any more, however long it slept. It writes its files again instead, under new names.
 
 mod commit;
 mod files;
@@ -326,7 +326,7 @@ impl Table {
         self.delta.verify_deltatable_existence().await.map_err(|e| self.fault("look for", e))
     }
 
-    /// The version that a transaction of Delta's log has at the table's version; 0 where there is none.
+    /// The version that a transaction of Delta's log has at the table's version; 0 without one.
     async fn transaction(&mut self, app: &str) -> Result<u64, StorageError> {
         let before = self.failures.count();
         let state = self.delta.snapshot().map_err(|e| self.unreadable(before, e))?;

@@ -61,9 +61,9 @@ pub(super) struct Login {
 pub(super) enum Prompt {
     /// As it likes.
     Any,
-    /// Not at all: whoever is not logged in there comes back with an error.
+    /// Not at all: a person who is not logged in there comes back with an error.
     None,
-    /// In any case, whoever is logged in there.
+    /// In any case, even if someone is logged in there.
     Login,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Person {
     pub(super) auth_time: Option<i64>,
 }
 
-/// Why nobody logged in; each with the code that the page is told.
+/// Why a login failed; each with the code that the page gets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OidcError {
     /// The provider does not answer, or not as one does.
@@ -104,7 +104,7 @@ impl OidcError {
         }
     }
 
-    /// Whether the provider would have had to ask, and had been told not to.
+    /// Whether the provider would have had to ask, and was asked not to.
     pub(super) fn wants_to_ask(&self) -> bool {
         let asks = ["login_required", "interaction_required", "consent_required", "account_selection_required"];
         matches!(self, Self::Refused(code) if asks.contains(&code.as_str()))

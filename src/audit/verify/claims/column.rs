@@ -168,7 +168,7 @@ impl Column {
         }
     }
 
-    /// Whether the page headers tell of more values than have come.
+    /// Whether the page headers announce more values than have come.
     pub(super) fn lacks(&self) -> bool {
         self.pages.iter().skip(self.at).map(|page| page.levels).sum::<u64>() > self.come
     }

@@ -160,8 +160,8 @@ impl Claims {
             let rows = field(fields, 3).and_then(Thrift::int).and_then(|rows| u64::try_from(rows).ok());
             let rows = rows.ok_or_else(|| format!("row group {group} has no number of rows"))?;
             for (chunk, column) in structs(fields, 1, "the column chunks")?.into_iter().zip(&self.columns) {
-                let told = |why: String| format!("column {}, row group {group}: {why}", column.name);
-                self.hold_chunk(group, rows, chunk, column).map_err(told)?;
+                let located = |why: String| format!("column {}, row group {group}: {why}", column.name);
+                self.hold_chunk(group, rows, chunk, column).map_err(located)?;
             }
             before += rows;
         }

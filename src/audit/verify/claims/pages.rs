@@ -20,7 +20,7 @@ const BIT_PACKED: i64 = 4;
 /// The most bytes of a page header.
 const MAX_PAGE_HEADER: u64 = 1 << 20;
 
-/// A data page, as its header tells of it.
+/// A data page, as its header describes it.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) group: usize,

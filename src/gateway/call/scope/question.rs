@@ -1,8 +1,8 @@
 //! What a server asks of the client in the middle of a call.
 //!
-//! A question passes only if the client declared that it answers it and policy permits it; the decision is on the record
-//! before the client is asked. While the client is asked, the call gives its turns back and its time does not run; a
-//! question that is withdrawn lets the time run again. A person who does not answer within `limits.answer` has
+//! A question passes only if the client declared that it answers it and policy permits it; the decision is on the
+//! record before the client is asked. While the client is asked, the call gives its turns back and its time does not
+//! run; a question that is withdrawn lets the time run again. A person who does not answer within `limits.answer` has
 //! cancelled.
 
 use serde_json::json;

@@ -1,8 +1,9 @@
 //! What plugins ask the client of a session, and where what belongs to one of its requests goes.
 //!
-//! A question goes out on a stream, under an id of the session's own, and is answered by a response of the client. It is
-//! withdrawn when the future that asks is dropped, and fails when the client has been without a connection for longer
-//! than a stream can be resumed. Progress of an answer is passed on under the token that the plugin gave. At most
+//! A question goes out on a stream, under an id of the session's own, and is answered by a response of the client. It
+//! is withdrawn when the future that asks is dropped, and fails when the client has been without a connection for
+//! longer than a stream can be resumed. Progress of an answer is passed on under the token that the plugin gave. At
+//! most
 //! [`MAX_QUESTIONS`] are unanswered at once; none outlives its session.
 
 use std::sync::{Arc, Weak};
