@@ -119,7 +119,7 @@ impl Loading {
     }
 
     /// What is damaged, where entries that no checkpoint covers cannot be had from the log: what lies in a checkpoint's
-    /// place and is none, if anything does.
+    /// place and is not one, if anything does.
     fn unsigned(&self, otherwise: StorageError) -> StorageError {
         let Some(foreign) = self.signed.foreign() else { return otherwise };
         let size = self.signed.size();

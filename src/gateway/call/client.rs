@@ -123,7 +123,7 @@ pub(crate) trait Outlet: Send + Sync + 'static {
 pub(crate) trait ClientSession: Send + Sync + 'static {
     fn id(&self) -> &Arc<str>;
 
-    /// The session with the plugin at `index`, opened when there is none or it has ended.
+    /// The session with the plugin at `index`, opened if it is not open or has ended.
     async fn upstream(&self, index: usize) -> Result<Arc<UpstreamSession>, UpstreamError>;
 
     /// The same, if it is open.

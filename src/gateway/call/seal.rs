@@ -162,7 +162,7 @@ impl Sealer {
     /// Opens a state that a client brought, for what it is bound to.
     ///
     /// # Errors
-    /// When it is none of the gateway's, or of another request, or too old.
+    /// When it is not the gateway's, is of another request, or is too old.
     pub(crate) fn open(&self, sealed: &str, binding: &Binding) -> Result<State, CallError> {
         let invalid = || CallError::state("state_invalid", "the requestState is not of this request");
         let state = self.decrypt(sealed).ok_or_else(invalid)?;

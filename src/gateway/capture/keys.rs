@@ -7,7 +7,7 @@
 //!
 //! It is verified by `control_plane.vkey`. Without that the first key that is seen is kept, which the log says at each
 //! start; another is taken only if the note is signed by both. Where the settings name a recipient, a note with another
-//! or none is refused: whoever holds the control plane then cannot have payloads sealed to himself alone.
+//! or none is refused: an attacker who holds the control plane then cannot have payloads sealed to himself alone.
 //!
 //! The gateway's own date decides which key a payload is sealed to. A clock that is wrong by more than the note reaches
 //! finds none.
@@ -96,7 +96,7 @@ pub(super) struct Keys {
     abilities: Abilities,
     clock: Arc<dyn Clock>,
     state: RwLock<State>,
-    /// Told when a payload found no key.
+    /// Notified when a payload found no key.
     wanted: Notify,
 }
 

@@ -194,7 +194,7 @@ impl Relay {
     }
 
     /// Which plugin has a resource: the one whose lists or templates have it, else the one that gave this caller the
-    /// link, else the only one that it can be of. Plugins that the caller may not use are none.
+    /// link, else the only one that it can be of. Plugins that the caller may not use do not count.
     ///
     /// # Errors
     /// When no plugin has it or several do, or the URI is not in its one form although no plugin lists it so.

@@ -39,9 +39,9 @@ pub struct AuditEvent<'a> {
     pub reason: Option<&'a str>,
     /// The id of the JSON-RPC request.
     pub request_id: Option<&'a str>,
-    /// The trace it belongs to; an invalid one is none.
+    /// The trace it belongs to; an invalid one counts as `None`.
     pub trace_id: TraceId,
-    /// The span of the call; an invalid one is none.
+    /// The span of the call; an invalid one counts as `None`.
     pub span_id: SpanId,
     /// The call's own id: the same in its sample.
     pub invocation_id: Option<Uuid>,

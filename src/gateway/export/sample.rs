@@ -47,9 +47,9 @@ pub struct CallSample<'a> {
     pub request_id: Option<&'a str>,
     /// The MCP session.
     pub session_id: Option<&'a str>,
-    /// The trace it belongs to; an invalid one is none.
+    /// The trace it belongs to; an invalid one counts as `None`.
     pub trace_id: TraceId,
-    /// The span of the call; an invalid one is none.
+    /// The span of the call; an invalid one counts as `None`.
     pub span_id: SpanId,
     /// Who called: `user:…`, `service:…` or `anonymous`.
     pub caller: Option<&'a str>,

@@ -316,7 +316,7 @@ mod tests {
         assert!(matches!(parse(json!({"jsonrpc": "2.0", "id": "a", "result": null})), Ok(Message::Response(_))));
         let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -1, "message": "no"}});
         assert!(matches!(parse(error), Ok(Message::Response(_))));
-        assert!(parse(json!({"jsonrpc": "2.0", "id": null, "method": "ping"})).is_err(), "an id that is none");
+        assert!(parse(json!({"jsonrpc": "2.0", "id": null, "method": "ping"})).is_err(), "null is not an id");
         assert!(parse(json!({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": [1]})).is_err());
     }
 

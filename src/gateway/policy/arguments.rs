@@ -54,7 +54,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// Whether it is none.
+    /// Whether it is empty.
     pub(super) fn is_none(&self) -> bool {
         matches!(self, Self::At(pointers) if pointers.is_empty())
     }

@@ -89,7 +89,7 @@ impl Obligations {
         pointers.iter().map(ToString::to_string).collect()
     }
 
-    /// Whom to tell of the call.
+    /// Whom to notify of the call.
     pub fn notify(&self) -> &[String] {
         &self.notify
     }

@@ -1,7 +1,7 @@
 //! What a policy looks at, and what of it holds whatever the arguments.
 //!
 //! A tool is listed unless every call of it would be denied. That cannot be known by evaluating policies that look at
-//! arguments, for there are none yet. So for listing, each policy stands in its *outline*:
+//! arguments, which are not known yet. So for listing, each policy stands in its *outline*:
 //!
 //! * a policy that permits keeps its scope and those of its conditions' parts, joined by `&&` (in `unless` by `||`),
 //!   that do not look at arguments. It then permits at least all that it did;

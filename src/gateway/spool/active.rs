@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::disk::SegmentFile;
-use super::pending::Told;
+use super::pending::Waiter;
 use super::segment::{Header, SentUnder};
 
 /// The open segment of a lane. There is always one.
@@ -25,7 +25,7 @@ pub(super) struct ActiveSegment {
     /// When the first record was written that no fsync has covered.
     pub(super) unsynced: Option<Instant>,
     /// Who waits for an fsync of what was written.
-    pub(super) waiters: Vec<Told>,
+    pub(super) waiters: Vec<Waiter>,
     /// Swapped with the pending bytes, so that neither is allocated again.
     pub(super) scratch: Vec<u8>,
 }

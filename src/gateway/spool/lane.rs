@@ -48,11 +48,11 @@ impl Lane {
     /// # Errors
     /// When it is not, or may not be.
     pub(crate) fn append_durably(&self, payload: &[u8]) -> impl Future<Output = Result<(), NotRecorded>> + use<> {
-        let (told, hears) = oneshot::channel();
-        let appended = self.journal.append(payload, Some(told));
+        let (waiter, outcome) = oneshot::channel();
+        let appended = self.journal.append(payload, Some(waiter));
         async move {
             appended?;
-            match timeout(DURABLE_WITHIN, hears).await {
+            match timeout(DURABLE_WITHIN, outcome).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(NotRecorded::Stopping),
                 Err(_) => Err(NotRecorded::Late),

@@ -1,4 +1,5 @@
-//! A durable, bounded, crash-safe queue of records on the local disk, between a call and whoever its telemetry is for.
+//! A durable, bounded, crash-safe queue of records on the local disk, between a call and the receivers of its
+//! telemetry.
 //!
 //! Two **lanes**, samples and audit events, each a folder of segment files; and a third, of sealed payloads, with a
 //! bound of its own. A record of that is an envelope and a record under it, of up to 20 MiB, and no JSON. A record is
@@ -38,7 +39,7 @@
 //! Records of a lane are numbered one after the other over all segments and restarts. A record that could not be
 //! written leaves a hole in the numbers. There is always an open segment; of audit events it is made durable, with the
 //! next number in its header, before an older one may go, so that no number of theirs is ever given twice. The numbers
-//! of samples are told to nobody, and may be given again after a power cut.
+//! of samples are not handed out, and may be given again after a power cut.
 //!
 //! # Exactly once
 //!

@@ -5,8 +5,8 @@
 //! keeps the id and number that are in its header, also when a later process sends it. After a conflict the process
 //! counts on under a new id, since something else uses the old one: a copy of this process's memory, say.
 //!
-//! It is told with each batch which number was acknowledged before it. Of an earlier process's that is what its
-//! segment's header says, until one of the same emitter is acknowledged; it may be too low, and never too high.
+//! Each batch carries the number that was acknowledged before it. Of an earlier process's that is what its segment's
+//! header says, until one of the same emitter is acknowledged; it may be too low, and never too high.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use super::NotRecorded;
 use super::segment;
 
-/// What a waiting recorder is told.
-pub(super) type Told = oneshot::Sender<Result<(), NotRecorded>>;
+/// Where a waiting recorder gets the outcome.
+pub(super) type Waiter = oneshot::Sender<Result<(), NotRecorded>>;
 
-/// Tells those who wait what came of it.
-pub(super) fn tell(waiters: Vec<Told>, result: Result<(), NotRecorded>) {
+/// Sends the outcome to those who wait.
+pub(super) fn answer(waiters: Vec<Waiter>, result: Result<(), NotRecorded>) {
     for waiter in waiters {
-        // Whoever does not wait any more need not be told.
+        // Ignore the error: the receiver was dropped.
         let _ = waiter.send(result);
     }
 }
@@ -27,16 +27,16 @@ pub(super) struct Pending {
     records: u64,
     /// The number of the next record.
     next: u64,
-    waiters: Vec<Told>,
+    waiters: Vec<Waiter>,
 }
 
-/// What was pending and is in somebody's hands, but for the bytes.
+/// What was pending and is being written, without the bytes.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) records: u64,
     /// The number after the last that was drawn.
     pub(super) next: u64,
-    pub(super) waiters: Vec<Told>,
+    pub(super) waiters: Vec<Waiter>,
 }
 
 impl Pending {
@@ -58,10 +58,10 @@ impl Pending {
     }
 
     /// Adds a record under the number that was drawn for it.
-    pub(super) fn push(&mut self, number: u64, payload: &[u8], told: Option<Told>) {
+    pub(super) fn push(&mut self, number: u64, payload: &[u8], waiter: Option<Waiter>) {
         segment::push_frame(&mut self.bytes, number, payload);
         self.records += 1;
-        self.waiters.extend(told);
+        self.waiters.extend(waiter);
     }
 
     /// Takes all that is pending, its bytes into `scratch`, whose own are given up; none when there is nothing.

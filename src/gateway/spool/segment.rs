@@ -208,7 +208,7 @@ pub(super) struct Contents {
     pub(super) end: Option<End>,
     /// Where the last sound frame ends; what follows is a torn tail.
     pub(super) sound: usize,
-    /// Where bytes lie between sound frames that are none.
+    /// Where bytes lie between sound frames that are not frames.
     pub(super) gaps: Vec<Range<usize>>,
 }
 

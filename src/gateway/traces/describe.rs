@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::Span;
 /// The longest text of a client, bytes, that becomes an attribute (ids of sessions and of requests).
 const ID_BYTES: usize = 128;
 
-/// The requests and notifications of MCP that reach a gateway, and the word for what is none.
+/// The requests and notifications of MCP that reach a gateway, and the word for any other.
 const METHODS: [&str; 30] = [
     "completion/complete",
     "elicitation/create",
@@ -49,7 +49,7 @@ pub(super) fn known(method: &str) -> &'static str {
     METHODS.into_iter().find(|known| *known == method).unwrap_or(OTHER_METHOD)
 }
 
-/// A request, as its spans tell of it.
+/// A request, as its spans describe it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// The JSON-RPC method.
@@ -132,7 +132,7 @@ impl Target<'_> {
     }
 }
 
-/// An upstream, as a span tells of it.
+/// An upstream, as a span describes it.
 #[derive(Debug, Clone, Copy)]
 pub enum Upstream<'a> {
     /// A server that is reached over HTTP.

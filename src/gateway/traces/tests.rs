@@ -66,7 +66,7 @@ fn call(traces: &Traces, inbound: Inbound) -> RequestSpans {
     traces.request(&request, inbound, true, None)
 }
 
-/// A call that went well, and what its upstream was told.
+/// A call that went well, and the trace headers that its upstream got.
 fn whole_call(traces: &Traces, inbound: Inbound) -> Map<String, Value> {
     let mut spans = call(traces, inbound);
     spans.identity().caller("service:ci");
@@ -180,7 +180,7 @@ async fn a_trace_is_kept_whole_or_not_at_all() {
     })
     .await;
     assert!((140..=260).contains(&kept), "{kept} of {calls} at a tenth");
-    assert_eq!(spans.len(), 4 * kept, "what the upstream is told is what was done");
+    assert_eq!(spans.len(), 4 * kept, "what the upstream is sent is what was done");
 }
 
 #[tokio::test]

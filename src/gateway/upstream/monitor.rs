@@ -306,7 +306,7 @@ impl Plugin {
         None
     }
 
-    /// Keeps a subscription to changes of the lists, where a modern server says that it tells of them.
+    /// Keeps a subscription to changes of the lists, where a modern server says that it sends them.
     async fn keep_listening(self: &Arc<Self>) {
         loop {
             let filter = self.offer().map(|offer| listens_to(&offer.capabilities)).filter(|filter| !filter.is_empty());

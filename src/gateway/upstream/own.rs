@@ -85,7 +85,8 @@ impl OwnSessions {
 }
 
 impl Plugin {
-    /// Reads lists again that changed, and tells of it. A server that says so without end is heard once a while.
+    /// Reads lists again that changed, and announces that. A server that reports changes without end is read once a
+    /// while.
     pub(super) async fn keep_refreshing(self: &Arc<Self>) {
         loop {
             self.own().changed.notified().await;
@@ -99,7 +100,7 @@ impl Plugin {
         }
     }
 
-    /// A stream to hear of changes on, where the server says that it tells of them.
+    /// A stream for changes, where the server says that it sends them.
     pub(super) fn wants_stream(&self, session: &UpstreamSession) -> Option<StreamGuard> {
         let tells = |kind: &ListKind| {
             session

@@ -190,7 +190,7 @@ impl Plugin {
         &self.settings
     }
 
-    /// As spans tell of it.
+    /// As spans describe it.
     pub(crate) fn described(&self) -> Upstream<'_> {
         match &self.settings.transport {
             config::Transport::Http { url, .. } => Upstream::Http {

@@ -281,8 +281,8 @@ impl Lease {
         Ok(result)
     }
 
-    /// Ends its subscriptions to these resources; the server is to be told of those that no other lease has, by what
-    /// this gives.
+    /// Ends its subscriptions to these resources; the future unsubscribes at the server from those that no other lease
+    /// has.
     pub(crate) fn unsubscribe(&self, uris: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
         let last: Vec<String> = uris.into_iter().filter(|uri| self.session.subscribers().leave(uri)).collect();
         let session = self.session();

@@ -39,8 +39,8 @@ impl Plugin {
         }
     }
 
-    /// The generation that a modern server is spoken to in for an old client. Who has no patience left is told so; the
-    /// server is asked all the same, for those who come next.
+    /// The generation that a modern server is spoken to in for an old client. A caller whose time is over gets an
+    /// error; the server is asked all the same, for the next ones.
     async fn for_old_client(self: &Arc<Self>, patience: Duration) -> Result<Generation, UpstreamError> {
         let mut health = self.health().subscribe();
         let plugin = Arc::clone(self);

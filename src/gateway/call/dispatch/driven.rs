@@ -143,7 +143,7 @@ pub(super) async fn result_of_task(
     let result = lease.ask(ask).await;
     task.has_ended = matches!(result, Ok(_) | Err(UpstreamError::Refused(_)));
     let Some(mut object) = result.as_ref().ok().and_then(Json::object) else { return result };
-    // The task is none of the client's.
+    // The task is not the client's.
     if let Some(mut meta) = object.get("_meta").and_then(Json::object) {
         meta.take("io.modelcontextprotocol/related-task");
         object.set("_meta", meta.to_json());

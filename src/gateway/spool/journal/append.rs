@@ -1,4 +1,4 @@
-//! Recording: a record is encoded into memory, and whoever gets to write writes all that is there.
+//! Recording: a record is encoded into memory, and the thread that gets to write writes all that is there.
 //!
 //! Calls at the same time so share a write. One that does not get its turn waits until its record is written,
 //! [`PATIENCE`] at most; then it leaves it to the flusher. While a write hangs, and a while after a slow one, calls do
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::{Journal, locked, try_locked};
 use crate::gateway::metrics::Loss;
 use crate::gateway::spool::active::ActiveSegment;
-use crate::gateway::spool::pending::Told;
+use crate::gateway::spool::pending::Waiter;
 use crate::gateway::spool::{NotRecorded, segment};
 use crate::model::micros;
 
@@ -22,13 +22,14 @@ use crate::model::micros;
 const PATIENCE: Duration = Duration::from_micros(500);
 
 impl Journal {
-    /// Takes a record in and writes it if that can be done at once. `told` hears once it is durable, or is not to be.
+    /// Takes a record in and writes it if that can be done at once. `waiter` gets the outcome: once it is durable, or
+    /// when it cannot become so.
     ///
     /// # Errors
     /// When there is no room; the record's number is then missing for good.
-    pub(in crate::gateway::spool) fn append(&self, payload: &[u8], told: Option<Told>) -> Result<(), NotRecorded> {
-        let waits = told.is_some();
-        let number = self.queue(payload, told).inspect_err(|why| {
+    pub(in crate::gateway::spool) fn append(&self, payload: &[u8], waiter: Option<Waiter>) -> Result<(), NotRecorded> {
+        let waits = waiter.is_some();
+        let number = self.queue(payload, waiter).inspect_err(|why| {
             self.metrics().lost(loss(*why), 1);
             self.not_recorded(1);
         })?;
@@ -38,7 +39,7 @@ impl Journal {
         Ok(())
     }
 
-    fn queue(&self, payload: &[u8], told: Option<Told>) -> Result<u64, NotRecorded> {
+    fn queue(&self, payload: &[u8], waiter: Option<Waiter>) -> Result<u64, NotRecorded> {
         let size = segment::frame_bytes(payload.len());
         let mut pending = locked(&self.pending);
         let number = pending.draw_number();
@@ -51,7 +52,7 @@ impl Journal {
         if !self.quota.admits(self.name, (pending.bytes() + size) as u64, self.tuning.segment_bytes) {
             return Err(NotRecorded::Full);
         }
-        pending.push(number, payload, told);
+        pending.push(number, payload, waiter);
         Ok(number)
     }
 

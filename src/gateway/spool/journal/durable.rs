@@ -2,9 +2,9 @@
 //!
 //! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
 //! sealed one gets its end mark and its fsync together, before it is sent for the first time: then the bytes that were
-//! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is said in the log,
-//! and to whoever waits; the records stay, as durable as the disk lets them be. A segment without its mark is sound all
-//! the same.
+//! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is reported in the log
+//! and to those who wait; the records stay, as durable as the disk lets them be. A segment without its mark is sound
+//! all the same.
 //!
 //! A power cut takes what no fsync has covered, which was promised to nobody.
 
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use super::{Journal, locked};
 use crate::gateway::spool::disk::SegmentFile;
-use crate::gateway::spool::pending::{Told, tell};
+use crate::gateway::spool::pending::{Waiter, answer};
 use crate::gateway::spool::sealed::Sealed;
 use crate::gateway::spool::segment::{self, End};
 use crate::gateway::spool::{NotRecorded, UNSYNCED_DELETIONS};
@@ -34,15 +34,15 @@ impl Journal {
             open.unsynced = None;
             (Arc::clone(&open.file), std::mem::take(&mut open.waiters))
         };
-        self.tell_synced(waiters, self.timed(|| file.sync()));
+        self.answer_synced(waiters, self.timed(|| file.sync()));
     }
 
     /// Tells those who wait for an fsync what came of it.
-    pub(super) fn tell_synced(&self, waiters: Vec<Told>, synced: io::Result<()>) {
+    pub(super) fn answer_synced(&self, waiters: Vec<Waiter>, synced: io::Result<()>) {
         if synced.is_err() {
             self.not_recorded(waiters.len() as u64);
         }
-        tell(waiters, synced.map_err(|_| NotRecorded::Disk));
+        answer(waiters, synced.map_err(|_| NotRecorded::Disk));
     }
 
     /// Runs an fsync; a failure is said here.

@@ -97,7 +97,7 @@ pub(crate) struct Journal {
     said: AtomicBool,
     /// A sender waits for a batch.
     wanted: AtomicBool,
-    /// Told when a batch is sealed.
+    /// Notified when a batch is sealed.
     pub(super) ready: Notify,
     /// The thread that keeps it.
     pub(super) flusher: OnceLock<Thread>,

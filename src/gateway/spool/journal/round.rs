@@ -3,7 +3,7 @@
 //!
 //! When the disk is full, or the segments of both lanes have more bytes than they may, the oldest samples are dropped
 //! and counted as lost, for the sake of an audit event too; audit events never are. What cannot be written even then is
-//! given up: its numbers stay missing, whoever waits for it is told, and the log says so once.
+//! given up: its numbers stay missing, those who wait for it get the error, and the log says so once.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Journal, locked};
 use crate::gateway::metrics::Loss;
-use crate::gateway::spool::pending::{Taken, tell};
+use crate::gateway::spool::pending::{Taken, answer};
 use crate::gateway::spool::{LaneName, NotRecorded};
 
 impl Journal {
@@ -82,11 +82,11 @@ impl Journal {
             );
         }
         self.health.set_failing(true);
-        tell(waiters, Err(NotRecorded::Disk));
+        answer(waiters, Err(NotRecorded::Disk));
     }
 
-    /// Drops the oldest samples: a batch, or what the active segment holds if there is none. Gives whether there was
-    /// anything.
+    /// Drops the oldest samples: a batch, or what the active segment holds if no batch is sealed. Returns whether there
+    /// was anything.
     fn drop_oldest(&self) -> bool {
         self.drop_oldest_sealed() || self.drop_active()
     }

@@ -22,7 +22,7 @@ struct Faults {
     sync_hangs: Gate,
 }
 
-/// Holds up whoever passes while it is shut.
+/// Blocks the threads that pass while it is shut.
 #[derive(Debug, Default)]
 struct Gate {
     shut: Mutex<bool>,

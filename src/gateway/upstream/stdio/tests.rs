@@ -17,7 +17,7 @@ use crate::gateway::upstream::dispatch::Dispatch;
 use crate::gateway::upstream::share::Share;
 use crate::gateway::upstream::{Ask, Upcalls, UpstreamError, next_id};
 
-/// What was asked and told, in order; a question is answered with its parameters.
+/// The questions and notifications, in order; a question is answered with its parameters.
 #[derive(Default)]
 struct Client(Mutex<Vec<String>>);
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Client, Got, Server, ask, error, http_plugin, initialize, initialized, result, status};
 use crate::gateway::upstream::UpstreamError;
 
-/// A server that knows the sessions it gave since it was restarted, and refuses others as it is told to.
+/// A server that knows the sessions it gave since it was restarted, and refuses others with a given answer.
 async fn restartable(refuse: fn(&Got) -> Response) -> (Server, Arc<Mutex<HashSet<String>>>) {
     let known = Arc::<Mutex<HashSet<String>>>::default();
     let (sessions, given) = (Arc::clone(&known), Mutex::new(0));

@@ -159,7 +159,7 @@ impl Listeners for Changes {
     }
 }
 
-/// What was asked and told; questions are answered in turn, with `{}` at last.
+/// The questions and notifications; questions are answered in turn, with `{}` at last.
 #[derive(Default)]
 pub(super) struct Client {
     pub(super) heard: Mutex<Vec<String>>,

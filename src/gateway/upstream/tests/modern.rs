@@ -59,7 +59,7 @@ async fn what_a_server_tells_comes_before_the_answer_and_a_lost_stream_is_a_lost
     let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
     let answer = plugin.request(None, ask("prompts/get", "{}", &client)).await.unwrap();
     assert_eq!(answer.as_bytes(), br#"{"resultType":"input_required"}"#);
-    assert_eq!(*client.heard.lock(), ["notifications/progress"], "a question is none of a modern server's business");
+    assert_eq!(*client.heard.lock(), ["notifications/progress"], "a modern server asks no questions");
     let lost = plugin.request(None, ask("prompts/get", r#"{"lost":true}"#, &client)).await;
     assert!(matches!(lost, Err(UpstreamError::Broken)));
     assert_eq!(server.got().len(), 2, "neither resumed nor sent again");

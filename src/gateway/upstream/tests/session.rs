@@ -182,7 +182,7 @@ async fn the_stream_for_everything_else_is_open_while_it_is_wanted_and_a_refusal
     let guard = session.want_stream();
     eventually("the stream to be asked for", || (gets.load(Ordering::SeqCst) == 1).then_some(())).await;
     drop(guard);
-    // Once it is known that there is none, wanting it asks for nothing.
+    // Once it is known that there is no stream, wanting it sends no request.
     eventually("the refusal to be known", || {
         drop(session.want_stream());
         (gets.load(Ordering::SeqCst) <= 2).then_some(())
