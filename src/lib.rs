@@ -18,7 +18,7 @@
 //! | [`log`] | the log: its objects, floor, authenticity |
 //! | [`identity`] | bearer tokens of a request: the one verifier of JSON Web Tokens |
 //! | [`query`] | SQL sessions of one org each, their limits and result formats |
-//! | [`audit`] | the ledger: canonical entries, chain, Merkle tree, signed heads, verification |
+//! | [`audit`] | the ledger: canonical entries, chain, Merkle tree, signed checkpoints, verification |
 //! | [`ingest`] | request bodies to canonical record batches; idempotency keys |
 //! | [`rollup`] | the latency histogram, its SQL functions, running totals and their exposition |
 //! | [`payload`] | sealed payloads: their format |

@@ -62,7 +62,7 @@ impl Signer {
         let found = self.check(note, also)?;
         if found != *head {
             let reason =
-                format!("a signed head of {} entries has the root {}, not {}", found.size, found.root, head.root);
+                format!("a signed checkpoint of {} entries has the root {}, not {}", found.size, found.root, head.root);
             return Err(AuditError::NoExtension(reason));
         }
         self.last = self.grow(head, grown)?;
@@ -86,7 +86,7 @@ impl Signer {
         grown.iter().for_each(|leaf| peaks.push(*leaf));
         if head.origin != self.origin || head.size != peaks.size() || head.root != peaks.root() {
             return Err(AuditError::NoExtension(format!(
-                "a head of {} with {} entries and root {} is not what the last one, of {} entries, grew to: {} with root {}",
+                "a checkpoint of {} with {} entries and root {} is not what the last one, of {} entries, grew to: {} with root {}",
                 head.origin,
                 head.size,
                 head.root,
@@ -99,7 +99,7 @@ impl Signer {
     }
 }
 
-/// Reads a head of the ledger `origin` that one of `keys` has signed.
+/// Reads a checkpoint of the ledger `origin` that one of `keys` has signed.
 ///
 /// # Errors
 /// As [`Signer::check`].

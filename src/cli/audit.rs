@@ -257,21 +257,21 @@ fn workers() -> Option<NonZeroUsize> {
 fn sound_text(sound: &Sound) -> String {
     let mut lines = vec![
         format!("sound: {}", sound.origin),
-        format!("entries under the signed head: {}, root {}", sound.size, sound.root),
-        format!("kept heads, each consistent with it: {}", sound.heads),
+        format!("entries under the signed checkpoint: {}, root {}", sound.size, sound.root),
+        format!("kept checkpoints, each consistent with it: {}", sound.heads),
     ];
     if let Some(micros) = sound.recorded_at {
         lines.push(format!("the last entry under it was recorded at {}", time_text(micros.div_euclid(1_000_000))));
     }
     if sound.remembered > 0 {
-        lines.push(format!("heads of yours, each consistent with it: {}", sound.remembered));
+        lines.push(format!("checkpoints of yours, each consistent with it: {}", sound.remembered));
     }
     if let Some(gap) = sound.spacing.widest {
-        lines.push(format!("the widest gap between kept heads: {}", gap_text(gap)));
+        lines.push(format!("the widest gap between kept checkpoints: {}", gap_text(gap)));
     }
     if let Some(gap) = sound.spacing.sparse {
         lines.push(format!(
-            "fewer kept heads than one a day, as the control plane keeps them: {}; some may have been deleted",
+            "fewer kept checkpoints than one a day, as the control plane keeps them: {}; some may have been deleted",
             gap_text(gap)
         ));
     }
@@ -312,7 +312,7 @@ fn unknown(sound: &Sound) -> Vec<(&'static str, &'static str)> {
         (0, false) => {
             "whether there was a newer state than the one that the witness cosigned then: ask the witness for the size it saw last"
         }
-        _ => "whether there was a newer state than this one, after the heads that you kept",
+        _ => "whether there was a newer state than this one, after the checkpoints that you kept",
     };
     let mut unknown = vec![("rollback", rollback)];
     if sound.unsigned > 0 {

@@ -106,7 +106,7 @@ fn check(args: &ProofArgs, file: &Path) -> Result<(), CliError> {
                 .to_string(),
         );
     }
-    output::line(&format!("proved: entry {} of {origin} is under a signed head of {size} entries", proof.seq))?;
+    output::line(&format!("proved: entry {} of {origin} is under a signed checkpoint of {size} entries", proof.seq))?;
     match &proof.entry {
         Some(entry) => output::line(entry),
         None => output::line(&format!(

@@ -341,7 +341,7 @@ fn with_previous(settings: &Audit, current: SigningKey) -> Result<SigningKeys, A
     Ok(signing.with_previous(keys::load(path)?.ok_or_else(missing)?))
 }
 
-/// Where the ledgers' heads are handed on to.
+/// Where the ledgers' checkpoints are replicated to.
 fn elsewhere(settings: &Audit) -> Result<Elsewhere, CliError> {
     let witness = settings.witness.as_ref().map(|witness| {
         let vkey = witness.vkey.parse::<VKey>();

@@ -290,11 +290,11 @@ pub struct Token {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
-    /// The file that holds the key the ledgers' heads are signed with; made at the first start.
+    /// The file of the key that the ledgers' checkpoints are signed with; made at the first start.
     pub key_file: PathBuf,
     /// The key itself, as PKCS#8 PEM, from the environment; used in place of the file.
     pub key: Option<Secret>,
-    /// The file of the key before this one: for the time of a change, heads are signed with both.
+    /// The file of the key before this one: for the time of a change, checkpoints are signed with both.
     pub previous_key_file: Option<PathBuf>,
     /// How often at most a ledger with new entries gets a segment and a checkpoint; by the kind of store if not set,
     /// see [`ControlPlane::ledger_period`].
@@ -303,7 +303,7 @@ pub struct Audit {
     pub prune_interval: Period,
     /// Who cosigns each head.
     pub witness: Option<Witness>,
-    /// Where each head is copied to: a second store, with the settings that a store has.
+    /// Where each checkpoint is copied to: a second store, with the settings that a store has.
     pub mirror: Option<Storage>,
     /// Whether each SQL query is an entry of its org's ledger: who ran it, its digest, rows and bytes.
     pub queries: bool,
@@ -313,7 +313,7 @@ pub struct Audit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Witness {
-    /// Its submission prefix: heads are posted to `<url>/add-checkpoint`.
+    /// Its submission prefix: checkpoints are posted to `<url>/add-checkpoint`.
     pub url: Endpoint,
     /// Its verifier key.
     pub vkey: String,

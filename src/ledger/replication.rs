@@ -207,7 +207,7 @@ async fn cosign(
                 contradict(ledger, progress, size, &reason);
                 return Err(reason);
             }
-            other => return Err(format!("it answers {other} to a head of {size} entries")),
+            other => return Err(format!("it answers {other} to a checkpoint of {size} entries")),
         }
     }
     Err("it names another size each time".to_owned())
@@ -317,7 +317,7 @@ pub(crate) async fn compare(
     let size = head.map_or(0, |head| head.size);
     if mirrored.size > size {
         return Err(node.store.unusable(format!(
-            "the ledger of org {org} was rolled back: its head covers {size} entries, and the mirror's covers {}; {advice}",
+            "the ledger of org {org} was rolled back: its checkpoint covers {size} entries, and the mirror's covers {}; {advice}",
             mirrored.size
         )));
     }
@@ -333,7 +333,7 @@ pub(crate) async fn compare(
         return Ok(());
     }
     Err(node.store.unusable(format!(
-        "the ledger of org {org} is another one than the mirror's: the {} entries that the mirror's head covers are not the \
+        "the ledger of org {org} is another one than the mirror's: the {} entries that the mirror's checkpoint covers are not the \
          beginning of the {} here; {advice}",
         mirrored.size, head.size
     )))

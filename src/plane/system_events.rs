@@ -15,7 +15,7 @@
 //! | `operator.request_refused` | requests for want of rights, at most one entry a minute for a token and a route | the route |
 //! | `payload.…` | see `payload_keys`, `payloads`, `payload_view` | the epoch, the call |
 //! | `ledger.prune`, `ledger.hold`, `ledger.release` | see `retention` | |
-//! | `ledger.key` | heads are signed by another key from now on | |
+//! | `ledger.key` | checkpoints are signed by another key from now on | |
 //! | `ledger.verification_failed` | the ledger did not stand a check of the control plane's own | |
 //!
 //! A start is one entry where nothing changed, and it is written when the org is first used in the process: so a
@@ -366,7 +366,7 @@ fn detail_of(entries: &RecordBatch, seq: u64) -> Option<String> {
     details.is_valid(row).then(|| details.value(row).to_owned())
 }
 
-/// The key that heads are signed with, if the newest one is not signed with it yet.
+/// The key that checkpoints are signed with, if the newest one is not signed with it yet.
 fn changed_key(plane: &Plane, org: &OrgName, newest: Option<&str>) -> Result<Option<VKey>, PlaneError> {
     let internal = |e: crate::audit::AuditError| PlaneError::Internal(e.to_string());
     let Some(newest) = newest else { return Ok(None) };

@@ -401,8 +401,8 @@ impl<'a> Chain<'a> {
         }
         let Some(found) = difference else {
             let why = format!(
-                "the signed root is not that of the entries: from here on they were changed, or the head is forged; the heads \
-                 before agree with them up to here ({})",
+                "the signed root is not that of the entries: from here on they were changed, or the checkpoint is forged; the \
+                 checkpoints before agree with them up to here ({})",
                 self.agreed
             );
             return Err(Fault { kind: Kind::Changed, seq: Some(self.agreed), file: self.head.file.clone(), why }.into());

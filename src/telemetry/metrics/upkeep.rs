@@ -116,9 +116,9 @@ pub struct Audit {
     pub heads: IntCounter,
     /// Segments this node deleted because they were pruned.
     pub pruned: IntCounter,
-    /// Cosignatures of the witness on this node's heads.
+    /// Cosignatures of the witness on this node's checkpoints.
     pub cosignatures: IntCounter,
-    /// Times that the witness or the mirror did not take a head; it is tried again.
+    /// Times that the witness or the mirror did not take a checkpoint; it is retried.
     pub handing_failures: IntCounter,
     /// Times that a ledger was not written and is tried again.
     pub failures: IntCounter,
@@ -135,7 +135,7 @@ impl Audit {
         Self {
             events: r.counter("mcpg_cp_audit_events_total", "Events put into ledgers"),
             segments: r.counter("mcpg_cp_audit_segments_total", "Segments of ledgers written by this node"),
-            heads: r.counter("mcpg_cp_audit_heads_total", "Heads of ledgers signed by this node"),
+            heads: r.counter("mcpg_cp_audit_heads_total", "Checkpoints of ledgers signed by this node"),
             pruned: r.counter("mcpg_cp_audit_pruned_segments_total", "Segments of ledgers deleted after a prune"),
             cosignatures: r.counter("mcpg_cp_audit_cosignatures_total", "Heads of ledgers cosigned by the witness"),
             handing_failures: r.counter(
