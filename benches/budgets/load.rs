@@ -1,4 +1,4 @@
-//! Load by the program's own load generator, in a process of its own, so that its processor time can be told from the
+//! Load by the program's own load generator, in a process of its own, so that its processor time is separate from the
 //! server's.
 
 use std::process::Stdio;

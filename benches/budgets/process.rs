@@ -1,4 +1,4 @@
-//! What Linux tells of a process: the time it took, and the memory it holds.
+//! What Linux reports of a process: the time it took, and the memory it holds.
 
 use super::Result;
 

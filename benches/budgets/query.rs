@@ -1,7 +1,7 @@
 //! SQL over HTTP on a long history, beside DuckDB and ClickHouse on the same Parquet files in the same run; what a
 //! sample takes on disk; and dashboard queries from the rollups.
 //!
-//! The history is the fleet's last week, told in order, with ids of their own for all samples. Then the server is
+//! The history is the fleet's last week, sent in order, with ids of their own for all samples. Then the server is
 //! drained and started again, so that all of it lies in the tables and nothing in memory. Each query runs once untimed
 //! and five times timed, and the median counts: for the server from sending the request to the last byte of its JSON
 //! answer; for the others, which run in a Python process, from the call until all rows are fetched. While one is timed

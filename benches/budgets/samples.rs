@@ -55,7 +55,7 @@ pub(crate) fn of_series(at: DateTime<Utc>, rows: usize, series: usize) -> Result
     Ok(RecordBatch::try_new(Arc::clone(&schema), columns.collect())?)
 }
 
-/// The past of the fleet, as a server was told it.
+/// The past of the fleet, as it was sent to a server.
 #[derive(Debug)]
 pub(crate) struct Past {
     /// Samples in it.

@@ -192,7 +192,7 @@ pub(crate) async fn pages() -> [(&'static str, String); 3] {
     let hash = hash_of(token);
     let server = Config::new()
         .with(&format!("tokens: [{{ name: all, hash: {hash}, org: default, roles: [ingest, read, operator] }}]"))
-        // So few that whose they were is told too.
+        // So few that the alert names their callers too.
         .with("limits: { series: 1 }")
         .token(token)
         .start()

@@ -90,7 +90,7 @@ fn a_token_is_hashed_the_same_each_time_and_alone_on_its_line() {
     assert_eq!(out(&one).lines().count(), 1);
     assert!(!out(&one).contains("secret"));
     assert_ne!(out(&one), out(&hash(b"secret-token-2\n")));
-    assert_ne!(code(&hash(b"\n")), 0, "an empty token is none");
+    assert_ne!(code(&hash(b"\n")), 0, "an empty token is refused");
 }
 
 #[test]

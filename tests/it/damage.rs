@@ -1,6 +1,6 @@
-//! Invariant I2: a damaged object of the log is told exactly and stops the org it belongs to. An object that did not
-//! arrive whole is damage too, since no store that the program takes can tear one. Every kind of object is spoiled in
-//! `faults::objects`.
+//! Invariant I2: a damaged object of the log is reported exactly and stops the org it belongs to. An object that did
+//! not arrive whole is damage too, since no store that the program accepts can tear one. Every kind of object is
+//! spoiled in `faults::objects`.
 
 use std::path::{Path, PathBuf};
 

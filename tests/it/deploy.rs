@@ -125,7 +125,7 @@ fn the_units_are_systemds_own() {
         std::fs::write(&file, text.replace("/usr/local/bin/mcpg", "/bin/true")).unwrap();
         let output = run(Command::new(tool("systemd-analyze")).arg("verify").arg(&file));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        // It also tells of units of the machine's own.
+        // It also reports units of the machine's own.
         let ours: Vec<_> = said.lines().filter(|line| line.contains(unit)).collect();
         assert!(output.status.success() && ours.is_empty(), "{unit}: {said}");
     }

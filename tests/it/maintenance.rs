@@ -107,7 +107,7 @@ async fn rows_that_are_too_old_go_by_whole_days_and_the_ledger_says_so() {
     client.send(Method::POST, "audit/release", &json_body, reason).await.unwrap().ok();
 
     let done = post(&client, "storage/retention").await;
-    // By then a second may have passed.
+    // Meanwhile a second may have passed.
     let timeless = |tables: &Value| {
         let mut tables = tables.clone();
         tables.as_array_mut().unwrap().iter_mut().for_each(|of| of["before"] = Value::Null);

@@ -1,5 +1,5 @@
-//! SQL over HTTP as clients, proxies and neighbours meet it: what now() says, how errors are told, how answers end, who
-//! waits for whom.
+//! SQL over HTTP as clients, proxies and neighbours meet it: what now() says, how errors are reported, how answers end,
+//! which query waits for which.
 
 use std::process::Command;
 use std::time::Duration;

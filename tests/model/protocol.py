@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Iterator, NamedTuple
 
 Obj = int
-"""The number of an object in `_OBJECTS`; 0 is none."""
+"""The number of an object in `_OBJECTS`; 0 if there is no object."""
 
 
 class Bytes(NamedTuple):

@@ -58,7 +58,7 @@ impl Drop for Upstream {
     }
 }
 
-/// Says back what it is told.
+/// Echoes its argument.
 #[derive(Debug, Clone)]
 struct Echo;
 

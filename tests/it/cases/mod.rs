@@ -68,7 +68,7 @@ impl Case {
 
     /// Whether an answer, as JSON, or the code and text of a refusal is what must come; if not, what came.
     pub(crate) fn check(&self, outcome: Result<&Value, (&str, &str)>) -> Result<(), String> {
-        let told = outcome.map_or_else(|(code, text)| format!("{code}: {text}"), Value::to_string);
+        let came = outcome.map_or_else(|(code, text)| format!("{code}: {text}"), Value::to_string);
         let good = !told.contains(FOREIGN)
             && match (&self.expected, outcome) {
                 (Expected::Refused(codes), Err((code, _))) => codes.iter().any(|expected| expected == code),
@@ -85,7 +85,7 @@ impl Case {
         if good {
             Ok(())
         } else {
-            Err(format!("{}\n  should be {:?}\n  but came {told:.2000}", self.name, self.expected))
+            Err(format!("{}\n  should be {:?}\n  but came {came:.2000}", self.name, self.expected))
         }
     }
 }

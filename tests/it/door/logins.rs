@@ -18,7 +18,7 @@ async fn a_person_logs_in_does_what_the_claims_open_and_logs_out() {
     let (base, browser) = (server.url(), Browser::new());
     let nobody = browser.me(&base).await;
     assert_eq!((nobody.status, nobody.problem().as_str()), (StatusCode::UNAUTHORIZED, "token_missing"));
-    assert_eq!(nobody.json()["login"], true, "the page is told that there is a provider");
+    assert_eq!(nobody.json()["login"], true, "the page learns that there is a provider");
 
     let (url, _) = browser.log_in(&base, "alice", "/ledger?org=acme").await;
     assert_eq!(url.as_str(), format!("{base}/ledger?org=acme"));
@@ -115,7 +115,7 @@ async fn an_operator_of_the_fleet_is_told_of_in_every_ledger_and_ends_others_ses
     );
 
     alice.log_in(&base, "alice", "/").await;
-    assert_eq!(in_org(&alice, "acme").await, StatusCode::OK, "whoever logs in again begins anew");
+    assert_eq!(in_org(&alice, "acme").await, StatusCode::OK, "a new login begins a new session");
     server.client().with_org("acme").send(Method::POST, "sessions/revoke", &[], b"{}".to_vec()).await.unwrap().ok();
     assert_eq!(in_org(&alice, "acme").await, StatusCode::UNAUTHORIZED);
     assert_eq!(in_org(&olga, "acme").await, StatusCode::UNAUTHORIZED, "all of the org's, the operator's own too");
@@ -166,11 +166,11 @@ async fn a_login_that_asks_afresh_gets_another_time_of_login() {
     browser.log_in(&base, "alice", "/").await;
     let time = async || browser.me(&base).await.ok().json()["auth_time"].as_str().unwrap().to_owned();
     let first = time().await;
-    // Whoever is logged in at the provider is asked for nothing when they come again …
+    // A person who is logged in at the provider is asked for nothing when they come again …
     let (url, _) = browser.follow(&format!("{base}/v1/session/login"), Some(&base)).await;
     assert_eq!(url.as_str(), format!("{base}/"));
     assert_eq!(time().await, first);
-    // … but where the login is to be fresh. A second must pass for it to be told apart.
+    // … unless the login is to be fresh. A second must pass for the two logins to differ.
     eventually("another time of login", Duration::from_secs(60), async || {
         let at = browser.follow(&format!("{base}/v1/session/login?prompt=login"), Some(&base)).await;
         assert!(at.1.text().contains(r#"value="login""#), "the provider asks");

@@ -16,7 +16,7 @@ fn key(folder: &Path, name: &str, digits: &str) -> String {
     path.display().to_string()
 }
 
-/// What every node is told but for the key.
+/// The configuration of every node, without the key.
 fn settings(public: &str) -> String {
     format!("{ORGS}\n{}\npublic_url: {public}", tokens_without(&[]))
 }
@@ -40,7 +40,7 @@ async fn a_session_of_one_node_is_one_of_the_other_until_it_ends_on_either() {
     at_a.balanced_to(&b.url()).me(&public).await.ok();
     thief.me(&public).await.ok();
     at_a.fetch(Method::DELETE, &format!("{public}/v1/session"), None).await;
-    assert_eq!(thief.me(&public).await.problem(), "session_ended", "the other node has applied the log by then");
+    assert_eq!(thief.me(&public).await.problem(), "session_ended", "the other node has applied the log");
     // What ended is remembered by nodes that start later, too.
     let c = node(&cluster, "").await;
     assert_eq!(thief.balanced_to(&c.url()).me(&public).await.problem(), "session_ended");

@@ -77,7 +77,7 @@ async function byToken() {
     return failure.innerText();
   };
   assert.equal(await refusal("umbrella"), await refusal("nowhere"), "another's org looks like none");
-  passed("an org of others is none");
+  passed("an org of others does not exist");
 
   await page.goto(`${url}/calls/${given.call}?org=acme`);
   const trace = page.locator("[data-trace]");

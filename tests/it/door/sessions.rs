@@ -59,7 +59,7 @@ async fn a_tokens_session_ends_with_the_token() {
     server.reconfigure(&[ORGS, &tokens_without(&["reader"])]);
     server.rewrite();
     assert_eq!(browser.until_over(&base).await, "session_ended");
-    eventually("the ledger to tell of the token that is gone", Duration::from_secs(60), async || {
+    eventually("the ledger to record the token that is gone", Duration::from_secs(60), async || {
         let revoked = entries(&server, "acme", "operator.token_revoked").await;
         revoked.iter().any(|entry| entry["target"] == "reader").then_some(())
     })
@@ -102,7 +102,7 @@ async fn a_session_in_use_is_renewed_and_one_that_was_ended_is_not() {
     assert_eq!(again.status, StatusCode::NO_CONTENT, "who has no session is logged out");
 }
 
-/// Whoever presents a bad token wanted to be its bearer.
+/// A caller with a bad token is refused, also where a cookie would let it in.
 #[tokio::test]
 async fn a_bad_bearer_token_never_falls_back_to_the_cookie() {
     let server = with_tokens().start().await;

@@ -45,7 +45,7 @@ async fn a_control_plane_speaks_tls_with_both_protocols_and_gives_its_sessions_t
     let old = trusting(&certificates, "one").http1_only().build().unwrap();
     assert_eq!(old.get(format!("{base}/healthz")).send().await.unwrap().version(), Version::HTTP_11);
     let plain = reqwest::Client::builder().no_proxy().build().unwrap();
-    assert!(plain.get(format!("{}/healthz", server.url())).send().await.is_err(), "nothing is told without TLS");
+    assert!(plain.get(format!("{}/healthz", server.url())).send().await.is_err(), "nothing is answered without TLS");
     let stranger = reqwest::Client::builder().no_proxy().build().unwrap();
     assert!(stranger.get(format!("{base}/healthz")).send().await.is_err());
 
@@ -88,7 +88,7 @@ async fn files_are_taken_anew_while_connections_stay_and_what_is_no_good_changes
 
     // Half of a change: a certificate whose key is not there yet.
     put("by-two", "pem");
-    eventually("the fault to be told", Duration::from_secs(60), async || {
+    eventually("the error to be logged", Duration::from_secs(60), async || {
         server.logs().contains("it is not the key of the certificate in").then_some(())
     })
     .await;

@@ -25,11 +25,11 @@ async fn a_read_that_fails_while_an_object_with_a_new_org_is_applied_applies_not
     for (at, part) in PARTS.into_iter().enumerate() {
         assert_recovers(&first.client(), &known, &mut account).await;
         shim.rules(&[Rule::fails(Call::Read, &format!("/orgs/{}/{part}", new[at]), EIO).times(3)]);
-        // The second node is told of a further org, of which the first hears in the log: from what a start records, if
-        // it records anything, and from what is sent.
-        let told = [&known, &new[..=at]].concat();
+        // The second node's configuration has one more org, which the first learns of from the log: from what a start
+        // records, if anything, and from what is sent.
+        let configured = [&known, &new[..=at]].concat();
         second.kill();
-        second = cluster.node().with(&Cluster::orgs(&told)).start().await;
+        second = cluster.node().with(&Cluster::orgs(&configured)).start().await;
         send_together(&second.client(), &[&known, &new[at..=at]].concat(), &mut account).await;
         // Each read makes the first node catch up; until the rule is used up some fail.
         eventually("the first node to have read on", Duration::from_secs(60), async || {
@@ -51,7 +51,7 @@ async fn a_read_that_fails_while_an_object_with_a_new_org_is_applied_applies_not
         assert_same_entries(&first.client(), &second.client(), &known).await;
     }
     let keys = vkeys(&second.client(), &all).await;
-    // The same at a node that was told of the orgs, when it is asked for them.
+    // The same at a node whose configuration has the orgs, when it is asked for them.
     first.kill();
     shim.rules(&[Rule::fails(Call::Read, "/orgs/newco-0/", EIO).times(3)]);
     first = cluster.node().with(&Cluster::orgs(&all)).shim(&shim).start().await;

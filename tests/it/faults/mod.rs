@@ -1,6 +1,6 @@
 //! Faults of every kind that can be named, on the real program: what was acknowledged is counted once on every node,
-//! ledgers stay sound, and no org is stopped that nothing is wrong with. Damage and tampering are told exactly, and
-//! never skipped in silence.
+//! ledgers stay sound, and no org is stopped that nothing is wrong with. Damage and tampering are reported exactly, and
+//! never skipped.
 //!
 //! Each scenario asserts outcomes, never how long something takes. `MCPG_SOAK=1` makes the long ones as long as they
 //! should be.

@@ -129,7 +129,7 @@ impl Look {
         }
     }
 
-    /// Asserts that whoever is refused is told which object is wrong, that somebody is, or at least the log says it,
+    /// Asserts that a refused request names the object that is wrong, that one is refused or the log at least names it,
     /// and that every org but the `hurt` ones is whole; then that a restart finds the same.
     pub(super) async fn assert_told(mut self, object: &str, hurt: &[&str]) {
         let name = object.rsplit('/').next().unwrap();

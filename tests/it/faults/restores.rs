@@ -51,8 +51,8 @@ async fn live(server: &Server, orgs: &[String], account: &mut Account) {
     }
 }
 
-/// Asserts of a store that lacks something that was acknowledged: whoever is refused is told a part of the store, and
-/// nobody is served less than all.
+/// Asserts of a store that lacks something that was acknowledged: a refusal names a part of the store, and no answer
+/// holds less than all.
 async fn assert_not_silent(look: Look) {
     look.assert_whole_or_told(&["wal", "orgs/"]).await;
 }

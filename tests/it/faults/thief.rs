@@ -258,7 +258,7 @@ async fn objects_copied_between_orgs_are_not_believed() {
     }
 }
 
-/// A state is told from any other object, and by its key: garbage with the right name, and another key's MAC.
+/// A genuine layout of another store, under the key of that store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layout_of_another_key_is_refused() {
     let (lived, other) = (Lived::of(FLUSHED, true).await, Lived::of(FLUSHED, true).await);

@@ -120,7 +120,7 @@ async fn a_state_that_is_brought_again_counts_as_another_call() {
         asked["result"]["inputRequests"].as_object().unwrap_or_else(|| panic!("{asked}")).iter().next().unwrap();
     call["inputResponses"] = json!({ key: { "action": "accept", "content": { "name": "ann" } } });
     call["requestState"] = asked["result"]["requestState"].clone();
-    // Its own retry is not counted again, the second time it is, and for a third there is none left.
+    // Its own retry is not counted again, the second time it is, and a third is over the limit.
     for _ in 0..2 {
         let (_, answered) = modern(&url, "tools/call", call.clone(), asks.clone()).await;
         assert!(answered["result"].is_object(), "{answered}");

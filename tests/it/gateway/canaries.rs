@@ -74,7 +74,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {}", secret("wrong"))).unwrap())]);
     Mcp::try_connect(&gateway.url(), wrong).await.unwrap_err();
 
-    // All of it has been told: eight calls of tools, each in all three streams.
+    // All of it has been delivered: eight calls of tools, each in all three streams.
     let calls = server.client();
     let rows = eventually("the samples", PATIENCE, async || {
         let rows = calls.sql("SELECT * FROM tool_invocations").await;
@@ -92,7 +92,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
     let own = reqwest::Client::builder().no_proxy().build().unwrap();
     let own =
         own.get(format!("http://{}/metrics", gateway.metrics_authority())).send().await.unwrap().text().await.unwrap();
-    assert!(own.contains("echo"), "the metrics tell of the calls: {own}");
+    assert!(own.contains("echo"), "the metrics count the calls: {own}");
 
     assert!(gateway.stop().await.success());
     assert!(server.stop().await.success());

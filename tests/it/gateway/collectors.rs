@@ -29,7 +29,7 @@ async fn call(gateway: &Gateway) {
     gateway.client().await.call("fixture__echo", json!({ "message": "hi" })).await.result();
 }
 
-/// A call through the gateway is told of by a span and counted by a metric at the collector.
+/// A call through the gateway is a span and counts in a metric at the collector.
 async fn is_told(collector: &Collector, gateway: &Gateway) {
     call(gateway).await;
     let spans = collector.spans_with("the call's span", 1, |span| span.name == "tools/call echo").await;

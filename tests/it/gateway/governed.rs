@@ -83,7 +83,7 @@ async fn a_modern_client_answers_an_old_server_in_the_middle_of_a_call() {
     retry["requestState"] = result["requestState"].clone();
     let answer = json!({ "action": "accept", "content": { "username": "ann", "email": "ann@acme.com" } });
     retry["inputResponses"] = json!({ key: answer });
-    // Of another request the state is none.
+    // For another request the state is invalid.
     let mut other = retry.clone();
     other["arguments"] = json!({ "message": "someone else" });
     let (_, refused) = modern(&url, "tools/call", other, json!({ "elicitation": {} })).await;

@@ -1,5 +1,5 @@
-//! The control plane away, the gateway killed: after both are back every call is told exactly once, in all that counts
-//! it.
+//! The control plane away, the gateway killed: after both are back every call is recorded exactly once, in all that
+//! counts it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Tally {
     }
 }
 
-/// Clients that call without pause until they are told to stop, or until the gateway does not answer.
+/// Clients that call without pause until they are asked to stop, or until the gateway does not answer.
 struct Callers {
     stop: Arc<AtomicBool>,
     in_doubt: Arc<AtomicBool>,
@@ -127,7 +127,7 @@ fn assert_told(what: &str, told: &BTreeMap<String, i64>, tally: &Tally) {
     let missing: Vec<_> = tally.answered.iter().filter(|id| !told.contains_key(*id)).collect();
     assert!(missing.is_empty(), "{what}: {} calls are missing: {missing:?}", missing.len());
     let more: Vec<_> = told.iter().filter(|(_, count)| **count != 1).collect();
-    assert!(more.is_empty(), "{what}: told more than once: {more:?}");
+    assert!(more.is_empty(), "{what}: recorded more than once: {more:?}");
     let beside = told.len() - tally.answered.len();
     assert!(beside <= tally.unanswered, "{what}: {beside} more than were answered, {} were not", tally.unanswered);
 }

@@ -11,7 +11,7 @@ use crate::harness::{
     Collector, Config, Gateway, GatewayConfig, Program, Span, eventually, free_port, python, python_command,
 };
 
-/// An MCP server that traces itself: it has one tool, which answers what it was told of the trace.
+/// An MCP server that traces itself: it has one tool, which answers with the trace context that it got.
 struct Traced {
     _program: Program,
     url: String,

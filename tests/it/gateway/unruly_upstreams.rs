@@ -72,7 +72,7 @@ async fn logged(gateway: &Gateway, sentence: &str) {
 
 #[tokio::test]
 async fn hung_plugin() {
-    // It accepts connections and never answers. Its own timeout is an hour: whoever waits for it never ends.
+    // It accepts connections and never answers. Its own timeout is an hour: a caller that waits for it does not end.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", listener.local_addr().unwrap());
     tokio::spawn(async move {

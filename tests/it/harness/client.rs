@@ -206,7 +206,7 @@ impl Client {
         self.number("SELECT count(*) FROM tool_invocations").await
     }
 
-    /// The same as [`Self::metrics`], of a node that may still be loading the org: it asks again when it is told to.
+    /// The same as [`Self::metrics`], of a node that may still be loading the org: it retries when asked to.
     pub(crate) async fn metrics_once_loaded(&self) -> Exposition {
         let began = std::time::Instant::now();
         loop {

@@ -113,7 +113,7 @@ impl Folder {
         numbers
     }
 
-    /// The greatest floor that was raised; none where there is none.
+    /// The greatest floor that was raised, if any was.
     pub(crate) fn floor(&self) -> Option<u64> {
         self.list("wal/floor/").last().and_then(|name| name.rsplit('/').next()?.parse().ok())
     }

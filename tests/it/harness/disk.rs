@@ -72,8 +72,8 @@ impl Disk {
     /// Stops the file system at once, as a power cut does: what was not made durable is gone.
     ///
     /// An fsync that is under way meanwhile may come back without an error although its journal has ended (jbd2 finds
-    /// the transaction neither running nor committing). With the power gone nobody would have been told of it, so what
-    /// is acknowledged from the moment before this on must not be taken for a promise.
+    /// the transaction neither running nor committing). With the power gone nobody would have received it, so what is
+    /// acknowledged from the moment before this on must not be taken for a promise.
     pub(crate) fn cut_power(&self) {
         call(Command::new(tool("xfs_io")).args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Emitters that send until told to stop, through every fault, and keep account of what was acknowledged to them.
+//! Emitters that send until asked to stop, through every fault, and record what was acknowledged to them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! A client of MCP over Streamable HTTP, as plain as a test wants it: it sends what it is told to, and shows what came
+//! A client of MCP over Streamable HTTP, as plain as a test wants it: it sends what it is given, and shows what came
 //! back.
 //!
 //! It answers no requests of a server's: what needs a whole client is tested with the official ones.
@@ -176,7 +176,7 @@ impl Reply {
         self.message.get("result").cloned().unwrap_or_else(|| panic!("an error: {}", self.message))
     }
 
-    /// The text of a tool's result; fails if there is none.
+    /// The text of a tool's result; fails without one.
     #[track_caller]
     pub(crate) fn text(&self) -> String {
         let result = self.result();

@@ -73,7 +73,7 @@ impl Bucket {
         )
     }
 
-    /// The environment that opens it for a program which is told its URL alone.
+    /// The environment that opens it for a program that is given only its URL.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
             ("AWS_ENDPOINT_URL", self.endpoint.clone()),

@@ -195,7 +195,7 @@ impl Shim {
         text.lines().filter_map(line).collect()
     }
 
-    /// How many of the log's lines tell of a rule that fired on such a path.
+    /// How many of the log's lines report a rule that fired on such a path.
     pub(crate) fn injected(&self, path: &str) -> usize {
         self.log().iter().filter(|line| line.was_injected() && line.path.contains(path)).count()
     }

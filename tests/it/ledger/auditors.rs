@@ -258,7 +258,7 @@ async fn the_proof_of_an_entry_is_made_and_checked_by_the_command_line() {
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((code, &told["proved"], &told["entry"]["seq"]), (0, &json!(true), &json!("500")));
 
-    // The same from a bundle and from a server, for whoever takes it from there.
+    // The same from a bundle and from a server.
     ok(mcpg().args(["audit", "export", "--org", ORG, "--store", &store, "--out", &path("b.tar")]));
     let from_bundle = proof(&["--org", ORG, "--seq", "500", "--bundle", &path("b.tar")]);
     assert_eq!(from_bundle.1, fs::read_to_string(&file).unwrap());

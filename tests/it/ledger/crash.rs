@@ -24,7 +24,7 @@ const ROWS: u64 = 20;
 #[derive(Debug, Default)]
 struct Sent(BTreeMap<String, bool>);
 
-/// Sends batches until told to stop, each again under its key until it is acknowledged or, now and then, given up.
+/// Sends batches until asked to stop, each again under its key until it is acknowledged or, now and then, given up.
 async fn emit(targets: Vec<Client>, number: u64, stop: CancellationToken, acknowledged: Arc<AtomicU64>) -> Sent {
     let mut rng = StdRng::seed_from_u64(number);
     let mut sent = Sent::default();

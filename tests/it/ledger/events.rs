@@ -112,7 +112,7 @@ async fn what_changed_in_the_configuration_is_told_by_name_and_no_secret_with_it
     for secret in ["canary-header", READER, OPERATOR, "another-token", &hash(READER), &hash(OPERATOR)] {
         assert!(!text.contains(secret), "{secret} stands in a ledger");
     }
-    assert!(!format!("{acme:?}").contains("reader"), "acme's ledger tells of the tokens of another org");
+    assert!(!format!("{acme:?}").contains("reader"), "acme's ledger names the tokens of another org");
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn refused_requests_are_told_of_once_and_then_counted() {
     for _ in 0..40 {
         assert_eq!(post(&reader, "audit/hold", &json!({ "reason": "x" })).await.status, StatusCode::FORBIDDEN);
     }
-    // Whoever asks for another org's data is told of in the ledger of its own.
+    // A caller who asks for another org's data is recorded in the ledger of its own.
     assert_eq!(reader.with_org("acme").get("audit").await.status, StatusCode::NOT_FOUND);
     assert!(server.stop().await.success());
     server.start().await;

@@ -4,7 +4,7 @@
 //! - bytes of a segment that no reader takes anything about an entry from, such as `created_by`, checksums of pages,
 //!   offsets that Parquet has twice, or `mcpg.position`: then the file still gives the same rows, and says the same of
 //!   them in its counts, statistics and indexes;
-//! - a partial tile that is none of the head's tree, left over from a smaller one.
+//! - a partial tile that is not in the checkpoint's tree, left over from a smaller one.
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};

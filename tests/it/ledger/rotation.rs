@@ -30,7 +30,7 @@ async fn a_key_is_changed_with_an_overlap_and_both_keys_verify() {
         let new = vkey(&client).await;
         assert_ne!(new, old);
         let told = entries(&client, "action=ledger.key").await;
-        assert_eq!(told.len(), 1, "the change is told once, however often it starts: {told:?}");
+        assert_eq!(told.len(), 1, "the change is recorded once, however often it starts: {told:?}");
         assert_eq!(told[0]["detail"]["vkey"], new);
         assert!(column(&told, "actor")[0].starts_with("system:control-plane@"));
         verify(&server, "default", &[&new, &old]).await;

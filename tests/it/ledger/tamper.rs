@@ -169,7 +169,7 @@ async fn heads_forged(given: &Given) {
         expect(copy.verify().await.not_sound(), "forged_head", None, file, "a head whose size was changed");
     }
 
-    // Signed anew by the very key, over another root: by whoever stole it.
+    // Signed anew by the very key, over another root: by a thief of it.
     let copy = given.copy();
     let (origin, size) = (copy.vkey.split('+').next().unwrap().to_owned(), heads[heads.len() - 2].parse().unwrap());
     copy.write(&older, &sign(&given.key_file, &origin, size, mcpg::audit::Hash([7; 32])));

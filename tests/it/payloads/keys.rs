@@ -1,5 +1,5 @@
-//! The life of keys: one key of an epoch however many nodes make it, told by the ledger's key alone, gone when its time
-//! is over.
+//! The life of keys: one key of an epoch however many nodes make it, published under the ledger's key alone, destroyed
+//! when its time is over.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ async fn three_nodes_that_make_keys_at_once_make_the_same() {
         let epoch = entry["detail"]["epoch"].as_str().unwrap().parse().unwrap();
         assert_eq!(entry["detail"]["key_id"], json!(a.epochs[&epoch].id().to_string()));
     }
-    // Each of them opens what was sealed to it, whoever made the key.
+    // Each of them opens what was sealed to it, whichever node made the key.
     let call = stored(&nodes[1], "1", "2").await;
     for node in &nodes {
         view(&node.client(), call, "on each node").await.ok();
@@ -115,7 +115,7 @@ async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
     assert_sound(&storage, "default", vkey.trim()).await;
 }
 
-/// Whose keys are due, and who tells of it, with an org that is not due for another reason beside it.
+/// Which orgs' keys are due, and which ledger records it, with an org that is not due for another reason beside it.
 #[tokio::test]
 async fn a_legal_hold_keeps_the_keys_of_what_it_keeps_until_it_is_released() {
     let two_days = ", retention: { payloads: 2d }";

@@ -77,7 +77,7 @@ async fn more_than_thirty_a_minute_are_refused() {
     assert_eq!(entries(&server, "payload.viewed").await.len(), seen);
 }
 
-/// Whoever changes what lies in the store: what opens is what the ledger has the hash of, or nothing.
+/// A store that was changed: what opens is what the ledger has the hash of, or nothing.
 #[tokio::test]
 async fn a_record_that_was_swapped_in_the_store_is_not_shown() {
     let mut server = config("").start().await;
@@ -96,7 +96,7 @@ async fn a_record_that_was_swapped_in_the_store_is_not_shown() {
     assert!(!answer.text().contains("\"q\""));
 }
 
-/// Of two records of one direction the first counts; the other is told of.
+/// Of two records of one direction the first counts; the other is reported.
 #[tokio::test]
 async fn of_two_records_the_first_counts_and_the_other_is_told_of() {
     let server = config("").start().await;
@@ -115,7 +115,7 @@ async fn of_two_records_the_first_counts_and_the_other_is_told_of() {
     assert_eq!(entries(&server, "payload.conflict").await.len(), 1);
 }
 
-/// Of whoever logs in it is to be known when: a token that says nothing of it is as good as an old one.
+/// The time of a login is to be known: a token that does not say it counts as an old one.
 #[tokio::test]
 async fn a_json_web_token_shows_payloads_within_an_hour_of_its_persons_login() {
     let signer = Signer::ed25519("e", 1);
@@ -182,5 +182,5 @@ async fn however_many_records_of_a_call_there_are_the_first_is_shown() {
         let seen = view(&server.client(), call, "which of the three").await.ok().json();
         assert_eq!((&seen["request"]["text"], seen.get("response")), (&json!("the first"), None));
     }
-    assert_eq!(entries(&server, "payload.conflict").await.len(), 2, "each is told of once");
+    assert_eq!(entries(&server, "payload.conflict").await.len(), 2, "each is reported once");
 }

@@ -306,7 +306,7 @@ class Segment:
             raise NotSound("wrong_org", self.first, self.path, f"mcpg.origin is {metadata.get(b'mcpg.origin')}")
         names = file.schema_arrow.names
         if len(set(names)) != len(names) or set(names) - COLUMNS:
-            raise NotSound("changed", self.first, self.path, "it has columns that are none of an entry's")
+            raise NotSound("changed", self.first, self.path, "it has columns that an entry does not have")
         return file
 
     def rows(self, source, origin: str):

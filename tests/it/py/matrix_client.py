@@ -23,7 +23,7 @@ else:
 
 import anyio  # noqa: E402
 
-# What the SDK tells of a connection that a scenario gave up is no news.
+# What the SDK logs of a connection that a scenario gave up is expected.
 logging.disable(logging.CRITICAL)
 
 PATIENCE = request["patience_ms"] / 1000

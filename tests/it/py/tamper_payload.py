@@ -1,4 +1,4 @@
-"""Swaps the sealed bytes of two rows of a payloads' table, as whoever can write the store can. The file keeps its name; Delta's log says its size
+"""Swaps the sealed bytes of two rows of a payloads' table, as a party that can write to the store can. The file keeps its name; Delta's log says its size
 anew. Prints how many files were changed.
 
     tamper_payload.py FOLDER

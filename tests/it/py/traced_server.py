@@ -1,4 +1,4 @@
-"""An MCP server (the Python SDK, which traces itself) whose one tool answers what it was told of the trace.
+"""An MCP server (the Python SDK, which traces itself) whose one tool answers with the trace context that it got.
 
 traced_server.py PORT COLLECTOR
 """

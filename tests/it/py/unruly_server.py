@@ -14,7 +14,7 @@ KIND = sys.argv[2]
 
 
 def answer(message):
-    """The result of a request; None: it is none."""
+    """The result of a request; None for what is not a request."""
     params = message.get("params") or {}
     match message.get("method"):
         case "initialize":

@@ -58,14 +58,14 @@ async fn a_create_is_sent_once_and_says_what_is_known_of_it() {
         let puts = proxy.take_seen().into_iter().filter(|request| request.puts(NAME)).count();
         assert_eq!(puts, 1, "{fault:?}: it was sent again");
         assert_eq!(plain.get(&path()).await.unwrap().is_some(), is_there, "{fault:?}");
-        // With the object there, another create is told so; the same bytes make no difference.
+        // With the object there, another create gets that answer; the same bytes make no difference.
         if is_there {
             assert_eq!(word(&store.create(&path(), "mine".into()).await), "exists");
         }
         plain.delete(&path()).await.unwrap();
         proxy.take_seen();
     }
-    assert_eq!(proxy.withheld(), [200, 200, 200], "the service had done what nobody was told");
+    assert_eq!(proxy.withheld(), [200, 200, 200], "the service had done what no client knew of");
     assert_eq!(word(&store.create(&path(), "mine".into()).await), "won");
 }
 

@@ -105,7 +105,7 @@ async fn a_service_that_does_not_answer_is_a_failure_and_no_lie() {
     assert!(matches!(failed, StorageError::Failed { .. }), "{failed:?}");
 }
 
-/// Each lie that no service at hand tells is told by a proxy.
+/// A proxy gives each false answer that no service at hand gives.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thing_that_a_store_may_lack_is_named() {
     let seaweed = Seaweed::shared().await;
@@ -113,7 +113,7 @@ async fn each_thing_that_a_store_may_lack_is_named() {
     let stale = |request: &Seen| request.method == "DELETE" || request.target.contains("delete");
     let lacks = async |words: &str, prepare: &dyn Fn(&Proxy)| {
         // A race of which a busy service has left a racer without an answer is run again by another name, and of that
-        // one no lie is told: then the probe passes, and is asked once more.
+        // one the answers are true: then the probe passes, and is asked once more.
         for _ in 0..3 {
             let bucket = seaweed.bucket().await;
             let proxy = Proxy::start(&bucket.endpoint).await;

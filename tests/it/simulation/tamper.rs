@@ -68,7 +68,7 @@ struct History {
     early: Image,
     late: Image,
     regrown: Image,
-    /// What was acknowledged by then.
+    /// What was acknowledged until then.
     until_early: Vec<Batch>,
     until_late: Vec<Batch>,
 }

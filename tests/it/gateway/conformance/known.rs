@@ -10,7 +10,7 @@ pub(super) struct Differs {
     pub(super) directly: &'static str,
     /// What it may come to; more than one where that is a matter of how soon the upstream answers.
     pub(super) through: &'static [&'static str],
-    /// Why it does, for whoever reads this.
+    /// Why it does.
     #[expect(dead_code, reason = "read by people")]
     pub(super) why: &'static str,
 }

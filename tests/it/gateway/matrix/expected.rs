@@ -1,6 +1,6 @@
 //! What is expected of each cell: `ok`, but for those that an SDK or the specification makes impossible.
 
-/// The characters of what went wrong that are told: an SDK may say all it knows.
+/// The most characters of an error that are shown: an SDK may print all it knows.
 const TOLD: usize = 240;
 
 /// The heading in `docs/gateway.md` under which the exceptions are named.

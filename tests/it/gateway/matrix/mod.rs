@@ -50,7 +50,7 @@ struct Target {
     token: Option<String>,
 }
 
-/// How long a scenario may take: less while somebody works on the gateway and many fail.
+/// How long a scenario may take: set lower while working on the gateway, when many fail.
 fn patience() -> Duration {
     let told = std::env::var("MCPG_MATRIX_PATIENCE_MS").ok().and_then(|ms| ms.parse().ok());
     told.map_or(PATIENCE, Duration::from_millis)
@@ -180,7 +180,7 @@ async fn assert_direct(sdk: &'static str) {
             }
         }
     }
-    // A server of one generation is none of the other: else the gateway would have nothing to bridge.
+    // A server of one generation does not speak the other: else the gateway would have nothing to bridge.
     for (mode, foreign) in [("old", &targets[1..]), ("modern", &targets[..1])] {
         let verdicts = visit(sdk, mode, foreign.to_vec()).await;
         let met = verdicts[&foreign[0].name].iter().filter(|(_, verdict)| *verdict == "ok");

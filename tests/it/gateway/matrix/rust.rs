@@ -69,7 +69,7 @@ async fn visit_one(mode: &str, target: &Target, patience: Duration) -> BTreeMap<
     verdicts
 }
 
-/// The client's side of a connection: answers what it is asked, remembers what it is told.
+/// The client's side of a connection: answers requests, remembers notifications.
 #[derive(Debug, Clone, Default)]
 struct Person {
     modern: bool,
@@ -258,7 +258,7 @@ impl Session {
 
     async fn cancellation(&self) -> Result<(), Failure> {
         let key = Uuid::new_v4().to_string();
-        // Progress of calls before this one has been told.
+        // Progress of calls before this one has been reported.
         let _ = tokio::time::timeout(Duration::ZERO, self.person.progressed.notified()).await;
         tokio::select! {
             answer = self.call("hang", json!({ "key": key })) => return Err(format!("answered: {answer:?}")),
