@@ -62,6 +62,34 @@ struct Scene {
     keys: std::collections::BTreeMap<String, String>,
 }
 
+impl Scene {
+    /// Repairs the stopped org under a node that runs, without a loss: it goes on at once and after a restart, all that
+    /// was acknowledged is kept, and the store and its ledgers are sound. Gives the repair's report.
+    async fn repair_without_loss(self) -> Value {
+        let Self { cluster, orgs, mut account, keys } = self;
+        let mut node = cluster.node().start().await;
+        assert!(is_stopped(&node.client()).await);
+        let (code, report, said) = store(&cluster, &["repair", "--org", ORG]).await;
+        assert!(
+            code == 0 && report["position"].is_u64() && report["given_up"] == serde_json::json!([]),
+            "{code}: {said}: {report}"
+        );
+        served_again(&node.client()).await;
+        account.assert_kept(&node.client()).await;
+        assert_recovers(&node.client(), &orgs, &mut account).await;
+        node.kill();
+        node.start().await;
+        account.assert_kept(&node.client()).await;
+        assert!(node.stop().await.success());
+        for org in &orgs {
+            assert_sound(cluster.store().path(), org, &keys[org]).await;
+        }
+        let (code, found, said) = store(&cluster, &["check"]).await;
+        assert_eq!(code, 0, "{said}: {found}");
+        report
+    }
+}
+
 /// Two orgs with a little of each kind, and the node killed.
 async fn scene(yaml: &str) -> Scene {
     let orgs = org_names(2);
@@ -85,20 +113,20 @@ async fn samples_that_cannot_be_read_are_given_up_by_name_and_every_node_goes_on
         account.assert_kept_of(&node.client(), |org| org == 1).await;
     }
     let before = cluster.store().digest();
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG, "--dry-run"]).await;
+    let (code, report, said) = store(&cluster, &["repair", "--org", ORG, "--dry-run"]).await;
     assert_eq!(
-        (code, told["given_up"].as_array().map(Vec::len), &told["position"]),
+        (code, report["given_up"].as_array().map(Vec::len), &report["position"]),
         (1, Some(1), &Value::Null),
         "{said}"
     );
-    assert!(told["given_up"][0]["object"].as_str().unwrap().starts_with(&object), "{told}");
+    assert!(report["given_up"][0]["object"].as_str().unwrap().starts_with(&object), "{report}");
     let (code, _, said) = store(&cluster, &["repair", "--org", ORG]).await;
     assert!(code == 1 && said.contains("--accept-loss"), "{code}: {said}");
     assert_eq!(cluster.store().digest(), before, "nothing was written yet");
 
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG, "--accept-loss"]).await;
-    assert!(code == 0 && told["position"].is_u64(), "{code}: {said}: {told}");
-    let lost: i64 = told["given_up"][0]["reason"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+    let (code, report, said) = store(&cluster, &["repair", "--org", ORG, "--accept-loss"]).await;
+    assert!(code == 0 && report["position"].is_u64(), "{code}: {said}: {report}");
+    let lost: i64 = report["given_up"][0]["reason"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
     for node in &nodes {
         served_again(&node.client()).await;
         let client = node.client().with_org(ORG);
@@ -128,62 +156,28 @@ async fn samples_that_cannot_be_read_are_given_up_by_name_and_every_node_goes_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_a_checkpoint_covers_are_taken_from_the_ledger_and_nothing_is_lost() {
-    let Scene { cluster, orgs, mut account, keys } = scene(UNFLUSHED).await;
-    let object = flip_body(&cluster.store(), "events");
-    let mut node = cluster.node().start().await;
-    assert!(is_stopped(&node.client()).await);
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG]).await;
-    assert!(
-        code == 0 && told["position"].is_u64() && told["given_up"] == serde_json::json!([]),
-        "{code}: {said}: {told}"
-    );
-    assert!(told["passed_over"][0]["object"].as_str().unwrap().starts_with(&object), "{told}");
-    served_again(&node.client()).await;
-    account.assert_kept(&node.client()).await;
-    assert_recovers(&node.client(), &orgs, &mut account).await;
-    node.kill();
-    node.start().await;
-    account.assert_kept(&node.client()).await;
-    assert!(node.stop().await.success());
-    for org in &orgs {
-        assert_sound(cluster.store().path(), org, &keys[org]).await;
-    }
+    let scene = scene(UNFLUSHED).await;
+    let object = flip_body(&scene.cluster.store(), "events");
+    let report = scene.repair_without_loss().await;
+    assert!(report["passed_over"][0]["object"].as_str().unwrap().starts_with(&object), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_cannot_be_read_is_made_again_from_the_one_before_and_the_log() {
-    let Scene { cluster, orgs, mut account, keys } = scene("flush: { interval: 300ms }").await;
-    let store_folder = cluster.store();
+    let scene = scene("flush: { interval: 300ms }").await;
+    let store_folder = scene.cluster.store();
     let state = store_folder.newest(&format!("orgs/{ORG}/state/"), "");
     store_folder.flip(&state, 60, 2);
-    let mut node = cluster.node().start().await;
-    assert!(is_stopped(&node.client()).await);
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG]).await;
-    assert!(
-        code == 0 && told["position"].is_u64() && told["given_up"] == serde_json::json!([]),
-        "{code}: {said}: {told}"
-    );
-    assert_eq!(told["passed_over"][0]["object"], state, "{told}");
-    served_again(&node.client()).await;
-    account.assert_kept(&node.client()).await;
-    assert_recovers(&node.client(), &orgs, &mut account).await;
-    node.kill();
-    node.start().await;
-    account.assert_kept(&node.client()).await;
-    assert!(node.stop().await.success());
-    for org in &orgs {
-        assert_sound(cluster.store().path(), org, &keys[org]).await;
-    }
-    let (code, report, said) = store(&cluster, &["check"]).await;
-    assert_eq!(code, 0, "{said}: {report}");
+    let report = scene.repair_without_loss().await;
+    assert_eq!(report["passed_over"][0]["object"], state, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_only_be_restored_is_refused_by_name_and_what_is_sound_is_left_alone() {
     let Scene { cluster, .. } = scene("flush: { interval: 300ms }").await;
     let before = cluster.store().digest();
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG]).await;
-    assert_eq!((code, &told["position"]), (0, &Value::Null), "{said}: {told}");
+    let (code, report, said) = store(&cluster, &["repair", "--org", ORG]).await;
+    assert_eq!((code, &report["position"]), (0, &Value::Null), "{said}: {report}");
     assert_eq!(cluster.store().digest(), before, "a sound org is left alone");
     let (code, _, said) = store(&cluster, &["repair", "--org", "nobody"]).await;
     assert!(code == 2 && said.contains("no org nobody"), "{code}: {said}");
@@ -215,8 +209,8 @@ async fn a_state_that_alone_has_what_came_before_it_must_be_restored() {
     let genuine = store_folder.read(&state);
     store_folder.flip(&state, 60, 2);
     let spoiled = store_folder.digest();
-    let (code, told, said) = store(&cluster, &["repair", "--org", ORG, "--accept-loss"]).await;
-    assert!(code == 2 && said.contains(&state), "{code}: {said}: {told}");
+    let (code, report, said) = store(&cluster, &["repair", "--org", ORG, "--accept-loss"]).await;
+    assert!(code == 2 && said.contains(&state), "{code}: {said}: {report}");
     assert_eq!(store_folder.digest(), spoiled, "nothing is written where a state must be restored");
     store_folder.write(&state, &genuine);
     server.start().await;

@@ -14,7 +14,7 @@ use super::{BEGAN, DAY, Memory, World, called_by, payloads, rng, samples, turn};
 use crate::flush::Part;
 use crate::rollup::Granularity;
 use crate::storage::parquet::encode;
-use crate::storage::table::{Replacement, cut_log};
+use crate::storage::table::{Replacement, TableSnapshot, cut_log};
 
 /// Flushes of one hour to be merged, as of the next day.
 async fn flushed(world: &World, flushes: usize) {
@@ -125,51 +125,49 @@ async fn a_merge_that_slept_while_others_merged_vacuumed_and_cut_the_log_changes
     assert_eq!(said(&other).await, before);
 }
 
-/// A flush that is paused just before its commit, while all that happens until it goes on takes the version that it
-/// creates out of the log again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flush_whose_commit_comes_when_the_log_has_been_cut_is_not_believed() {
+/// A flush that is paused just before its commit, while `meanwhile` happens on another node. Returns what the flush then
+/// sees of the table, and the other node.
+async fn flush_paused_while<F>(meanwhile: impl FnOnce(Arc<World>) -> F) -> (TableSnapshot, Arc<World>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let objects = Arc::new(InMemory::new());
     let played = Played::over(&objects);
     let (sleeper, other) = (World::on(Arc::new(played.clone()), 1), Arc::new(World::on(objects, 2)));
     flushed(&sleeper, 1).await;
     let mut asleep = sleeper.table(Part::Samples).await;
     let next = asleep.version().unwrap() + 1;
-    let of_other = Arc::clone(&other);
-    let meanwhile = async move {
-        let mut table = of_other.table(Part::Samples).await;
-        for position in 1..60 {
-            table.append(Vec::new(), position, position + 1, 0, || of_other.node.random.uuid()).await.unwrap();
-        }
-        assert!(table.checkpoint().await.unwrap());
-        assert!(cut_log(&of_other.node.store, table.folder(), i64::MAX).await.unwrap() > 50);
-    };
-    played.before(&format!("{next:020}.json"), meanwhile.boxed());
+    played.before(&format!("{next:020}.json"), meanwhile(Arc::clone(&other)).boxed());
     let rows = samples(&mut rng(4), 10, BEGAN, HOUR);
     let files = encode(&rows.schema(), &[rows], 1).unwrap();
     let now = asleep.append(files, 1, 2, 0, || sleeper.node.random.uuid()).await.unwrap();
+    (now, other)
+}
+
+/// What happens meanwhile takes the version that the flush creates out of the log again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_whose_commit_comes_when_the_log_has_been_cut_is_not_believed() {
+    let (now, other) = flush_paused_while(|other| async move {
+        let mut table = other.table(Part::Samples).await;
+        for position in 1..60 {
+            table.append(Vec::new(), position, position + 1, 0, || other.node.random.uuid()).await.unwrap();
+        }
+        assert!(table.checkpoint().await.unwrap());
+        assert!(cut_log(&other.node.store, table.folder(), i64::MAX).await.unwrap() > 50);
+    })
+    .await;
     assert_eq!(now.position, 60, "it sees what the table came to, and not what it created");
     assert_eq!(now.files, other.table(Part::Samples).await.refresh().await.unwrap().files);
 }
 
-/// A flush that is paused just before its commit, while its files, which nobody names yet, are taken for orphans.
+/// What happens meanwhile takes the flush's files, which no version names yet, for orphans.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_a_vacuum_deleted_is_never_committed() {
-    let objects = Arc::new(InMemory::new());
-    let played = Played::over(&objects);
-    let (sleeper, other) = (World::on(Arc::new(played.clone()), 1), Arc::new(World::on(objects, 2)));
-    flushed(&sleeper, 1).await;
-    let mut asleep = sleeper.table(Part::Samples).await;
-    let next = asleep.version().unwrap() + 1;
-    let of_other = Arc::clone(&other);
-    let meanwhile = async move {
-        of_other.set(BEGAN + 9 * DAY);
-        assert!(of_other.maintain().await.deleted > 0, "the orphan is deleted");
-    };
-    played.before(&format!("{next:020}.json"), meanwhile.boxed());
-    let rows = samples(&mut rng(4), 10, BEGAN, HOUR);
-    let files = encode(&rows.schema(), &[rows], 1).unwrap();
-    let now = asleep.append(files, 1, 2, 0, || sleeper.node.random.uuid()).await.unwrap();
+    let (now, other) = flush_paused_while(|other| async move {
+        other.set(BEGAN + 9 * DAY);
+        assert!(other.maintain().await.deleted > 0, "the orphan is deleted");
+    })
+    .await;
     assert_eq!(now.position, 2);
     assert_eq!(other.rows(Part::Samples).await.len(), 35, "each file that is live is there");
 }

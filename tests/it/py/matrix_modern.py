@@ -13,6 +13,8 @@ from mcp.client import Client, ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
+from matrix_common import Caller, filled, sampled, text_of
+
 VERSION = "2026-07-28"
 
 # Against a server of an old revision the SDK advises against what that revision asks for.
@@ -39,22 +41,11 @@ async def connect(mode, url, token):
         yield session
 
 
-async def sampled(_, params):
-    content = params.messages[0].content
-    content = types.TextContent(type="text", text=f"heard: {content.text}")
-    return types.CreateMessageResult(role="assistant", content=content, model="a-model")
-
-
 async def elicited(_, params):
-    fields = params.requested_schema["properties"]
-    return types.ElicitResult(action="accept", content={field: f"my {field}" for field in fields})
+    return filled(params.requested_schema)
 
 
-def text_of(result):
-    return ",".join(part.text for part in result.content)
-
-
-class Session:
+class Session(Caller):
     def __init__(self):
         self.listeners = {}
         self.tasks = Tasks()
@@ -67,14 +58,8 @@ class Session:
         self.listeners.get(getattr(message, "method", None), lambda: None)()
 
     async def call(self, name, arguments, on_progress=None):
-        async def progressed(done, _total, _message):
-            on_progress(done)
-
-        result = await self.client.call_tool(name, arguments, progress_callback=on_progress and progressed)
+        result = await self.result_of(name, arguments, on_progress)
         return text_of(result), result.structured_content
-
-    async def tools(self):
-        return [tool.name for tool in (await self.client.list_tools()).tools]
 
     @asynccontextmanager
     async def listening(self, listener, **wanted):

@@ -6,6 +6,8 @@ import anyio
 from mcp import ClientSession, McpError, types
 from mcp.client.streamable_http import streamablehttp_client
 
+from matrix_common import Caller, filled, sampled, text_of
+
 
 @asynccontextmanager
 async def connect(_mode, url, token):
@@ -26,22 +28,11 @@ async def connect(_mode, url, token):
         yield session
 
 
-async def sampled(_, params):
-    content = params.messages[0].content
-    content = types.TextContent(type="text", text=f"heard: {content.text}")
-    return types.CreateMessageResult(role="assistant", content=content, model="a-model")
-
-
 async def elicited(_, params):
-    fields = params.requestedSchema["properties"]
-    return types.ElicitResult(action="accept", content={field: f"my {field}" for field in fields})
+    return filled(params.requestedSchema)
 
 
-def text_of(result):
-    return ",".join(part.text for part in result.content)
-
-
-class Session:
+class Session(Caller):
     def __init__(self):
         self.listeners = {}
 
@@ -50,14 +41,8 @@ class Session:
             self.listeners.get(type(message.root), lambda: None)()
 
     async def call(self, name, arguments, on_progress=None):
-        async def progressed(done, _total, _message):
-            on_progress(done)
-
-        result = await self.client.call_tool(name, arguments, progress_callback=on_progress and progressed)
+        result = await self.result_of(name, arguments, on_progress)
         return text_of(result), result.structuredContent
-
-    async def tools(self):
-        return [tool.name for tool in (await self.client.list_tools()).tools]
 
     @asynccontextmanager
     async def subscribed(self, uri, listener):

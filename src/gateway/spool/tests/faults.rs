@@ -153,6 +153,14 @@ async fn held_up(disk: &FaultyDisk, lane: &Lane) -> JoinHandle<Result<(), NotRec
     held
 }
 
+/// A spool on a disk that does as the test says.
+fn faulty(folder: &Path) -> (FaultyDisk, SpoolParts, Spool) {
+    let disk = FaultyDisk::new();
+    let parts = parts_on(Arc::new(disk.clone()));
+    let spool = Spool::open(&settings(folder), &parts).unwrap();
+    (disk, parts, spool)
+}
+
 #[tokio::test]
 async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
     let folder = tempfile::tempdir().unwrap();
@@ -191,9 +199,7 @@ async fn on_a_full_disk_samples_make_room_for_audit_and_then_recording_fails() {
 #[tokio::test]
 async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let parts = parts_on(Arc::new(disk.clone()));
-    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let (disk, parts, spool) = faulty(folder.path());
     let samples = spool.samples.as_ref().unwrap();
     spares_are_there(&parts).await;
     samples.append(b"before").unwrap();
@@ -213,9 +219,7 @@ async fn on_a_full_disk_a_sample_is_lost_and_counted_and_the_call_goes_on() {
 #[tokio::test]
 async fn on_a_full_disk_what_is_recorded_is_delivered_and_makes_room() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let parts = parts_on(Arc::new(disk.clone()));
-    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let (disk, parts, spool) = faulty(folder.path());
     let audit = spool.audit.as_ref().unwrap();
     spares_are_there(&parts).await;
     let large = "x".repeat(10_000);
@@ -249,9 +253,7 @@ async fn a_spare_that_can_neither_be_filled_nor_deleted_is_passed_over() {
 #[tokio::test]
 async fn a_lane_is_not_empty_while_records_wait_in_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let parts = parts_on(Arc::new(disk.clone()));
-    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let (disk, parts, spool) = faulty(folder.path());
     let samples = spool.samples.clone().unwrap();
     spares_are_there(&parts).await;
     let held = held_up(&disk, &samples).await;
@@ -268,8 +270,7 @@ async fn a_lane_is_not_empty_while_records_wait_in_memory() {
 #[tokio::test]
 async fn a_failed_fsync_is_never_taken_for_durable() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let (disk, _, spool) = faulty(folder.path());
     let audit = spool.audit.as_ref().unwrap();
     disk.0.sync_fails.store(true, Ordering::SeqCst);
     assert_eq!(audit.append_durably(b"event").await, Err(NotRecorded::Disk));
@@ -280,8 +281,7 @@ async fn a_failed_fsync_is_never_taken_for_durable() {
 #[tokio::test]
 async fn many_events_at_once_share_an_fsync() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let spool = Spool::open(&settings(folder.path()), &parts_on(Arc::new(disk.clone()))).unwrap();
+    let (disk, _, spool) = faulty(folder.path());
     let audit = spool.audit.as_ref().unwrap();
     disk.0.sync_hangs.shut();
     let before = disk.0.syncs.load(Ordering::SeqCst);
@@ -297,9 +297,7 @@ async fn many_events_at_once_share_an_fsync() {
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_one_call_and_loses_none() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new();
-    let parts = parts_on(Arc::new(disk.clone()));
-    let spool = Spool::open(&settings(folder.path()), &parts).unwrap();
+    let (disk, parts, spool) = faulty(folder.path());
     let samples = spool.samples.clone().unwrap();
     spares_are_there(&parts).await;
     let held = held_up(&disk, &samples).await;

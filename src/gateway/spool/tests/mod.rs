@@ -197,16 +197,21 @@ async fn what_is_sound_of_a_damaged_batch_is_there_and_the_damage_is_said() {
     assert!(aside.is_file() && !path.exists());
 }
 
-#[tokio::test]
-async fn a_quarantined_batch_that_is_moved_back_is_a_batch_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = open(folder.path());
+/// A spool that was closed after its only batch of samples went into the quarantine.
+async fn quarantined(folder: &Path) -> Sealed {
+    let spool = open(folder);
     let lane = spool.samples.as_ref().unwrap();
     lane.append(b"refused").unwrap();
     let (sealed, _) = oldest(lane).await;
     lane.set_aside(&sealed).await;
     assert!(lane.is_empty());
-    drop(spool);
+    sealed
+}
+
+#[tokio::test]
+async fn a_quarantined_batch_that_is_moved_back_is_a_batch_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let sealed = quarantined(folder.path()).await;
     let samples = folder.path().join("samples");
     let aside = super::folder::quarantine_path(&samples, LaneName::Samples, sealed.ordinal);
     std::fs::rename(aside, super::folder::segment_path(&samples, sealed.ordinal)).unwrap();
@@ -219,12 +224,7 @@ async fn a_quarantined_batch_that_is_moved_back_is_a_batch_again() {
 #[tokio::test]
 async fn the_number_of_a_file_in_the_quarantine_is_not_given_again() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = open(folder.path());
-    let lane = spool.samples.as_ref().unwrap();
-    lane.append(b"refused").unwrap();
-    let (sealed, _) = oldest(lane).await;
-    lane.set_aside(&sealed).await;
-    drop(spool);
+    let sealed = quarantined(folder.path()).await;
     let samples = folder.path().join("samples");
     for entry in std::fs::read_dir(&samples).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
