@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config;
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// What is spoken over it, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -74,7 +74,7 @@ impl Tls {
     pub async fn watch(self) {
         let mut seen = self.stamps();
         loop {
-            sleep(LOOK).await;
+            sleep(RELOAD_INTERVAL).await;
             let now = self.stamps();
             if now == seen {
                 continue;

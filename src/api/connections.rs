@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// How long a client may take nothing of an answer.
 const STALL: Duration = Duration::from_secs(120);
 /// How often it is looked, at least.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What one connection does.
 #[derive(Debug)]
@@ -109,8 +109,8 @@ impl Activity {
             let now = Instant::now();
             match self.deadline() {
                 Some(deadline) if deadline <= now => return,
-                Some(deadline) => sleep_until(deadline.min(now + LOOK)).await,
-                None => sleep_until(now + LOOK).await,
+                Some(deadline) => sleep_until(deadline.min(now + CHECK_INTERVAL)).await,
+                None => sleep_until(now + CHECK_INTERVAL).await,
             }
         }
     }

@@ -46,7 +46,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(120);
 
 /// How long a replay may take before its progress is worth a bar.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PROGRESS_AFTER: Duration = Duration::from_millis(500);
 
 /// How soon payload keys are tried again that could not be opened.
 const KEYS_RETRY: Duration = Duration::from_secs(5);
@@ -402,7 +402,7 @@ async fn show_replay(plane: &Plane) {
     loop {
         tick.tick().await;
         let Readiness::Replaying { done, total } = plane.readiness() else { continue };
-        if bar.is_none() && terminal && started.elapsed() >= PATIENCE {
+        if bar.is_none() && terminal && started.elapsed() >= PROGRESS_AFTER {
             bar = Some(replay_bar());
         }
         match &bar {

@@ -86,11 +86,11 @@ async fn serve(settings: &config::Gateway, file: PathBuf) -> Result<(), CliError
 }
 
 /// How often the configuration is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Puts the rates of the configuration in force when they change, and nothing else of it. Never ends.
 async fn follow_rates(gateway: &Gateway, file: PathBuf, mut rates: Vec<config::Rate>) {
-    let mut ticks = interval(LOOK);
+    let mut ticks = interval(RELOAD_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let look = |path: PathBuf| async move { tokio::task::spawn_blocking(move || std::fs::read(path).ok()).await.ok() };
     let mut last = look(file.clone()).await.flatten();

@@ -13,7 +13,7 @@ use crate::api::Tokens;
 use crate::plane::Plane;
 
 /// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What tells a file from what it was.
 type Stamp = Option<(SystemTime, u64)>;
@@ -28,7 +28,7 @@ fn stamp(file: &PathBuf) -> Stamp {
 pub(super) async fn follow(file: PathBuf, tokens: Tokens, plane: Arc<Plane>) {
     let mut seen = stamp(&file);
     loop {
-        sleep(LOOK).await;
+        sleep(RELOAD_INTERVAL).await;
         let now = stamp(&file);
         if now == seen || now.is_none() {
             continue;

@@ -24,7 +24,7 @@ use super::tools::Tool;
 const UNDER_WAY: usize = 256;
 
 /// How long a session may take to open, and calls under way to end when the demo stops.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The caller that has no token.
 const ANONYMOUS: &str = "anonymous";
@@ -131,7 +131,7 @@ pub async fn call_tools(url: &str, credentials: &[Credentials], rate: f64, seed:
         });
     }
     // What takes longer than this is cut off.
-    let _ = timeout(PATIENCE, async { while calls.join_next().await.is_some() {} }).await;
+    let _ = timeout(SESSION_TIMEOUT, async { while calls.join_next().await.is_some() {} }).await;
     for agent in agents {
         agent.leave().await;
     }
@@ -174,7 +174,7 @@ impl Agent {
             let who = Implementation::new(self.name, env!("CARGO_PKG_VERSION"));
             let client = Arc::new(ClientConfig::new(ClientCapabilities::default(), who));
             let transport = StreamableHttpClientTransport::from_config(self.transport.clone());
-            self.session = timeout(PATIENCE, client.serve(transport)).await.ok()?.ok();
+            self.session = timeout(SESSION_TIMEOUT, client.serve(transport)).await.ok()?.ok();
         }
         self.session.as_ref().map(|session| session.peer().clone())
     }

@@ -32,7 +32,7 @@ const MAX_BODY: usize = 256 << 10;
 const MAX_KEYS: usize = 64;
 
 /// How long to wait between two fetches as long as there are no keys at all.
-const EAGER: Duration = Duration::from_secs(1);
+const FIRST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sizes of an RSA key's modulus that are taken, in bytes: 2,048 to 8,192 bits.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -199,7 +199,7 @@ impl Jwks {
     /// Whether an attempt is too recent for another.
     fn is_recent(&self, attempted: Option<Instant>) -> bool {
         let known = self.snapshot().document.is_some();
-        let wait = if known { self.min_interval } else { EAGER.min(self.min_interval) };
+        let wait = if known { self.min_interval } else { FIRST_FETCH_INTERVAL.min(self.min_interval) };
         attempted.is_some_and(|at| at.elapsed() < wait)
     }
 

@@ -35,14 +35,14 @@ use crate::payload::{Epoch, PublicKey, Recipients};
 /// How long one attempt may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a start waits for the first one.
-const FIRST: Duration = Duration::from_secs(3);
+const FIRST_KEYS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a note is got anew, and how soon after a failure.
 const FRESH: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(5);
 /// How often it is looked whether a policy captures.
 const IDLE: Duration = Duration::from_secs(2);
 /// The most of an answer that is read.
-const ANSWER: usize = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
 
 /// How a gateway stands with its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +174,7 @@ impl Keys {
 
     /// Looks once, and not for long.
     pub(super) async fn look(&self) {
-        match timeout(FIRST, self.fetch()).await {
+        match timeout(FIRST_KEYS_TIMEOUT, self.fetch()).await {
             Ok(outcome) => {
                 self.took(outcome);
             }
@@ -235,7 +235,7 @@ impl Keys {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| other(causes(&e.without_url())))? {
-            if bytes.len() + chunk.len() > ANSWER {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
                 return Err(other("the answer is too long"));
             }
             bytes.extend_from_slice(&chunk);

@@ -46,7 +46,7 @@ use receiver::Receiver;
 use sender::{Sender, Target};
 
 /// How often a drain looks whether all is delivered.
-const LOOK: Duration = Duration::from_millis(20);
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// How long the disk may take to make the rest durable.
 const SYNC: Duration = Duration::from_secs(5);
@@ -225,7 +225,7 @@ impl Emitters {
             }
             self.0.hurry.iter().for_each(|hurry| hurry.notify_one());
             while !lanes.iter().all(|lane| lane.is_empty()) {
-                sleep(LOOK).await;
+                sleep(DRAIN_POLL).await;
             }
         };
         if timeout_at(deadline, delivered).await.is_err() {

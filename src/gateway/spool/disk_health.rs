@@ -1,26 +1,26 @@
-//! How the disk does: whether a call may write to it now, or had better leave that to the flusher.
+//! The health of the disk: whether a call may write to it now, or leaves that to the flusher.
 //!
-//! While a write hangs no call waits for it, and after a slow one none writes for [`REST`]: only the flusher does,
-//! whose thread holds up nobody. After a write that failed only the flusher tries again. Where a new segment found no
-//! room, none is tried for [`REST`] either, while the open one grows on.
+//! While a write hangs no call waits for it, and after a slow one none writes for [`BACKOFF`]: only the flusher does,
+//! for whose thread no call waits. After a write that failed only the flusher tries again. Where a new segment found no
+//! room, none is tried for [`BACKOFF`] either, while the open one grows on.
 //!
 //! All of it is hints for one process, read and written without a lock; a crash loses nothing with it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A write that takes longer says that the disk is slow: no call waits for it, and for [`REST`] none writes itself.
+/// A write that takes longer says that the disk is slow: no call waits for it, and for [`BACKOFF`] none writes itself.
 const SLOW: Duration = Duration::from_millis(20);
-const REST: Duration = Duration::from_secs(1);
+const BACKOFF: Duration = Duration::from_secs(1);
 
-/// See the module's doc. Times are µs since `base`.
+/// What is known of the disk's health. Times are µs since `base`.
 #[derive(Debug)]
 pub(super) struct DiskHealth {
     base: Instant,
     /// When the write under way began; 0 for none.
     writing_since: AtomicU64,
     /// Until when only the flusher writes.
-    rest_until: AtomicU64,
+    backoff_until: AtomicU64,
     /// The last write failed.
     failing: AtomicBool,
     /// Until when no new segment is tried.
@@ -28,12 +28,12 @@ pub(super) struct DiskHealth {
 }
 
 impl DiskHealth {
-    /// Of a disk of which nothing bad is known.
+    /// A healthy disk.
     pub(super) fn new() -> Self {
         Self {
             base: Instant::now(),
             writing_since: AtomicU64::new(0),
-            rest_until: AtomicU64::new(0),
+            backoff_until: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             no_segment_until: AtomicU64::new(0),
         }
@@ -51,7 +51,7 @@ impl DiskHealth {
         let written = write();
         self.writing_since.store(0, Ordering::Relaxed);
         if self.now().saturating_sub(began) > SLOW.as_micros() as u64 {
-            self.rest_until.store(self.now() + REST.as_micros() as u64, Ordering::Relaxed);
+            self.backoff_until.store(self.now() + BACKOFF.as_micros() as u64, Ordering::Relaxed);
         }
         written
     }
@@ -65,7 +65,7 @@ impl DiskHealth {
 
     /// Whether only the flusher writes.
     pub(super) fn is_resting(&self) -> bool {
-        self.now() < self.rest_until.load(Ordering::Relaxed)
+        self.now() < self.backoff_until.load(Ordering::Relaxed)
     }
 
     /// Notes whether the last write failed.
@@ -75,7 +75,7 @@ impl DiskHealth {
 
     /// Notes that there is no room for a new segment.
     pub(super) fn bar_segments(&self) {
-        self.no_segment_until.store(self.now() + REST.as_micros() as u64, Ordering::Relaxed);
+        self.no_segment_until.store(self.now() + BACKOFF.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// How long no new segment is to be tried.

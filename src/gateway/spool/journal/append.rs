@@ -1,7 +1,7 @@
 //! Recording: a record is encoded into memory, and the thread that gets to write writes all that is there.
 //!
 //! Calls at the same time so share a write. One that does not get its turn waits until its record is written,
-//! [`PATIENCE`] at most; then it leaves it to the flusher. While a write hangs, and a while after a slow one, calls do
+//! [`WRITE_WAIT`] at most; then it leaves it to the flusher. While a write hangs, and a while after a slow one, calls do
 //! not write (see `disk_health`). What a call has written outlives `kill -9`; what is left in memory does not, until
 //! the flusher has written it.
 //!
@@ -19,7 +19,7 @@ use crate::gateway::spool::{NotRecorded, segment};
 use crate::model::micros;
 
 /// How long a call waits for another to write its record.
-const PATIENCE: Duration = Duration::from_micros(500);
+const WRITE_WAIT: Duration = Duration::from_micros(500);
 
 impl Journal {
     /// Takes a record in and writes it if that can be done at once. `waiter` gets the outcome: once it is durable, or
@@ -80,7 +80,7 @@ impl Journal {
                     }
                 };
             }
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > WRITE_WAIT {
                 return true;
             }
             std::thread::yield_now();
