@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::model::OrgName;
 use crate::rollup::{Candidates, Exemplars};
 
-/// See the module's doc.
+/// The exemplars of all orgs on this node.
 #[derive(Debug, Default)]
 pub(super) struct OfOrgs(Mutex<HashMap<OrgName, Arc<RwLock<Exemplars>>>>);
 

@@ -189,7 +189,7 @@ impl From<PlaneError> for Problem {
                     .retry_after(Duration::from_secs(60))
             }
             PlaneError::Internal(_) => {
-                tracing::error!(%error, "a request met a fault of the plane");
+                tracing::error!(%error, "internal error of the control plane");
                 Self::internal()
             }
         }
@@ -199,7 +199,7 @@ impl From<PlaneError> for Problem {
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         if let IngestError::Internal(_) = &error {
-            tracing::error!(%error, "a body met a fault of the decoder");
+            tracing::error!(%error, "internal error while a body was decoded");
             return Self::internal();
         }
         let problem = Self::new(error.status(), error.code(), error.to_string());

@@ -51,7 +51,7 @@ impl Tally {
     }
 }
 
-/// See the module's doc.
+/// Counts of refused requests that the ledgers do not have yet.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<HashMap<(Refused, String), Tally>>);
 

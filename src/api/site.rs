@@ -9,7 +9,7 @@ use crate::config::ControlPlane;
 /// This machine's own names.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 
-/// See the module's doc.
+/// The hosts and the origin of this control plane.
 #[derive(Debug, Clone)]
 pub(super) struct Site {
     port: u16,

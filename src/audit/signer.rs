@@ -11,7 +11,7 @@ use super::note::{Note, VKey};
 use super::tree::Peaks;
 use super::{AuditError, Checkpoint, Hash};
 
-/// See the module's doc.
+/// Signs checkpoints of one ledger.
 #[derive(Debug)]
 pub struct Signer {
     origin: String,

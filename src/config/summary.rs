@@ -14,7 +14,7 @@ const OF_A_NODE: [&str; 2] = ["listen", "tls"];
 /// Digits of a digest.
 const DIGITS: usize = 16;
 
-/// See the module's doc.
+/// The settings of one org as its ledger records them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OrgSummary {
     /// A digest of each setting that concerns every org, by its path.

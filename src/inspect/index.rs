@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-/// See the module's doc.
+/// The verified log above the floor.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The floor that it begins at.

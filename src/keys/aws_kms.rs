@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long KMS keeps a key that is to be deleted: the least that it takes.
 const PENDING_DAYS: u32 = 7;
 
-/// See the module's doc.
+/// A KEK in AWS KMS.
 pub(super) struct AwsKmsKek {
     client: Client,
     credentials: AwsCredentialProvider,

@@ -41,7 +41,7 @@ enum Source {
     Environment(Text),
 }
 
-/// See the module's doc.
+/// A KEK in a file or in the environment.
 #[derive(Debug)]
 pub(super) struct FileKek(Source);
 

@@ -57,8 +57,8 @@ pub enum Before {
     Operator,
 }
 
-/// See the module's doc. What is wrapped says itself whose it is; `org` and `epoch` are given to those KEKs that bind
-/// them too.
+/// A KEK, in versions. What is wrapped says itself whose it is; `org` and `epoch` are for those KEKs that bind them
+/// too.
 #[async_trait]
 pub trait Kek: fmt::Debug + Send + Sync {
     /// What kind it is, as its versions begin: `file`, `vault`, `aws_kms`.

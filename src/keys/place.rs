@@ -16,7 +16,7 @@ use crate::storage::{Created, StorageError, Store, Versions};
 /// Where keys lie in the main store.
 pub(super) const PREFIX: &str = "payload-keys";
 
-/// See the module's doc.
+/// The place where wrapped keys are stored.
 #[derive(Debug)]
 pub struct KeyPlace {
     store: Store,

@@ -67,7 +67,7 @@ pub struct Rotated {
     pub destroyed: Vec<String>,
 }
 
-/// See the module's doc.
+/// Makes, unwraps, rewraps and destroys keys.
 #[derive(Debug)]
 pub struct KeyService {
     kek: Arc<dyn Kek>,

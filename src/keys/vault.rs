@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Where a pod's own token lies.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// See the module's doc.
+/// A KEK in the transit engine of Vault or OpenBao.
 pub(super) struct VaultKek {
     client: Client,
     url: Url,

@@ -91,7 +91,7 @@ fn held_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(column).sum()
 }
 
-/// See the module's doc.
+/// One org's ledger on this node.
 #[derive(Debug)]
 pub struct Ledger {
     pub(crate) org: OrgName,

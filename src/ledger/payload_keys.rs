@@ -60,7 +60,7 @@ struct Views {
     in_day: u32,
 }
 
-/// See the module's doc.
+/// An org's payload keys, as its ledger has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct PayloadKeys {

@@ -28,7 +28,7 @@ const MOST: usize = 2_000;
 /// How long a session lasts at most, whatever is configured, in µs.
 const LONGEST: i64 = 7 * 86_400 * 1_000_000;
 
-/// See the module's doc.
+/// The sessions of browsers that ended early.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Sessions {

@@ -36,7 +36,7 @@ pub(crate) const CONFIG_LOADED: &str = "operator.config_loaded";
 /// What an action of the ledger's own begins with.
 const LEDGER: &str = "ledger.";
 
-/// See the module's doc.
+/// The status of a ledger: a function of its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {

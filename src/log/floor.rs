@@ -24,7 +24,7 @@ const NAME: &str = "wal/floor";
 /// How often a swap of the floor is tried, each time upon what is read anew.
 const SWAPS: usize = 4;
 
-/// See the module's doc.
+/// A floor: the number up to which the log may be deleted, and the id of the object at it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Floor {
     /// Objects up to and with this one do not exist for any reader.

@@ -25,7 +25,7 @@ use arrow::record_batch::RecordBatch;
 use crate::rollup::{Histogram, encode};
 use crate::storage::parquet::Keys;
 
-/// See the module's doc.
+/// Folds the rows of one window and series into one.
 #[derive(Debug)]
 pub(super) struct Folder {
     keys: Keys,

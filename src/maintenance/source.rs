@@ -90,7 +90,7 @@ pub(super) enum Next {
     End,
 }
 
-/// See the module's doc.
+/// One input of a merge, read in order.
 pub(super) struct Source {
     pub(super) path: Path,
     size: u64,

@@ -33,7 +33,7 @@ fn schema(node: &Node, part: Part) -> &SchemaRef {
     }
 }
 
-/// See the module's doc.
+/// The tables of an org, held one operation at a time.
 #[derive(Debug)]
 pub(crate) enum Handles {
     /// Of an org that is loaded.

@@ -9,7 +9,7 @@ use crate::storage::{StorageError, Store};
 /// The size of a part, but for the last.
 pub(super) const PART: usize = 8 << 20;
 
-/// See the module's doc.
+/// A file on its way into the store.
 pub(super) struct Upload {
     store: Store,
     path: Path,

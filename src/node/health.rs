@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::PlaneError;
 use crate::model::OrgName;
 
-/// See the module's doc.
+/// The health of one org on this node: sound, or stopped with a reason.
 #[derive(Debug)]
 pub struct Health {
     org: OrgName,

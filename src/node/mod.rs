@@ -21,7 +21,7 @@ use crate::model::{Clock, Random};
 use crate::storage::Store;
 use crate::telemetry::metrics::Metrics;
 
-/// See the module's doc.
+/// The shared parts of a control-plane node.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is what its type says")]
 pub struct Node {

@@ -26,7 +26,7 @@ pub struct TableRetention {
     pub payloads: Retention,
 }
 
-/// See the module's doc.
+/// A node's settings, taken from the configuration at the start.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented in the configuration")]
 pub struct Settings {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The longest period, in days.
 pub const MAX_DAYS: u32 = 3_650;
 
-/// See the module's doc. Ordered by date, then by period.
+/// The epoch of a key, ordered by date, then by period.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Epoch {

@@ -73,7 +73,7 @@ impl Direction {
     }
 }
 
-/// See the module's doc. Members that this version does not know are passed over.
+/// The header of a record. Members that this version does not know are passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented in schemas/payload.md")]
 pub struct Header {

@@ -26,7 +26,7 @@ const VERSION: &str = "mcpg.payload-keys/1";
 const ANY: &str = "*";
 const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// See the module's doc.
+/// A key note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyNote {
     /// The deployment's name, and the org: what its first line says.

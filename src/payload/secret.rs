@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 #[repr(align(4096))]
 struct Page([u8; 4096]);
 
-/// See the module's doc.
+/// 32 secret bytes in locked memory.
 pub struct Secret {
     /// Dropped before the page is freed.
     _lock: Option<LockGuard>,

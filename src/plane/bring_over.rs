@@ -51,7 +51,7 @@ struct First {
     sealed: u64,
 }
 
-/// See the module's doc.
+/// Brings a store of version 1 over to this one.
 pub(super) async fn bring_over(plane: &Plane) -> Result<(), PlaneError> {
     let node = &plane.node;
     tracing::info!(storage = node.store.url(), "bringing a store of version 1 over");

@@ -64,7 +64,7 @@ impl Cursor {
     }
 }
 
-/// See the module's doc.
+/// This node's place in the log, and waiting for it to be followed.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     pub(super) cursor: Mutex<Cursor>,

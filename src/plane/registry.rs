@@ -205,7 +205,7 @@ impl Slot {
     }
 }
 
-/// See the module's doc.
+/// The orgs that this node knows.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     slots: RwLock<HashMap<OrgName, Arc<Slot>>>,

@@ -23,7 +23,7 @@ const ROUND: Duration = Duration::from_secs(2);
 /// How long a turn lasts at most.
 const TURN: Duration = Duration::from_secs(2);
 
-/// See the module's doc.
+/// Rounds of one kind of work over all orgs.
 #[derive(Debug)]
 pub(super) struct Rounds {
     turns: Arc<Turns>,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// See the module's doc.
+/// A bounded number of turns.
 #[derive(Debug)]
 pub(super) struct Turns {
     permits: Semaphore,

@@ -297,7 +297,7 @@ impl QueryError {
         if let Some(inner) = source.downcast_ref::<ArrowError>() {
             return Self::from_arrow(inner);
         }
-        tracing::error!(error = %source, "a query met a fault outside the engine");
+        tracing::error!(error = %source, "internal error outside the query engine");
         Self::Internal
     }
 

@@ -44,7 +44,7 @@ impl Entry {
     }
 }
 
-/// See the module's doc.
+/// The live buffer of one table.
 #[derive(Debug, Default)]
 pub struct LiveBuffer {
     entries: VecDeque<Entry>,

@@ -30,7 +30,7 @@ pub struct Tables {
     pub saved: Saved,
 }
 
-/// See the module's doc.
+/// One loaded org.
 #[derive(Debug)]
 pub struct Org {
     /// Whose.

@@ -20,7 +20,7 @@ use crate::storage::table::TableSnapshot;
 /// A call and a direction.
 type Which = (String, String);
 
-/// See the module's doc.
+/// An org's sealed payloads that its table lacks.
 #[derive(Debug, Default)]
 pub struct Payloads {
     /// The table as queries see it.

@@ -18,7 +18,7 @@ use object_store::{
 };
 use parking_lot::RwLock;
 
-/// See the module's doc.
+/// An object store that reads each pinned object in that version only.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     inner: Arc<dyn ObjectStore>,

@@ -113,7 +113,7 @@ impl Requests {
     }
 }
 
-/// See the module's doc.
+/// The HTTP transport to a remote store.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     client: reqwest::Client,

@@ -19,7 +19,7 @@ use crate::model::causes;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// See the module's doc.
+/// Access to the versions of a bucket's objects.
 pub struct Versions {
     client: Client,
     credentials: AwsCredentialProvider,

@@ -19,7 +19,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
-/// See the module's doc.
+/// An object store that remembers whether an operation failed.
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
     inner: Arc<dyn ObjectStore>,

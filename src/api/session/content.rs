@@ -13,7 +13,7 @@ use crate::model::{OrgName, Role};
 /// The most bytes of rights, as JSON: a browser keeps 4 KB of a cookie.
 pub(super) const MOST_GRANTS: usize = 2 << 10;
 
-/// See the module's doc.
+/// The content of a session's cookie.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     /// By which it is known: 32 hex digits.

@@ -25,7 +25,7 @@ const INFO: &[u8] = b"mcpg.session/1";
 const NUMBER_INFO: &[u8] = b"mcpg.session/1 number";
 const NONCE: usize = 12;
 
-/// See the module's doc.
+/// Seals and opens cookies.
 pub struct Sealer {
     current: Key,
     previous: Option<Key>,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::source::{Blob, SMALL, Source, SourceError};
 
-/// See the module's doc.
+/// A bundle that is open for reading.
 #[derive(Debug)]
 pub struct Bundle {
     file: Arc<File>,

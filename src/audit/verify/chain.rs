@@ -36,7 +36,7 @@ struct Current {
     prev: Option<Hash>,
 }
 
-/// See the module's doc.
+/// The state of verification after the entries seen so far.
 pub(super) struct Chain<'a> {
     source: &'a dyn Source,
     progress: &'a Progress<'a>,

@@ -18,7 +18,7 @@ use crate::audit::segment::SegmentName;
 /// How often a list that looks wrong is made again as long as it changes.
 const TRIES: usize = 5;
 
-/// See the module's doc.
+/// The segments to read, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Coverage {
     /// Segments in order, none of them within another.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::source::{Blob, SMALL, Source, SourceError};
 
-/// See the module's doc.
+/// A [`Source`] over a local folder.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,

@@ -14,7 +14,7 @@ use super::spool;
 /// Objects that are read at once.
 const AT_ONCE: usize = 32;
 
-/// See the module's doc.
+/// A [`Source`] over an object store.
 #[derive(Debug)]
 pub struct Objects {
     objects: Arc<dyn ObjectStore>,

@@ -15,7 +15,7 @@ use crate::model::causes;
 /// Requests at once.
 const AT_ONCE: usize = 16;
 
-/// See the module's doc.
+/// A [`Source`] over a control plane's HTTP API.
 #[derive(Debug)]
 pub struct Remote {
     client: Client,

@@ -45,7 +45,7 @@ pub(super) struct Seen<'a> {
     pub(super) gaps: &'a [(u64, u64)],
 }
 
-/// See the module's doc.
+/// The removals that the entries seen so far justify.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     hold: Option<u64>,

@@ -32,7 +32,7 @@ impl SourceError {
     }
 }
 
-/// See the module's doc.
+/// A place that the files of a ledger are read from.
 pub trait Source: Send + Sync {
     /// The names of the files in `folder`, which is `segments` or `checkpoints`, in any order; none where there is no
     /// folder.

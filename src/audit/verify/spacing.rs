@@ -18,7 +18,7 @@ pub struct Gap {
     pub seconds: Option<u64>,
 }
 
-/// See the module's doc.
+/// The number of kept checkpoints and the gaps between them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Spacing {
     /// The widest gap by entries.

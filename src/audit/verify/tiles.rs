@@ -44,7 +44,7 @@ struct Wanted {
     hashes: Vec<Hash>,
 }
 
-/// See the module's doc.
+/// The tree over the entries seen so far, compared with the stored tiles.
 pub(super) struct Tree<'a> {
     source: &'a dyn Source,
     /// The checkpoint's size: leaves after that are not in the tree.

@@ -30,7 +30,7 @@ pub(crate) struct CallLimits {
     pub(crate) parked: usize,
 }
 
-/// See the module's doc.
+/// What all calls of a gateway share.
 pub(crate) struct Calls {
     pub(crate) policy: Arc<Policy>,
     pub(crate) telemetry: CallTelemetry,

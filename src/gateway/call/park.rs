@@ -129,7 +129,7 @@ impl Flight {
     }
 }
 
-/// Calls that wait. See the module's doc.
+/// The calls that wait for an answer of their client.
 pub(crate) struct Parks {
     parked: Mutex<HashMap<Uuid, Parked>>,
     of_caller: usize,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// States that are remembered; past it each retry counts as a call.
 const MAX_STATES: usize = 65_536;
 
-/// See the module's doc.
+/// The sealed states that were brought back, until they are too old.
 #[derive(Debug, Default)]
 pub(crate) struct Replays(Mutex<HashMap<[u8; 16], Instant>>);
 

@@ -62,7 +62,7 @@ pub(crate) struct Task {
     since: Instant,
 }
 
-/// See the module's doc.
+/// The tasks that are known, and whose each is.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks(Mutex<Known>);
 

@@ -83,7 +83,7 @@ fn other(e: impl std::fmt::Display) -> Refused {
     Refused::Other(e.to_string())
 }
 
-/// See the module's doc.
+/// The newest verified note of public keys, and how it is renewed.
 #[derive(Debug)]
 pub(super) struct Keys {
     client: Client,

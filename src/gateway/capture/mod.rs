@@ -56,7 +56,7 @@ pub(crate) struct CallFacts<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotCaptured;
 
-/// See the module's doc. Cheap to clone.
+/// Captures payloads. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Capture(Arc<Inner>);
 

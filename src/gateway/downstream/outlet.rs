@@ -14,7 +14,7 @@ use crate::gateway::message::{Json, Notification, RpcError, encode};
 /// Messages that may wait for a connection to take them.
 const QUEUE: usize = 1_024;
 
-/// See the module's doc.
+/// The response stream of one modern request.
 pub(super) struct ModernOutlet {
     messages: mpsc::Sender<Bytes>,
     budget: Arc<Budget>,

@@ -36,7 +36,7 @@ use crate::gateway::upstream::{ListKind, Upcalls};
 /// How long a plugin's lists are waited for, to know which has a resource.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// See the module's doc.
+/// Routes requests of clients to what answers them.
 pub(crate) struct Relay {
     pub(crate) dispatcher: Dispatcher,
 }

@@ -34,7 +34,7 @@ pub(super) struct Durations {
     pub(super) instrument: Instrument,
 }
 
-/// See the module's doc.
+/// Makes and registers metric families.
 pub(super) struct Maker<'a> {
     pub(super) registry: &'a Registry,
     pub(super) families: &'a Families,

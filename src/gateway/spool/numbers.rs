@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::segment::SentUnder;
 
-/// See the module's documentation.
+/// A lane's counter of batches and its acknowledgements.
 #[derive(Debug)]
 pub(super) struct Numbers(Mutex<State>);
 

@@ -37,7 +37,7 @@ pub(super) struct Depth {
     pub(super) since: Option<i64>,
 }
 
-/// See the module's doc.
+/// The sealed segments of a lane, oldest first.
 #[derive(Debug)]
 pub(super) struct SealedSegments(Mutex<Batches>);
 

@@ -41,7 +41,7 @@ pub(super) trait Outbox: Send + Sync + 'static {
     async fn send(&self, message: Bytes);
 }
 
-/// See the module's doc.
+/// Hands each message of a server to the request or session that it belongs to.
 pub(super) struct Dispatch {
     plugin: Arc<str>,
     is_modern: AtomicBool,

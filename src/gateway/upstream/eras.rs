@@ -14,7 +14,7 @@ pub(super) const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 /// How long it counts that a server did not answer at all.
 pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// See the module's doc.
+/// The generations that a plugin's server is known to speak.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Eras {
     /// And since when.

@@ -135,7 +135,7 @@ pub(crate) struct Item {
     pub(crate) raw: Json,
 }
 
-/// What is kept. See the module's doc.
+/// The cached lists of a plugin.
 #[derive(Default)]
 pub(super) struct Lists(Mutex<HashMap<Key, Kept>>);
 

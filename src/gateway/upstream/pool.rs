@@ -85,7 +85,7 @@ pub(super) fn digest(parts: &[&[u8]]) -> Digest {
     *hasher.finalize().as_bytes()
 }
 
-/// What is pooled. See the module's doc.
+/// A plugin's pooled sessions and processes.
 #[derive(Default)]
 pub(super) struct Pool {
     shared: Mutex<HashMap<Digest, Arc<Slot>>>,

@@ -11,7 +11,7 @@ const KEPT_ID: usize = 32;
 /// How deep a text may be nested before it counts as broken.
 const MAX_DEPTH: u32 = 10_000;
 
-/// See the module's doc.
+/// A scanner of one JSON text.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     depth: u32,

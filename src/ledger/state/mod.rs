@@ -78,7 +78,7 @@ struct Unsigned {
     since: Instant,
 }
 
-/// See the module's doc.
+/// One org's ledger at the position of its state.
 #[derive(Debug)]
 pub(crate) struct LedgerState {
     origin: String,

@@ -31,7 +31,7 @@ struct Inner {
     read: BTreeSet<Path>,
 }
 
-/// See the module's doc.
+/// A store in memory whose operations fail or wait as a test says.
 #[derive(Clone)]
 pub(super) struct Played {
     objects: Arc<InMemory>,

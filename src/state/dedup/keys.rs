@@ -43,7 +43,7 @@ struct Open {
     entries: BTreeMap<IdempotencyKey, Fingerprint>,
 }
 
-/// See the module's documentation.
+/// The idempotency keys of the last 24 hours.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Keys {
     max_bytes: u64,

@@ -55,7 +55,7 @@ impl Mark {
     }
 }
 
-/// The marks of an org. See the module's documentation.
+/// The marks of an org's lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lanes {
     max_lanes: u32,

@@ -90,7 +90,7 @@ impl Default for Limits {
     }
 }
 
-/// What an org remembers of batches. See the module's documentation.
+/// What an org remembers of batches.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dedup {
     lanes: Lanes,

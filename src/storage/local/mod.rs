@@ -63,7 +63,7 @@ use super::StorageError;
 
 const STAGING: &str = ".staging";
 
-/// See the module's doc.
+/// An object store on a local folder, with fsync.
 #[derive(Debug, Clone)]
 pub(crate) struct FsyncLocal {
     reads: Arc<LocalFileSystem>,

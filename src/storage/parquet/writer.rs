@@ -12,7 +12,7 @@ use super::super::StorageError;
 use super::layout::{Purpose, properties};
 use super::stats::Counts;
 
-/// See the module's doc.
+/// A Parquet file that is being written.
 pub struct FileWriter {
     schema: SchemaRef,
     writer: ArrowWriter<Vec<u8>>,

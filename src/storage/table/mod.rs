@@ -108,7 +108,7 @@ pub struct TableSnapshot {
     pub files: Arc<Vec<DataFile>>,
 }
 
-/// See the module's doc.
+/// A Delta table, open for reading and committing.
 pub struct Table {
     store: Store,
     objects: Arc<dyn ObjectStore>,

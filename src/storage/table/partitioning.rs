@@ -13,7 +13,7 @@ use crate::model::schema::PARTITION_COLUMN;
 /// Microseconds of a day.
 const DAY: i64 = 86_400_000_000;
 
-/// See the module's doc.
+/// A table's partitioning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioning {
     /// By UTC day.

@@ -10,7 +10,7 @@ use super::registrar::Registrar;
 /// The steps in a key's life that may fail.
 const STEPS: [&str; 3] = ["make", "destroy", "rotate"];
 
-/// See the module's doc.
+/// Metrics of payload keys.
 #[derive(Debug)]
 pub struct PayloadKeys {
     days: IntGauge,

@@ -71,7 +71,7 @@ struct Ledger {
     checked: BTreeSet<(Path, u64)>,
 }
 
-/// See the module's doc.
+/// Checks every answer of every node.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
     pub(super) sent: BTreeMap<u64, Sent>,

@@ -23,7 +23,7 @@ pub(super) struct Object {
 /// All objects of a moment.
 pub(super) type Image = BTreeMap<Path, Object>;
 
-/// See the module's doc.
+/// The objects on the simulated store.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     inner: Mutex<Inner>,

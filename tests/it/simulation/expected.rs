@@ -2,7 +2,7 @@
 
 use super::life::Plan;
 
-/// See the module's doc.
+/// Lives that are known to end badly.
 pub(super) const EXPECTED: &[(Plan, u64, &str)] = &[];
 
 /// What is known of a life's end.

@@ -74,7 +74,7 @@ pub(super) enum NoAnswer {
     Error(PlaneError),
 }
 
-/// See the module's doc.
+/// A running control-plane process.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) process: Process,

@@ -26,7 +26,7 @@ pub(super) const BEGAN: i64 = 1_700_000_000_000_000;
 /// Operations after which a life counts as one that never ends.
 const MOST_OPERATIONS: u64 = 400_000;
 
-/// See the module's doc.
+/// What the nodes of a life share.
 #[derive(Debug)]
 pub(super) struct Sea {
     pub(super) seed: u64,

@@ -29,7 +29,7 @@ use super::sea::Sea;
 const USUAL: u64 = 8;
 const USUAL_DELETE: u64 = 40;
 
-/// See the module's doc.
+/// One process of a node, and its access to the store.
 #[derive(Clone)]
 pub(super) struct Process(Arc<Inner>);
 

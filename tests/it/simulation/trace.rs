@@ -16,7 +16,7 @@ struct Line {
     is_log: bool,
 }
 
-/// See the module's doc.
+/// The trace of a life; clones write to the same one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trace(Arc<Mutex<Inner>>);
 

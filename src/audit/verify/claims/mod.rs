@@ -50,7 +50,7 @@ const MAX_INDEX: u64 = 64 << 20;
 /// A fault in words; the file and the entry are added at the end.
 type Found<T> = Result<T, String>;
 
-/// See the module's doc.
+/// The claims of one segment's file, checked against its rows.
 #[derive(Debug)]
 pub(super) struct Claims {
     name: SegmentName,

@@ -59,7 +59,7 @@ const MAX_ROUNDS: u32 = 8;
 /// How long a plugin's list is waited for, to know whether a name is one of it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// See the module's doc.
+/// Decides on requests, records the decisions and sends what is permitted.
 pub(crate) struct Dispatcher {
     pub(crate) calls: Arc<Calls>,
     pub(crate) capture: Capture,

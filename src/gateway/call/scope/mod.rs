@@ -77,7 +77,7 @@ pub(crate) struct Asked {
     pub(crate) answer: oneshot::Sender<Result<Json, RpcError>>,
 }
 
-/// A call that is dispatched. See the module's doc.
+/// A dispatched call.
 pub(crate) struct Scope {
     of: ScopeOf,
     /// The request's id at the server, which is its progress token there.

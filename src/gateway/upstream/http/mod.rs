@@ -73,7 +73,7 @@ pub(super) struct Reply {
     pub(super) content: Content,
 }
 
-/// See the module's doc.
+/// How the body of an answer is read.
 pub(super) enum Content {
     Nothing,
     Messages(Vec<Message>),

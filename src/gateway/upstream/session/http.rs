@@ -37,7 +37,7 @@ pub(super) const RESUME_AFTER: Duration = Duration::from_secs(1);
 const MIN_RESUME: Duration = Duration::from_millis(50);
 const MAX_RESUME: Duration = Duration::from_secs(60);
 
-/// One session. See the module's doc.
+/// One session over Streamable HTTP.
 pub(in crate::gateway::upstream) struct HttpSession {
     pub(super) server: Arc<HttpServer>,
     /// The parameters of `initialize`, for when the server has forgotten the session.

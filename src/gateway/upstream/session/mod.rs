@@ -31,7 +31,7 @@ use super::{Ask, Upcalls, UpstreamError};
 use crate::gateway::message::{Json, Notification, encode};
 use crate::gateway::protocol::Generation;
 
-/// One session. See the module's doc.
+/// One session with a server of the old generation.
 pub(crate) struct UpstreamSession {
     dispatch: Arc<Dispatch>,
     transport: Transport,

@@ -61,7 +61,7 @@ enum Encoding {
     Utf16 { big_endian: bool },
 }
 
-/// See the module's doc.
+/// Splits a child's standard output into messages.
 pub(super) struct Framing {
     limit: usize,
     encoding: Encoding,

@@ -42,7 +42,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a message that nobody waits for may take to be written.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module's doc.
+/// A connection to a child process.
 pub(super) struct StdioConnection {
     dispatch: Arc<Dispatch>,
     outbox: Arc<dyn Outbox>,

@@ -44,7 +44,7 @@ const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether the group is empty.
 const POLL: Duration = Duration::from_millis(20);
 
-/// See the module's doc.
+/// A running child process and its process group.
 pub(super) struct Process {
     child: Child,
     /// Its group, as long as it may hold anything.
