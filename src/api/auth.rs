@@ -2,7 +2,7 @@
 //!
 //! * A token is presented as `Authorization: Bearer <token>` (RFC 6750). The configuration holds its BLAKE3 hash; what
 //!   is presented is hashed and looked up by that hash. How long the look-up takes says something about hashes, and
-//!   nothing about tokens, whose hashes nobody can steer.
+//!   nothing about tokens, whose hashes cannot be steered.
 //! * What is no configured token may be a JSON Web Token of an issuer in `identity.jwt`: it opens what
 //!   `identity.grants` says of its claims ([`who`](super::who)).
 //! * A request without `Authorization` may bring a session's cookie ([`session`](super::session)). A bad token never
@@ -91,7 +91,7 @@ impl Access {
         self.tokens.clone()
     }
 
-    /// Whether nobody is asked who they are.
+    /// Whether tokens are not required.
     pub(super) fn is_open(&self) -> bool {
         self.tokens.is_open()
     }
@@ -207,7 +207,7 @@ fn unauthorized(code: &'static str, why: &'static str) -> Problem {
 }
 
 /// Finds out who a request is of, for its handler, and renews the session that it brings. What stands outside `/v1`
-/// asks nobody.
+/// requires no token.
 pub(super) async fn identify(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with("/v1/") {
         return next.run(request).await;

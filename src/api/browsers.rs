@@ -1,5 +1,5 @@
 //! What web pages may ask of a control plane, by requests that browsers make without a bearer token: with a session's
-//! cookie, or where nobody is asked for anything.
+//! cookie, or where no token is required.
 //!
 //! A browser sends its cookies, and reaches this machine's own ports, whatever site the page is of that has it do so.
 //! So:
@@ -11,9 +11,9 @@
 //! | GET or HEAD under `/v1` | not be made by a page of another site; the way back from a provider is |
 //!
 //! `/healthz` and `/readyz` answer to any host: a kubelet's probes name the pod's address. So does `/metrics` where
-//! tokens are asked for. Where nobody is asked, a bearer token opens nothing, and exempts from nothing. A program sends
-//! neither `Origin` nor `Sec-Fetch-Site`, which every browser does; without a session's cookie it is asked for neither
-//! of them nor for `Mcpg-Csrf`. No answer ever has a CORS header.
+//! tokens are asked for. Where tokens are not required, a bearer token opens nothing, and exempts from nothing. A
+//! program sends neither `Origin` nor `Sec-Fetch-Site`, which every browser does; without a session's cookie it is
+//! asked for neither of them nor for `Mcpg-Csrf`. No answer ever has a CORS header.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! A connection costs a descriptor, and the store needs some too. So there are at most so many, and at most so many
 //! from one address; a new one past that takes the place of the one that has been idle longest, and is refused where
-//! none is idle. So idle connections, however many, keep nobody out.
+//! none is idle. So idle connections, however many, keep no client out.
 //!
 //! A connection is closed when it has sent no request 10 s after it was made, when the head of a request takes longer
 //! than that, when it is idle for two minutes (longer than clients commonly keep an idle connection, so that they close

@@ -43,7 +43,7 @@ use crate::plane::Admission;
 use crate::plane::payload_export::{Exported, MOST_BYTES};
 use crate::plane::payload_view::{Opened, ViewError, Viewer};
 
-/// How long ago somebody may have said who they are who wants to see a payload.
+/// How long ago the login of a person who views a payload may be.
 const RECENT: TimeDelta = TimeDelta::hours(1);
 /// A reason's length, in characters.
 const REASON: std::ops::RangeInclusive<usize> = 3..=500;
@@ -195,8 +195,8 @@ fn denied(status: StatusCode, code: &'static str, detail: impl Into<String>, org
     Problem::new(status, code, detail).refused(Refused::new(org, who.actor(), code))
 }
 
-/// Makes sure that somebody may see payloads of an org: a person, with a right in this very org, who said lately who
-/// they are; and that the org may have payloads captured.
+/// Checks that a caller may view payloads of an org: a person, with a right in this very org, who said lately who they
+/// are; and that the org may have payloads captured.
 fn may_see(api: &Api, org: &OrgName, who: &Who) -> Result<(), Problem> {
     let settings = api.plane.payload_settings(org).cloned().unwrap_or_default();
     let is_person = who.is_person()
@@ -289,7 +289,7 @@ fn shown(opened: &Opened) -> Value {
     })
 }
 
-/// An answer that nobody may keep, and that a browser does nothing with.
+/// An answer that no cache may keep, and that a browser does nothing with.
 fn secret(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -138,7 +138,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if let Some(after) = self.retry_after {
-            // Whole seconds, rounded up, so that nobody comes back too early.
+            // Whole seconds, rounded up, so that no client comes back too early.
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
         }
         if let Some(challenge) = self.challenge {

@@ -220,7 +220,7 @@ struct Counted {
     query: Option<Running>,
     /// That the transfer is about to be broken off, once what was said before has left.
     failing: Option<(Pin<Box<Sleep>>, QueryError)>,
-    /// Bytes that are still to come, if that is known: nobody asks for what comes after the last one.
+    /// Bytes that are still to come, if that is known: nothing is read after the last one.
     left: Option<usize>,
     trailing: bool,
 }

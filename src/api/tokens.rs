@@ -10,7 +10,7 @@ use crate::config::{ControlPlane, Token, TokenHash};
 /// The tokens of a control plane, which may be replaced while it runs.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// Whether nobody is asked, and everyone may do everything.
+    /// Whether tokens are not required, and everyone may do everything.
     open: bool,
     by_hash: Arc<RwLock<ByHash>>,
 }
@@ -23,7 +23,7 @@ impl Tokens {
         Self { open: settings.is_open(), by_hash: Arc::new(RwLock::new(Self::of(settings))) }
     }
 
-    /// Whether nobody is asked who they are.
+    /// Whether tokens are not required.
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
@@ -39,7 +39,7 @@ impl Tokens {
     /// Takes the tokens of other settings; says whether anything changed.
     ///
     /// # Errors
-    /// When nobody was asked and tokens would be now, or the other way round: the one would open everything, the other
+    /// When tokens were not required and would be now, or the other way round: the one would open everything, the other
     /// shut it.
     pub fn replace(&self, settings: &ControlPlane) -> Result<bool, &'static str> {
         if settings.is_open() != self.open {

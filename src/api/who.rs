@@ -75,7 +75,7 @@ struct Known {
 pub(super) struct Asked(pub(super) Result<Who, Problem>);
 
 impl Who {
-    /// Anyone, where nobody is asked.
+    /// Anyone, where tokens are not required.
     pub(super) fn open() -> Self {
         Self(Arc::new(Known {
             way: Way::Open,
@@ -157,7 +157,7 @@ impl Who {
         self.0.actor.starts_with("user:")
     }
 
-    /// What logs and fair shares know them by: the token's name, or the actor; none where nobody is asked.
+    /// What logs and fair shares know them by: the token's name, or the actor; `None` where tokens are not required.
     pub(super) fn label(&self) -> Option<&str> {
         match self.0.way {
             Way::Open => None,

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::AuditError;
 use super::note::{Algorithm, Note, VKey};
 
-/// The bits that nobody but the owner may have.
+/// The permission bits that only the owner may have.
 const OTHERS: u32 = 0o077;
 
 /// The current key and, for the overlap after a change, the one before.

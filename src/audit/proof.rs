@@ -109,8 +109,8 @@ impl InclusionProof {
         text
     }
 
-    /// What it proves to somebody who knows one of the ledger's verifier keys, and for whom it is to be of `org` where
-    /// that is given.
+    /// What it proves to a verifier who knows one of the ledger's verifier keys, and for whom it is to be of `org`
+    /// where that is given.
     ///
     /// # Errors
     /// [`NoProof`] when it proves nothing.

@@ -121,7 +121,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if !matches!(error, CliError::OutputClosed) {
-                // With standard error closed there is nobody left to tell.
+                // Ignore the error: standard error is closed.
                 let _ = writeln!(std::io::stderr(), "mcpg: {error}");
             }
             error.exit_code()

@@ -1,4 +1,4 @@
-//! The gateway's settings, each with a default that suits one machine and lets nobody in.
+//! The gateway's settings, each with a default that suits one machine and admits no caller.
 //!
 //! `deploy/gateway.yaml` shows every key; tests keep the two in step. What must be said are the plugins, and a way for
 //! callers to be known (`identity`); what is allowed is said by `policy`, and unsaid it is nothing.

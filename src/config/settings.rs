@@ -387,7 +387,7 @@ impl Default for Flush {
     }
 }
 
-/// Keeping the tables: merging small files, removing what is older than it is kept, deleting files that nobody needs.
+/// Maintenance of the tables: merging small files, removing what is older than it is kept, deleting unused files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Maintenance {

@@ -163,7 +163,7 @@ fn bucket_and_prefix(place: &str) -> Result<StorageUrl, &'static str> {
     Ok(StorageUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
-/// The URL without what stands before an `@`, which may be a secret that somebody put there.
+/// The URL without what stands before an `@`, which may be a secret.
 fn without_credentials(text: &str) -> Cow<'_, str> {
     match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, place))) => Cow::Owned(format!("{scheme}://[credentials]@{place}")),

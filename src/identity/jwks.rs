@@ -2,8 +2,8 @@
 //!
 //! * Keys are fetched when the program starts, again once they are older than their lifetime, and when a token names a
 //!   key that is not known. The last kind anyone can cause, so there is a least interval between two fetches.
-//! * A look-up reads a snapshot and waits for nobody. Only one that needs a key that is not there waits for a fetch,
-//!   and one fetch serves all who wait.
+//! * A look-up reads a snapshot and does not wait. Only one that needs a key that is not there waits for a fetch, and
+//!   one fetch serves all who wait.
 //! * While the issuer is away the keys that were fetched last stay in use. Before the first ones are there, a fetch is
 //!   tried each second.
 //! * An answer is read up to a bound, redirects are not followed, and only keys that can verify a signature count: no

@@ -24,7 +24,7 @@ use verified::Verified;
 
 use crate::config::{self, TokenHash};
 
-/// Why a request is nobody's.
+/// Why a request's caller is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentified {
     /// It brings no token, and anonymous callers are not taken.

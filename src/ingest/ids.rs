@@ -10,7 +10,7 @@ pub trait IdSource {
     /// A new id, minted at `now`.
     fn next_id(&mut self, now: DateTime<Utc>) -> Uuid;
 
-    /// A salt that nobody can guess.
+    /// A random salt.
     fn next_salt(&mut self) -> [u8; 16];
 }
 

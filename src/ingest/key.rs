@@ -40,8 +40,8 @@ pub struct IdempotencyKey([u8; 16]);
 
 /// What a request's body was: the first 8 bytes of its BLAKE3 hash, as it was sent but for `Content-Encoding`.
 ///
-/// It tells a retry from another batch under the same key or number; it need not stand against somebody who looks for
-/// two bodies of one fingerprint, since they would be that sender's own.
+/// It tells a retry from another batch under the same key or number; it need not resist an attacker who looks for two
+/// bodies of one fingerprint, since they would be that sender's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u64);
 

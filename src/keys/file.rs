@@ -31,7 +31,7 @@ use crate::payload::{Epoch, Secret};
 const KIND: &str = "file";
 const WRAP: &[u8] = b"mcpg.payload-key/1 wrap";
 const NONCE: usize = 12;
-/// The bits that nobody but the owner may have.
+/// The permission bits that only the owner may have.
 const OTHERS: u32 = 0o077;
 
 /// Where the versions stand.
@@ -68,7 +68,7 @@ impl FileKek {
         kek.versions().map(|_| kek)
     }
 
-    /// The KEK of these lines, which nobody can rotate but who sets them.
+    /// The KEK of these lines; only the operator who sets them can rotate it.
     pub(super) fn of_environment(lines: &Text) -> Result<Self, KekError> {
         let kek = Self(Source::Environment(lines.clone()));
         kek.versions().map(|_| kek)

@@ -12,7 +12,7 @@
 //!
 //! A wrapped key is the object `<org>/<epoch>`, created if absent: of nodes that make the same key at once all take the
 //! first one's. Which key counts is said by the org's ledger, and every key that was unwrapped is held against what
-//! that says: an object that merely lies there is believed by nobody.
+//! that says: an object that merely lies there is not believed.
 //!
 //! Unwrapped keys are kept for five minutes at most, on locked pages, and zeroized.
 

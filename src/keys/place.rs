@@ -2,7 +2,7 @@
 //!
 //! A store of their own (`payload_keys.storage`), or the prefix `payload-keys/` of the main one, never under `orgs/`: a
 //! copy of the store without it opens nothing. A bucket that keeps versions is taken only if versions can be deleted;
-//! one with Object Lock never, since a key that nobody can delete cannot be destroyed.
+//! one with Object Lock never, since a key that cannot be deleted cannot be destroyed.
 
 use bytes::Bytes;
 use object_store::path::Path;

@@ -1,9 +1,9 @@
 //! Proof that a segment holds the ledger's entries, before a query believes any of it (rule L8).
 //!
-//! What lies in the folder of segments may be anybody's. The first query that needs a segment since its ledger was
-//! loaded has all of it read, each entry's hash computed anew, and the last of them, which is chained to all before it,
-//! held against the ledger's own: the hash that the log made of that entry, or that of the leaf which the signed
-//! checkpoint covers. From then on queries read that version of the file, by its ETag, and no other ([`Pinned`]).
+//! What lies in the folder of segments may be forged. The first query that needs a segment since its ledger was loaded
+//! has all of it read, each entry's hash computed anew, and the last of them, which is chained to all before it, held
+//! against the ledger's own: the hash that the log made of that entry, or that of the leaf which the signed checkpoint
+//! covers. From then on queries read that version of the file, by its ETag, and no other ([`Pinned`]).
 //!
 //! A segment that fails is named in the query's error, and is verified again with the next query: once the genuine one
 //! is put back, nothing more need be done. The org goes on taking samples and events.

@@ -8,7 +8,7 @@
 //! | `payload.key_destroyed` | it is gone, as far as the key store goes |
 //! | `payload.kek_destroyed` | what wrapped it is gone too |
 //! | `payload.recipient_changed` | the tenant's own key is another |
-//! | `payload.viewed`, `payload.exported` | somebody is about to see a payload, or to take many along |
+//! | `payload.viewed`, `payload.exported` | a caller is about to view a payload, or to export many |
 //!
 //! It is folded out of the entries as they are numbered, and is a part of the org's state: so it is the same on every
 //! node, and carries the state's MAC. A public key is taken from here alone, never from an object that merely lies in

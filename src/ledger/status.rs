@@ -2,7 +2,7 @@
 //! was loaded last, which key signs, which sessions of browsers are over.
 //!
 //! It is folded out of the entries as they are numbered, so it is the same on every node, and it is part of the org's
-//! state. Nothing of it is taken from a segment: a segment's metadata is anybody's who can write the store.
+//! state. Nothing of it is taken from a segment: any party that can write to the store can forge a segment's metadata.
 //!
 //! Only the control plane makes such entries: an emitter can send neither an action `ledger.…` nor the control plane's
 //! actor.

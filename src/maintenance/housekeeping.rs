@@ -1,4 +1,4 @@
-//! Deleting what nobody needs any more: files that no version of a table names, or none since a day ago, and Delta's
+//! Deleting what is not needed any more: files that no version of a table names, or none since a day ago, and Delta's
 //! log before the newest checkpoint that is a day old.
 //!
 //! That a file which is deleted is never committed afterwards does not depend on clocks: see [`crate::storage::table`].
@@ -25,7 +25,7 @@ pub(super) async fn keep(node: &Node, tables: &Handles, part: Part, done: &mut D
     report::note(node, tables.org(), name(part), now).await
 }
 
-/// Deletes the files that nobody needs. Says how many were found.
+/// Deletes the files that are not needed. Returns how many were found.
 async fn vacuum(node: &Node, tables: &Handles, part: Part, cutoff: i64, done: &mut Done) -> Result<u64, StorageError> {
     let kept = tables.reclaimable(part, cutoff).await?;
     let folder = tables.site(node, part).await.folder;

@@ -11,7 +11,7 @@
 //! Nothing is sorted as a whole. The store is asked on the runtime; decoding, comparing and encoding happen on threads
 //! that may block, a step at a time.
 //!
-//! What is put into the store is named by nobody until it is committed: a crash or an error leaves orphans, for the
+//! What is put into the store is not named anywhere until it is committed: a crash or an error leaves orphans, for the
 //! vacuum.
 
 use std::collections::HashSet;

@@ -9,7 +9,7 @@
 //! | `retention` | removing what is older than it is kept |
 //! | `erasure` | taking a caller's samples out |
 //! | `bodies` | deleting what held payloads before their table did |
-//! | `housekeeping` | Delta's checkpoints and log; deleting files that nobody needs; with it go runs of keys ([`crate::state`]) |
+//! | `housekeeping` | Delta's checkpoints and log; deleting unused files; with it go runs of keys ([`crate::state`]) |
 //! | `tables` | the tables of an org that is loaded, or is not |
 //! | `lease` | sparing nodes from doing the same |
 //! | `report` | when what was done last, for `mcpg store status` |
@@ -65,7 +65,7 @@ use crate::storage::table::{LiveFile, Partitioning};
 /// How old a file that no version names must be before it is deleted, and how old a part of Delta's log, µs. Longer
 /// than any query runs, here or in another engine that reads the table.
 const KEPT: i64 = 24 * 3_600 * 1_000_000;
-/// How often files are looked for that nobody needs.
+/// How often unused files are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3_600);
 /// How often a table of which this node commits nothing is read again: others may have merged its files.
 const REFRESH: Duration = Duration::from_secs(1_800);
@@ -118,7 +118,7 @@ pub struct Done {
     pub bytes_written: u64,
     /// Merges whose files something else was done to meanwhile: they changed nothing.
     pub stale: u64,
-    /// Files that were deleted since nobody needs them.
+    /// Unused files that were deleted.
     pub deleted: u64,
     /// Whether more is due.
     pub more: bool,

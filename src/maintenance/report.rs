@@ -27,7 +27,7 @@ pub(crate) struct TableReport {
     pub(crate) last_compaction: Option<String>,
     /// When rows were removed last because they were old enough.
     pub(crate) last_retention: Option<String>,
-    /// When it was last looked for files that nobody needs.
+    /// When unused files were last looked for.
     pub(crate) last_vacuum: Option<String>,
     /// How many were found then.
     pub(crate) orphans: Option<u64>,

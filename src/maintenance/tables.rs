@@ -42,7 +42,7 @@ pub(crate) enum Handles {
     Apart(OrgName, Box<Mutex<Apart>>),
 }
 
-/// Tables that nobody else holds.
+/// Handles of its own.
 #[derive(Debug)]
 pub(crate) struct Apart {
     samples: Table,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 /// Where random names come from, injected at the top of the program.
 pub trait Random: Debug + Send + Sync + 'static {
-    /// A UUID that nobody else has.
+    /// A random UUID.
     fn uuid(&self) -> Uuid;
 }
 

@@ -58,7 +58,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Adds `lp(x)`. What is written is bounded far below 65,536 bytes; a longer one is cut off by nobody, it is an error.
+/// Adds `lp(x)`. What is written is bounded far below 65,536 bytes; a longer one is an error.
 pub(super) fn push_lp(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Refusal> {
     let length = u16::try_from(bytes.len()).map_err(|_| Refusal::Format)?;
     out.extend_from_slice(&length.to_be_bytes());

@@ -37,7 +37,7 @@ impl Secret {
         Self { _lock: lock.ok(), page }
     }
 
-    /// 32 bytes that nobody can guess.
+    /// 32 random bytes.
     pub fn random() -> Self {
         let mut bytes = [0; 32];
         rand::rng().fill_bytes(&mut bytes);

@@ -23,7 +23,7 @@ const UNPARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often, and after which pause, a flush that fails is tried again while draining.
 const DRAIN_ATTEMPTS: u32 = 5;
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
-/// An org that nobody asked for this long, and of which nothing waits, is forgotten.
+/// An org without requests for this long, of which nothing waits, is unloaded.
 const IDLE: Duration = Duration::from_secs(600);
 
 /// Flushes what is due until the plane is drained.
@@ -186,7 +186,7 @@ async fn trim_log(plane: &Arc<Plane>) -> Result<(), PlaneError> {
     Ok(())
 }
 
-/// Forgets orgs of which nothing waits and that nobody asked for.
+/// Unloads orgs of which nothing waits and that had no requests.
 fn forget_idle(plane: &Plane) {
     let now = Instant::now();
     for org in plane.registry.all_loaded() {

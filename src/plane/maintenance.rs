@@ -70,7 +70,8 @@ impl Visits {
         Arc::clone(self.of.lock().entry(name.clone()).or_default())
     }
 
-    /// The turn, once nobody else has it, or without it after a while: who hangs must not keep it for good.
+    /// Takes the turn once it is free, or goes on without it after a while: an org that hangs must not keep it for
+    /// good.
     async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         timeout(TURN_TIMEOUT, self.turn.acquire()).await.ok()?.ok()
     }

@@ -1,9 +1,11 @@
-//! Seeing a captured payload. In this order, so that nobody sees one who is not on the ledger before:
+//! Viewing a captured payload. In this order, so that the ledger records each viewer before:
 //!
-//! 1. find the rows, by date and bloom filter; 2. unwrap the epoch's key; 3. the state says that it is not being
-//!    destroyed;
-//! 4. `payload.viewed`, **durable**; 5. decrypt, and hold everything against what the ledger and the rows say; 6.
-//!    answer, once.
+//! 1. find the rows, by date and bloom filter;
+//! 2. unwrap the epoch's key;
+//! 3. check that the state does not say that the key is being destroyed;
+//! 4. record `payload.viewed`, **durable**;
+//! 5. decrypt, and compare everything with what the ledger and the rows say;
+//! 6. answer, once.
 //!
 //! If decrypting fails after the entry, `payload.view_failed` says so, with the reason. Who may view is for the API to
 //! say.
@@ -86,7 +88,7 @@ pub enum ViewError {
 }
 
 impl Plane {
-    /// Opens what was captured of a call, for somebody who may see it.
+    /// Opens what was captured of a call, for a person who may view it.
     ///
     /// # Errors
     /// See [`ViewError`].

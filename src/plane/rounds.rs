@@ -1,4 +1,4 @@
-//! Work that comes round for every org: side by side, so many at once, and nobody waits for one that hangs (rule L10).
+//! Periodic work for every org: side by side, a bounded number at once, and no org waits for one that hangs (rule L10).
 //!
 //! A round begins the work of the orgs that are due, each in a task of its own, and waits for them, but not for long:
 //! what takes longer goes on beside the next rounds, and its org is left out of these until it has ended. So an org

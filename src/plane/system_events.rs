@@ -421,7 +421,7 @@ pub async fn start(plane: &Arc<Plane>) -> Result<(), PlaneError> {
     plane.begin().await?;
     match plane.announce_start().await {
         Ok(()) => {}
-        // What is stored is of another configuration: nobody is to be served from it.
+        // What is stored is of another configuration: no request is served from it.
         Err(e @ PlaneError::Misconfigured(_)) => return Err(e),
         Err(e) => {
             plane.node.metrics.audit.failures.inc();

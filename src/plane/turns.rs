@@ -1,4 +1,4 @@
-//! Turns: so much is done at once, and nobody keeps a turn for good (rule L10).
+//! Turns: a bounded number is taken at once, and none is kept for good (rule L10).
 //!
 //! A turn is given back when the work ends, or once it has lasted for a while: then the work goes on without one, and
 //! the next in the queue begins. So what hangs uses up no turn for good, and where there is much to do not all of it is

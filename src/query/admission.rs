@@ -1,4 +1,4 @@
-//! Who runs next, so that nobody takes every place.
+//! Which query runs next, so that no org takes every slot.
 //!
 //! A place is held while a query computes. With `places` of `n`, one token runs at most `n` queries at once, one org
 //! `n + 1`, all together `n + 2`: whatever one token does, another of its org finds a place, and whatever one org does,

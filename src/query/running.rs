@@ -78,7 +78,7 @@ impl Running {
         };
         // Nothing is computed any more.
         self.place = None;
-        // As above: no reader, nobody to tell.
+        // Ignore the error: the reader has left.
         drop(timeout_at(self.ends, items.send(last)).await);
     }
 

@@ -1,8 +1,8 @@
 //! What a batch adds to the running totals, worked out before the batch is committed.
 //!
 //! Applying a batch to the totals happens under a lock, in the order of the WAL; aggregating its rows is pure and needs
-//! neither. So each request makes the digest of its batch while it waits for nobody, and under the lock there is left
-//! one addition for each distinct series and hour and one for each row's bucket.
+//! neither. So each request makes the digest of its batch without waiting, and under the lock there is left one
+//! addition for each distinct series and hour and one for each row's bucket.
 //!
 //! A digest has *cells*: a cell is one hour of one series. The buckets of its dispatched calls lie together in one list
 //! for the whole batch; most cells have few calls, for which a histogram each would be far larger than the list. A

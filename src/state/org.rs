@@ -220,12 +220,12 @@ impl Org {
         (is_same && may_go).then_some(removal)
     }
 
-    /// Notes that somebody asked for it.
+    /// Notes a request for it.
     pub fn touch(&self) {
         *self.used.lock() = Instant::now();
     }
 
-    /// When somebody last asked for it.
+    /// When it was last asked for.
     pub fn used(&self) -> Instant {
         *self.used.lock()
     }

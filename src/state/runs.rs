@@ -4,7 +4,7 @@
 //! A run goes if no state that is there names it, nor the loaded org has it, and none that is yet to be stored will: it
 //! is of objects up to the older of the two newest states, and was put into the store before `cutoff`, a day ago. Which
 //! runs there are is a function of the log, and a run that is gone from it never comes back; so a state that names it
-//! all the same is an older one, of a node that slept, and is read by nobody.
+//! all the same is an older one, of a node that slept, and is not read.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! An object store that reads each object in one version alone: the one that somebody has made sure of.
+//! An object store that reads each object in one version alone: the one that was verified.
 //!
 //! Who has read an object and found it right [pins](Pinned::pin) it. From then on it is read if it is still that
 //! version, by its ETag, and otherwise the read fails and the pin is gone: the object must be made sure of anew. What

@@ -292,7 +292,7 @@ impl Store {
     /// Makes sure that an object which was read back, and holds just these bytes, will be there for good. A folder
     /// whose fsync failed once may say yes the next time without having done anything, and an object of another process
     /// can be seen before that process has fsynced its folder: so on a folder the same bytes are put in their own place
-    /// again. An object that somebody deletes meanwhile may come back that way.
+    /// again. An object that is deleted meanwhile may come back that way.
     ///
     /// # Errors
     /// [`StorageError::Failed`] when that is not sure.

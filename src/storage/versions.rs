@@ -113,7 +113,7 @@ impl Versions {
         }
     }
 
-    /// Whether objects can be locked, so that nobody can delete them for a time.
+    /// Whether objects can be locked, so that they cannot be deleted for a time.
     ///
     /// # Errors
     /// What the store says.

@@ -278,7 +278,7 @@ impl<E: SpanExporter + 'static> SpanExporter for OnRuntime<E> {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        // Set once, when the provider is built, before anything is sent: nobody else holds the exporter then.
+        // Set once, when the provider is built, before anything is sent: the exporter has no other holder then.
         if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
             exporter.set_resource(resource);
         }

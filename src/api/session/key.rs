@@ -10,7 +10,7 @@ use super::Sealer;
 use crate::audit::SigningKeys;
 use crate::config;
 
-/// The bits that nobody but the owner may have.
+/// The permission bits that only the owner may have.
 const OTHERS: u32 = 0o077;
 
 impl Sealer {

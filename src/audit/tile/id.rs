@@ -1,7 +1,7 @@
 //! The names of tiles, as C2SP tlog-tiles has them, and which tile is where in a tree of a size.
 //!
 //! A tile has one name and a name is read in one way only: whatever could be taken for a second spelling of it is
-//! refused, so that nobody reaches a file beside the tiles by a name.
+//! refused, so that no name reaches a file beside the tiles.
 
 use std::fmt;
 use std::str::FromStr;

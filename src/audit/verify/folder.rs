@@ -1,6 +1,6 @@
 //! A ledger in a folder of this machine: a `file://` store, or an unpacked bundle. Nothing is ever written there.
 //!
-//! On NFS a file that is deleted while somebody has it open is renamed to `.nfs` and hexadecimal digits by the client,
+//! On NFS a file that is deleted while a program has it open is renamed to `.nfs` and hexadecimal digits by the client,
 //! and goes when it is closed. Such names are left out of lists, and named in the verdict.
 
 use std::collections::BTreeSet;

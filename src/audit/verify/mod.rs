@@ -19,9 +19,9 @@
 //! names of its segments, 56 bytes a kept checkpoint, and what `claims` notes of each page of one segment.
 //!
 //! Nothing is believed of a segment's metadata but that `mcpg.v` and `mcpg.origin` are what they must be;
-//! `mcpg.position` and `mcpg.standing` of the first design are not read at all. Not looked at, since nobody takes
-//! anything about an entry from them: partial tiles that a later one has replaced, signatures by keys that were not
-//! given, and what `claims` lists as left aside. An empty list counts as none.
+//! `mcpg.position` and `mcpg.standing` of the first design are not read at all. Not looked at, since nothing about an
+//! entry is taken from them: partial tiles that a later one has replaced, signatures by keys that were not given, and
+//! what `claims` lists as left aside. An empty list counts as none.
 
 mod bundle;
 mod chain;

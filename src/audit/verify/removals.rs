@@ -13,7 +13,7 @@
 //!    removal may have been removed itself. Then nothing before the first segment may be there, or `after` names that
 //!    entry's number, and it is among the entries that are gone.
 //!
-//! An entry is the control plane's if its actor is `system:control-plane@<node>`; or if it is somebody who asked the
+//! An entry is the control plane's if its actor is `system:control-plane@<node>`; or if it is a caller who asked the
 //! control plane for it, `service:<token>` or `anonymous`, and the entry has nothing that only an emitter's can have:
 //! no `workspace`, `instance`, `request_id`, `trace_id`, `span_id`, `invocation_id`, `emitter_seq`, and no
 //! `submitted_by` in its `detail`. Emitters cannot send actions `ledger.…`, and what they send by a token is stamped

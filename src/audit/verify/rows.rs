@@ -304,7 +304,7 @@ impl Sealed<'_> {
 
 /// What the actor of the control plane itself begins with.
 const CONTROL_PLANE: &str = "system:control-plane@";
-/// What the actor of somebody begins with who asked the control plane by a token.
+/// The prefix of the actor of a caller who asked the control plane with a token.
 const TOKEN: &str = "service:";
 /// Who asked a control plane that has no tokens.
 const ANYBODY: &str = "anonymous";

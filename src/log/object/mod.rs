@@ -17,7 +17,7 @@
 //! in its place.
 //!
 //! No store that the log lies on tears an object: what arrived whole and does not fit is **damaged**. A damaged body
-//! stops the org that it belongs to; a damaged header concerns every org, since nobody can tell whose samples it holds.
+//! stops the org that it belongs to; a damaged header concerns every org, since it is not known whose samples it holds.
 //!
 //! A body is compressed where that costs little beside what it saves: small ones, which are mostly Arrow's schema, and
 //! all of them where the store is remote. Large bodies on a local disk live for seconds, and zstd would take as long as

@@ -1,4 +1,4 @@
-//! What is kept, and for how long: retention, checkpoints of Delta's log, files that nobody needs.
+//! What is kept, and for how long: retention, checkpoints of Delta's log, files that are not needed.
 
 use std::collections::HashSet;
 use std::sync::Arc;

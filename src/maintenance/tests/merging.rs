@@ -205,7 +205,7 @@ async fn sealed_payloads_become_a_file_a_day_in_row_groups_that_fit_memory() {
     assert_eq!((Some(&*found.0), Some(&*found.1)), (ids.first().map(String::as_str), ids.last().map(String::as_str)));
 }
 
-/// One file that nobody can read keeps nothing else from being looked after.
+/// One unreadable file does not keep the others from being maintained.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_keeps_no_other_merge_and_no_other_table_waiting() {
     let (world, mut rng) = (World::new(), rng(23));

@@ -10,7 +10,7 @@
 //! Clean success is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is
 //! confirmed, then all that again at the new end; absent, the same bytes at the same number again. While the fate is
 //! open nothing joins or leaves the group. A group whose fate stays unknown is answered 503 and not tried again: its
-//! object may yet land, and is then applied like anybody's.
+//! object may yet land, and is then applied like any other.
 
 mod encode;
 mod fate;

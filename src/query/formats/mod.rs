@@ -292,7 +292,7 @@ fn encode(result: QueryResult, options: Options) -> Result<Body, QueryError> {
 }
 
 impl Encoding {
-    /// Makes the body until its end, or until nobody reads it any more.
+    /// Makes the body until its end, or until its reader has left.
     async fn run(mut self) {
         let last = match self.all().await {
             Ok(true) => Ok(None),
@@ -309,7 +309,7 @@ impl Encoding {
         drop(self.chunks.send(last).await);
     }
 
-    /// Sends all rows; false when nobody reads them any more.
+    /// Sends all rows; `false` when the reader has left.
     async fn all(&mut self) -> Result<bool, QueryError> {
         self.encoder.start(&mut self.out)?;
         while let Some(batch) = self.rows.try_next().await? {
@@ -331,7 +331,7 @@ impl Encoding {
         self.hand_over(false).await
     }
 
-    /// Hands over what is written, compressed; false when nobody takes it. With `flush` nothing is held back.
+    /// Hands over what is written, compressed; `false` when the reader has left. With `flush` nothing is held back.
     async fn hand_over(&mut self, flush: bool) -> Result<bool, QueryError> {
         let mut chunk = std::mem::replace(&mut self.out, Vec::with_capacity(CHUNK_BYTES));
         if let Some(compressor) = &mut self.compressor {

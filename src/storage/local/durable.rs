@@ -122,7 +122,7 @@ pub(super) fn write_durably(
         Ok(()) => fs::rename(staged, target).map_err(WriteError::Failed),
     };
     if create || placed.is_err() {
-        // The staged name is of no use any more. Whether it goes away matters to nobody: it is looked for at the next
+        // The staged name is of no use any more. Whether it is deleted does not matter: it is looked for at the next
         // start.
         let _ = fs::remove_file(staged);
     }

@@ -23,7 +23,7 @@
 //! held.
 //!
 //! **Sleepers.** A commit creates the version after the one that was read. A process that slept between the two may
-//! create a version that was there, and is gone since its log was cut: nobody would ever read it. So a commit is
+//! create a version that was there, and is gone since its log was truncated: it would never be read. So a commit is
 //! believed when a listing made after it shows no checkpoint at or after its version; otherwise the table is read anew,
 //! and tells.
 //!

@@ -25,7 +25,7 @@ pub struct Reclaimable {
     kept: HashSet<String>,
 }
 
-/// Files of a table's folder that nobody needs, as far as is known: to be fenced off before they are deleted.
+/// Files of a table's folder that are not needed, as far as is known: to be fenced off before they are deleted.
 #[derive(Debug, Clone, Default)]
 pub struct Orphans {
     /// Their paths in the table's folder.

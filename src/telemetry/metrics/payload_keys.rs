@@ -36,7 +36,7 @@ impl PayloadKeys {
         for step in STEPS {
             keys.failures.with_label_values(&[step]).reset();
         }
-        // Nobody has asked yet, so nobody lacks any.
+        // Nothing was asked for yet, so nothing is missing.
         keys.days.set(8);
         keys
     }

@@ -81,7 +81,7 @@ fn the_newest_checkpoint_is_the_greater_of_both() {
     assert_eq!((sound.size, sound.remarks.len()), (40, 1));
     fs::remove_file(made.folder.path().join("checkpoint")).unwrap();
     assert_eq!((made.sound().size, made.sound().remarks.len()), (40, 1));
-    // A greater one that nobody signed is no checkpoint.
+    // A greater one that is not signed is no checkpoint.
     let forged = Checkpoint { origin: ORIGIN.to_owned(), size: 50, root: Hash([7; 32]) };
     let note = Note::sign(forged.to_string(), ORIGIN, &[&key(3)]).unwrap();
     made.write(&format!("checkpoints/{:020}", 50), note.to_string().as_bytes());

@@ -203,7 +203,7 @@ fn what_a_segments_metadata_says_of_log_and_ledger_is_not_believed() {
     writer.first_design(1_000_000_000_000_000, r#"{"hold":null,"pruned":{"entry":9,"first_kept":20}}"#);
     writer.write(&sealed.batch).unwrap();
     made.write("segments/00000000000000000020-00000000000000000024.parquet", &writer.finish().unwrap());
-    // It lies behind the newest head: chained, and said to be signed by nobody.
+    // It lies after the newest checkpoint: chained, and reported as not signed.
     assert_eq!((made.sound().size, made.sound().unsigned, made.sound().first_kept), (20, 5, 0));
     made.remove(SegmentName { first: 0, last: 19 });
     assert_eq!((made.fault().kind, made.fault().seq), (Kind::Missing, Some(0)));
