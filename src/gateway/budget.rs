@@ -6,7 +6,7 @@
 //! answer from the first byte that a server sent until its client has read it, and an event until it is kept no longer
 //! for resumption.
 //!
-//! No caller may have more than half of it, so that one alone keeps nobody out.
+//! No caller may have more than half of it, so that one alone keeps no other out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ struct State {
     of_owners: HashMap<Arc<str>, usize>,
 }
 
-/// Bytes that are charged to somebody; given back when this is dropped.
+/// Bytes that are charged to a caller; given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,

@@ -67,7 +67,7 @@ impl Flight {
     ) -> Self {
         let (ended, result) = oneshot::channel();
         let task = tokio::spawn(async move {
-            // Ignore the error: nobody waits for the result any more.
+            // Ignore the error: the receiver was dropped.
             let _ = ended.send(asking.await);
         });
         let task = AbortOnDrop(task.abort_handle());
@@ -105,7 +105,7 @@ impl Flight {
         open.map(|(key, asked)| (&**key, &*asked.method, asked.params.as_ref()))
     }
 
-    /// Hands the client's answers to the server. Keys that nobody asked for are ignored; questions without an answer
+    /// Hands the client's answers to the server. Keys that were not asked for are ignored; questions without an answer
     /// stay open.
     pub(crate) fn answer(&mut self, responses: &Object) {
         let waiting = std::mem::take(&mut self.waiting);
@@ -191,7 +191,7 @@ impl Parks {
     }
 }
 
-/// Gives a call up that nobody came back for.
+/// Gives up a call whose client did not come back.
 async fn expire(parks: Weak<Parks>, id: Uuid, lifetime: Duration) {
     sleep(lifetime).await;
     let Some(parks) = parks.upgrade() else { return };

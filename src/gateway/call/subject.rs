@@ -75,7 +75,7 @@ impl Subject {
 
     /// Its name as a label.
     pub(crate) fn label(&self) -> &str {
-        // A server may list a name of any length; it is offered to nobody, and labels nothing.
+        // A server may list a name of any length; it is not offered, and labels nothing.
         if self.listed && self.name.chars().nth(MAX_NAME).is_none() { &self.name } else { UNKNOWN }
     }
 

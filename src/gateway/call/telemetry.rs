@@ -233,7 +233,7 @@ impl CallRecord {
         self.ended = true;
     }
 
-    /// It ended without an answer that anybody got.
+    /// It ended, and its answer reached no client.
     pub(crate) fn abandoned(mut self, code: &'static str) {
         self.emit(Outcome::ClientError, Some(code), None, None);
     }

@@ -191,7 +191,7 @@ impl Streams {
         }
     }
 
-    /// Drops what nobody came for.
+    /// Drops what was not fetched in time.
     pub(super) fn sweep(&self) {
         self.inner.lock().forget();
     }

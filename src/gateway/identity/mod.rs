@@ -5,7 +5,7 @@
 //! 1. a token whose hash is configured is of that entry's caller;
 //! 2. a JSON Web Token of a configured issuer is of the caller that its claims name ([`crate::identity`]);
 //! 3. a request without an `Authorization` header is `anonymous`, where that is allowed;
-//! 4. all others are nobody's, also where anonymous callers are taken: who presents a bad token wanted to be someone.
+//! 4. all others are refused, also where anonymous callers are accepted: a bad token is not the same as none.
 //!
 //! Nothing here ever shows a token: errors say what is wrong with it in words of their own, and [`Caller`] shows its
 //! name alone. A verified JSON Web Token is remembered by its hash until it expires or its issuer's keys change, so

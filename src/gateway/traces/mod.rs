@@ -70,7 +70,7 @@ pub struct IdentityTook {
     pub began: SystemTime,
     /// When it ended.
     pub ended: SystemTime,
-    /// How long it took, by a clock that nobody sets.
+    /// How long it took, by the monotonic clock.
     pub took: Duration,
 }
 
@@ -228,7 +228,7 @@ impl RequestSpans {
             target.describe(self.method, plugin, &mut span);
             upstream.describe(&mut span);
         }
-        // Who exports no spans is no part of the trace: the upstream would hang under a span that nobody ever sees.
+        // Who exports no spans is no part of the trace: the upstream's span would have a parent that is never exported.
         let parent = if self.exported { Some(span.span_context()) } else { self.caller_span.as_ref() };
         let outbound = Outbound::new(parent, self.baggage.clone());
         DispatchSpan { span, outbound, ended: false }

@@ -2,7 +2,7 @@
 //!
 //! Each kind has a stable code, which goes into samples, and a text for the caller, which names the plugin and what was
 //! seen, and nothing that either side wrote. What an upstream itself says in a JSON-RPC error is passed on to the
-//! caller as it is, and to nobody else.
+//! caller as it is, and nowhere else.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
 //! and to those who wait; the records stay, as durable as the disk lets them be. A segment without its mark is sound
 //! all the same.
 //!
-//! A power cut takes what no fsync has covered, which was promised to nobody.
+//! A power cut takes what no fsync has covered, which was not promised.
 
 use std::io;
 use std::sync::Arc;

@@ -72,7 +72,7 @@ impl HttpSession {
         }
     }
 
-    /// Opens a new session in place of that with this number, unless somebody has done so already.
+    /// Opens a new session in place of that with this number, unless another task has done so already.
     pub(super) async fn reopen(self: &Arc<Self>, number: u64) -> Result<(), UpstreamError> {
         let _reopening = self.reopening.lock().await;
         if self.established().number != number {

@@ -39,7 +39,7 @@ const CHUNK: usize = 64 * 1024;
 /// How long the output of a child that has ended is still read.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a message that nobody waits for may take to be written.
+/// How long a message without an answer may take to be written.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a child process.

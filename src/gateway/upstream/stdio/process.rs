@@ -147,7 +147,7 @@ mod tests {
         command
     }
 
-    /// Whether a process of the group runs. One that nobody waited for yet does not.
+    /// Whether a process of the group runs. One that was not waited for yet does not.
     fn runs(group: Pid) -> bool {
         let group = group.as_raw_nonzero().to_string();
         std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
