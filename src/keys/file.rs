@@ -31,7 +31,7 @@ use crate::payload::{Epoch, Secret};
 const KIND: &str = "file";
 const WRAP: &[u8] = b"mcpg.payload-key/1 wrap";
 const NONCE: usize = 12;
-/// The permission bits that only the owner may have.
+/// The bits that nobody but the owner may have.
 const OTHERS: u32 = 0o077;
 
 /// Where the versions stand.

@@ -67,7 +67,7 @@ pub struct Rotated {
     pub destroyed: Vec<String>,
 }
 
-/// Makes, unwraps, rewraps and destroys keys.
+/// See the module's doc.
 #[derive(Debug)]
 pub struct KeyService {
     kek: Arc<dyn Kek>,

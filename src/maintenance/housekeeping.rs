@@ -25,7 +25,7 @@ pub(super) async fn keep(node: &Node, tables: &Handles, part: Part, done: &mut D
     report::note(node, tables.org(), name(part), now).await
 }
 
-/// Deletes the files that are not needed. Returns how many were found.
+/// Deletes the files that nobody needs. Says how many were found.
 async fn vacuum(node: &Node, tables: &Handles, part: Part, cutoff: i64, done: &mut Done) -> Result<u64, StorageError> {
     let kept = tables.reclaimable(part, cutoff).await?;
     let folder = tables.site(node, part).await.folder;

@@ -26,7 +26,7 @@ pub struct TableRetention {
     pub payloads: Retention,
 }
 
-/// A node's settings, taken from the configuration at the start.
+/// See the module's doc.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented in the configuration")]
 pub struct Settings {

@@ -288,7 +288,7 @@ impl Plane {
         let what = audit::Hash::of(&[plan.tables.iter().map(of).collect::<Vec<_>>().join(", ").as_bytes()]);
         let event = SystemEvent::new(actor, RETENTION).target(name.as_str()).detail(detail);
         self.record_once(name, vec![event], &format!("retention/{what}")).await?;
-        // The entry that the ledger has first counts, whichever node took note of the hold.
+        // Whichever of the two entries the ledger has first counts, whoever took note of the hold.
         plan.hold = self.caught_up(name).await?.ledger.read().status().hold;
         if plan.hold.is_some() {
             return Ok(plan);
@@ -314,7 +314,7 @@ impl Plane {
         let digest = blake3::keyed_hash(&key, caller.as_bytes()).to_hex().to_string();
         let event = SystemEvent::new(actor, ERASURE).target(name.as_str()).reason(reason);
         self.record(name, vec![event.detail(json!({ "caller_digest": digest }))]).await?;
-        // The entry that the ledger has first counts, whichever node took note of the hold.
+        // Whichever of the two entries the ledger has first counts, whoever took note of the hold.
         let org = self.caught_up(name).await?;
         let (hold, owed) = {
             let (state, ledger) = (org.state.read(), org.ledger.read());
