@@ -62,7 +62,7 @@ pub(crate) struct Task {
     since: Instant,
 }
 
-/// The tasks that are known, and whose each is.
+/// See the module's doc.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks(Mutex<Known>);
 

@@ -198,7 +198,7 @@ fn schema(route: &Route, params: &Object) -> Option<Json> {
     item.raw.get("inputSchema")
 }
 
-/// Takes a notification: over HTTP none has an effect.
+/// Takes a notification: there is none over HTTP that does anything.
 pub(super) fn notified(downstream: &Downstream, notification: &Notification) -> Result<Response, Response> {
     if &*notification.method == "notifications/cancelled" {
         // Closing the response stream is what cancels.
