@@ -1,26 +1,190 @@
-//! What a server asks of the client in the middle of a call.
+//! One call under way at a server: what comes for its sake, on its way to the client.
 //!
-//! A question passes only if the client declared that it answers it and policy permits it; the decision is on the
-//! record before the client is asked. While the client is asked, the call gives its turns back and its time does not
-//! run; a question that is withdrawn lets the time run again. A person who does not answer within `limits.answer` has
-//! cancelled.
+//! The obligations of the permit follow the call wherever something of it comes out: progress and log messages lose
+//! their words where the result is redacted, and what the server asks of the client is decided on and recorded like
+//! what clients ask of servers. While the client is asked, the call gives its turns back and its time does not run.
+//!
+//! A question to a client of an old version goes out on the call's stream. A modern client cannot be asked in the
+//! middle of a call: its questions are handed to the task that waits for the call's result (see `park`), which ends the
+//! request with them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-use super::{Asked, Scope};
-use crate::gateway::call::table::Question;
-use crate::gateway::call::uri::MAX_URI;
-use crate::gateway::message::{Json, Object, RpcError};
+use super::calls::Calls;
+use super::client::{Client, Inbound, Outlet};
+use super::subject::Subject;
+use super::table::{self, Question, ServerNote};
+use super::telemetry::Ties;
+use super::turns::Held;
+use super::uri::MAX_URI;
+use crate::gateway::message::{Json, Notification, Object, Request, RpcError};
+use crate::gateway::policy::redaction::WITHHELD;
 use crate::gateway::policy::{Action, Question as PolicyQuestion, Verdict};
+use crate::gateway::protocol::PROGRESS_TOKEN;
+use crate::gateway::upstream::{Plugin, Upcalls};
+
+/// The levels of log messages, the least severe first.
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// Questions of one call that may wait for a modern client at once.
+const QUESTIONS: usize = 32;
+
+/// Progress and log messages, and their bytes, that one call may send.
+const MAX_NOTES: u32 = 10_000;
+const MAX_NOTE_BYTES: usize = 8 << 20;
 
 /// Fields of a form whose names are recorded; of one with many more none is.
 const MAX_NAMES: usize = 32;
 const MAX_FIELDS: usize = 1_024;
 
+/// How severe a level is; `None`: there is no such level.
+pub(crate) fn severity(level: &str) -> Option<usize> {
+    LEVELS.into_iter().position(|known| known == level)
+}
+
+/// What a scope is of, from the call's first leg to its last.
+pub(crate) struct ScopeOf {
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) subject: Subject,
+    /// Whether the client sees all plugins as one server.
+    pub(crate) namespaced: bool,
+}
+
+/// One request of the client for the sake of the call: where what comes goes, and under which permit. A call that
+/// waited for an answer goes on for the request that brought it.
+pub(crate) struct Leg {
+    pub(crate) outlet: Arc<dyn Outlet>,
+    /// The client's own progress token.
+    pub(crate) token: Option<Json>,
+    /// How severe a log message must be to be sent. `None`: of whatever level, the server filters. Over the last: none
+    /// is wanted.
+    pub(crate) level: Option<usize>,
+    pub(crate) ties: Ties,
+    pub(crate) verdict: Verdict,
+}
+
+/// A question that a modern client has to be asked.
+pub(crate) struct Asked {
+    pub(crate) method: Box<str>,
+    pub(crate) params: Option<Json>,
+    pub(crate) answer: oneshot::Sender<Result<Json, RpcError>>,
+}
+
+/// A call that is dispatched. See the module's doc.
+pub(crate) struct Scope {
+    of: ScopeOf,
+    /// The request's id at the server, which is its progress token there.
+    id: AtomicI64,
+    state: Mutex<State>,
+    wake: Notify,
+    questions: Option<mpsc::Sender<Asked>>,
+}
+
+struct State {
+    leg: Leg,
+    turns: Option<Held>,
+    progress: f64,
+    notes: u32,
+    note_bytes: usize,
+    /// How long the server has been at work, and since when it is.
+    worked: Duration,
+    since: Option<Instant>,
+    /// Questions that are out.
+    asking: u32,
+}
+
 impl Scope {
+    /// A call that begins now, under this id at the server and with these turns. `parks`: its client cannot be asked,
+    /// so that questions go to the receiver.
+    pub(crate) fn new(
+        of: ScopeOf,
+        leg: Leg,
+        (id, turns): (i64, Option<Held>),
+        parks: bool,
+    ) -> (Arc<Self>, Option<mpsc::Receiver<Asked>>) {
+        let (questions, asked) = parks.then(|| mpsc::channel(QUESTIONS)).unzip();
+        let state = State {
+            leg,
+            turns,
+            progress: f64::NEG_INFINITY,
+            notes: 0,
+            note_bytes: 0,
+            worked: Duration::ZERO,
+            since: Some(Instant::now()),
+            asking: 0,
+        };
+        let (id, state) = (AtomicI64::new(id), Mutex::new(state));
+        (Arc::new(Self { of, id, state, wake: Notify::new(), questions }), asked)
+    }
+
+    pub(crate) fn plugin(&self) -> &Plugin {
+        &self.of.plugin
+    }
+
+    /// The request's id at the server.
+    pub(crate) fn id(&self) -> i64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// The call goes on as another request to its server.
+    pub(crate) fn renumber(&self, id: i64) {
+        self.id.store(id, Ordering::Relaxed);
+    }
+
+    /// Whether the result is redacted, so that no free text of the server may pass.
+    pub(crate) fn redacts(&self) -> bool {
+        self.state.lock().leg.verdict.obligations.redacts_result()
+    }
+
+    /// From now on what comes goes to another request of the same client.
+    pub(crate) fn go_on(&self, leg: Leg) {
+        let mut state = self.state.lock();
+        state.leg = leg;
+        state.progress = f64::NEG_INFINITY;
+    }
+
+    fn ties(&self) -> Ties {
+        self.state.lock().leg.ties.clone()
+    }
+
+    fn outlet(&self) -> Arc<dyn Outlet> {
+        Arc::clone(&self.state.lock().leg.outlet)
+    }
+
+    /// Ready once the server has been at work for `limit`. The time while the client is asked does not count.
+    pub(crate) async fn overdue(&self, limit: Duration) {
+        loop {
+            let woken = self.wake.notified();
+            let left = {
+                let state = self.state.lock();
+                let worked = state.worked + state.since.map_or(Duration::ZERO, |since| since.elapsed());
+                state.since.map(|_| limit.saturating_sub(worked))
+            };
+            match left {
+                Some(Duration::ZERO) => return,
+                Some(left) => {
+                    tokio::select! {
+                        () = sleep(left) => {}
+                        () = woken => {}
+                    }
+                }
+                None => woken.await,
+            }
+        }
+    }
+
     /// The client is asked from now on: the turns are given back, and time stands still.
     fn pause(&self) {
         let turns = {
@@ -55,6 +219,60 @@ impl Scope {
             }
         }
         self.wake.notify_waiters();
+    }
+
+    /// Gives the turns back: the call is over, or waits for its client.
+    pub(crate) fn rest(&self) {
+        let turns = self.state.lock().turns.take();
+        drop(turns);
+    }
+
+    fn notify(&self, method: &str, params: Option<Json>) {
+        let outlet = {
+            let mut state = self.state.lock();
+            state.notes = state.notes.saturating_add(1);
+            state.note_bytes = state.note_bytes.saturating_add(params.as_ref().map_or(0, Json::len));
+            if state.notes > MAX_NOTES || state.note_bytes > MAX_NOTE_BYTES {
+                self.of.calls.refused("notification");
+                return;
+            }
+            Arc::clone(&state.leg.outlet)
+        };
+        outlet.notify(Notification { method: method.into(), params });
+    }
+
+    fn progress(&self, params: &mut Object) -> Option<Json> {
+        // Some servers write the number as text.
+        let token = params.get(PROGRESS_TOKEN)?;
+        let id = self.id();
+        let is_ours = token.read::<i64>() == Some(id) || token.as_text().is_some_and(|text| text.parse() == Ok(id));
+        let progress: f64 = params.get("progress")?.read()?;
+        let mut state = self.state.lock();
+        let token = state.leg.token.clone()?;
+        if !is_ours || progress <= state.progress {
+            return None;
+        }
+        state.progress = progress;
+        drop(state);
+        params.set(PROGRESS_TOKEN, token);
+        if self.redacts() {
+            params.retain(|name, _| matches!(name, PROGRESS_TOKEN | "progress" | "total"));
+        }
+        Some(params.to_json())
+    }
+
+    fn log(&self, params: &mut Object) -> Option<Json> {
+        if let Some(least) = self.state.lock().leg.level {
+            let level = params.text("level")?;
+            if severity(&level)? < least {
+                return None;
+            }
+        }
+        if self.redacts() {
+            params.retain(|name, _| name == "level");
+            params.set("data", Json::text(WITHHELD));
+        }
+        Some(params.to_json())
     }
 
     /// Decides on what a server asks of the client, and puts the decision on the record.
@@ -244,6 +462,52 @@ impl Drop for Pausing<'_> {
             }
             drop(state);
             scope.wake.notify_waiters();
+        }
+    }
+}
+
+#[async_trait]
+impl Upcalls for Scope {
+    async fn asked(&self, request: Request) -> Result<Json, RpcError> {
+        let Some(question) = table::server_request(&request.method) else {
+            self.of.calls.refused("question");
+            return Err(RpcError::method_not_found("clients are not asked this through the gateway"));
+        };
+        if let Some(answer) = self.may_ask(question, &request.method, request.params.as_ref()).await? {
+            return Ok(answer);
+        }
+        self.ask(question, request.method, request.params).await
+    }
+
+    async fn notified(&self, notification: Notification) {
+        let Notification { method, params } = notification;
+        let mut object = params.as_ref().and_then(Json::object).unwrap_or_default();
+        let sent = match table::server_notification(&method) {
+            Some(ServerNote::Progress) => self.progress(&mut object),
+            Some(ServerNote::Message) => self.log(&mut object),
+            // Of the session, not of the call: modern clients hear of them on a stream of their own.
+            Some(ServerNote::ListChanged(_)) if !self.of.client.is_modern() => {
+                self.notify(&method, None);
+                None
+            }
+            Some(ServerNote::ElicitationComplete) if !self.of.client.is_modern() => {
+                let outlet = self.outlet();
+                let id = object.text("elicitationId");
+                id.is_some_and(|id| outlet.was_given(&id)).then(|| object.to_json())
+            }
+            Some(ServerNote::Updated) if !self.of.client.is_modern() => {
+                let update = std::mem::take(&mut object);
+                self.of.calls.updated(&self.of.inbound.caller, self.of.plugin.name(), update)
+            }
+            // A task's state is its owner's, and the session's to tell.
+            Some(_) => None,
+            None => {
+                self.of.calls.refused("notification");
+                None
+            }
+        };
+        if let Some(params) = sent {
+            self.notify(&method, Some(params));
         }
     }
 }
