@@ -6,14 +6,13 @@
 //! pipeline).
 //!
 //! A commit is: drop the batches that the log holds already; encode the rest ([`encode`]); create the object after the
-//! last one applied, without asking first; decide its fate; confirm it by the floor; apply ([`fate`]); acknowledge.
-//! Clean success is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is
-//! confirmed, then all that again at the new end; absent, the same bytes at the same number again. While the fate is
-//! open nothing joins or leaves the group. A group whose fate stays unknown is answered 503 and not tried again: its
-//! object may yet land, and is then applied like any other.
+//! last one applied, without asking first; decide its fate; confirm it by the floor; apply; acknowledge. Clean success
+//! is a win. Any other answer is decided by reading back (rule L1): ours, won; another's, lost once it is confirmed,
+//! then all that again at the new end; absent, the same bytes at the same number again. While the fate is open nothing
+//! joins or leaves the group. A group whose fate stays unknown is answered 503 and not tried again: its object may yet
+//! land, and is then applied like any other.
 
 mod encode;
-mod fate;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,19 +20,21 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use encode::Written;
 pub(super) use encode::digest;
-use fate::Fate;
 
-use super::{Ack, Admission, Plane, PlaneError};
+use super::{Ack, Admission, Plane, PlaneError, follow, recover};
 use crate::ingest::{BatchId, Lane};
 use crate::log::{Rows, SectionKind};
 use crate::model::OrgName;
 use crate::payload::{Epoch, KeyId};
 use crate::rollup::Digest;
 use crate::state::Org;
+use crate::state::change::{Change, Place};
 use crate::state::dedup::{Decision, Dedup};
+use crate::storage::{Created, StorageError};
 
 /// A group is closed at this many bytes of samples, however short its window was.
 const GROUP_BYTES: usize = 32 << 20;
@@ -208,6 +209,16 @@ async fn gather(
     (group, None)
 }
 
+/// What became of a created object.
+enum Fate {
+    /// It is in the log, durable and confirmed, and applied.
+    Won,
+    /// Another object has the number, and is applied.
+    Lost,
+    /// It cannot be found out; the error to answer with.
+    Unknown(PlaneError),
+}
+
 /// Commits a group. Returns what has to wait for its fate: a second batch of one key or lane.
 async fn commit(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
     let began = Instant::now();
@@ -225,11 +236,11 @@ async fn commit(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
                 Err(e) => break Err(e),
             }
         };
-        let taken = match fate::create(plane, &written, began).await {
+        let taken = match create(plane, &written, began).await {
             Ok(taken) => taken,
             Err(e) => break Err(e),
         };
-        match fate::apply(plane, written, taken, began).await {
+        match apply(plane, written, taken, began).await {
             Fate::Won => break Ok(()),
             Fate::Lost => plane.node.metrics.wal.conflicts.inc(),
             Fate::Unknown(e) => break Err(e),
@@ -311,5 +322,148 @@ pub(super) fn refusal(decision: Decision, id: Option<&BatchId>, dedup: &Dedup) -
             PlaneError::SequenceConflict { number: *number, last: dedup.lanes().last(lane).unwrap_or(0) }
         }
         _ => PlaneError::Internal("a batch was neither new nor stored".to_owned()),
+    }
+}
+
+/// Whose object has a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// The object that was to be created is there, durably.
+    Ours,
+    /// Another object is there, or trimming has passed the number.
+    NotOurs,
+}
+
+/// Creates the object, and reads back until it is known whose object has the number.
+async fn create(plane: &Plane, written: &Written, began: Instant) -> Result<Taken, PlaneError> {
+    let (node, seq) = (&plane.node, written.place.position);
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let answer = match node.log.create(seq, &written.pieces).await {
+            Created::Won => return Ok(Taken::Ours),
+            Created::Exists if !node.rules.read_back => return Ok(Taken::NotOurs),
+            Created::Exists => None,
+            Created::Unknown(e) => Some(e),
+        };
+        // Whatever it said, what lies there decides. Absent: the same bytes at the same number again.
+        let failure = match read_back(plane, written).await {
+            Ok(Some(taken)) => return Ok(taken),
+            Ok(None) => match node.log.floor().await {
+                Ok(floor) if floor.number >= seq => return Ok(Taken::NotOurs),
+                Ok(_) => answer,
+                Err(e) => Some(e),
+            },
+            Err(e) => Some(e),
+        };
+        node.metrics.log.hiccups.inc();
+        let reason =
+            failure.map_or_else(|| "it said that the object exists, and it is absent".to_owned(), |e| e.to_string());
+        tracing::warn!(error = reason, position = seq, "the store did not take a log object; trying again");
+        if began.elapsed() > COMMIT_TIMEOUT {
+            return Err(unknown_fate(&reason));
+        }
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+fn unknown_fate(reason: &str) -> PlaneError {
+    PlaneError::unavailable(format!("it is not known whether the batch was stored, and it may be yet: {reason}"))
+}
+
+/// Whose object lies at the number; `None` if it is absent. One that is ours is made sure to stay.
+async fn read_back(plane: &Plane, written: &Written) -> Result<Option<Taken>, StorageError> {
+    let log = &plane.node.log;
+    match log.read(written.place.position).await {
+        Ok(Some(found)) if found.id == written.place.id => {
+            log.settle(written.place.position, &written.pieces).await?;
+            Ok(Some(Taken::Ours))
+        }
+        Ok(Some(_)) => Ok(Some(Taken::NotOurs)),
+        Ok(None) => Ok(None),
+        // An object that cannot be read: following the log says what it is.
+        Err(e) if e.is_damage() => Ok(Some(Taken::NotOurs)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Confirms what was created and applies it, unless another object is there or a reader of this process has applied it
+/// already.
+async fn apply(plane: &Plane, written: Written, taken: Taken, began: Instant) -> Fate {
+    let Written { place, pieces, changes, batches } = written;
+    let won = || {
+        plane.node.metrics.wal.objects.inc();
+        plane.node.metrics.wal.bytes.inc_by(pieces.iter().map(|piece| piece.len() as u64).sum());
+        Fate::Won
+    };
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match try_apply(plane, &place, &changes, taken).await {
+            Ok(Applied::Already) => return won(),
+            Ok(Applied::Next(mut cursor)) => {
+                for (org, change) in &changes {
+                    if change.decisions.limits.is_some() {
+                        org.set_limits_announced();
+                    }
+                    plane.registry.slot(&org.name).push(place.position, change.previous);
+                }
+                follow::apply(plane, &mut cursor, &place, changes);
+                return won();
+            }
+            Ok(Applied::Others) => return Fate::Lost,
+            Ok(Applied::Unknown) => {
+                let reason = "this node was left behind by the log's trimming";
+                tracing::warn!(position = place.position, batches, reason, "the fate of a group is not known");
+                return Fate::Unknown(unknown_fate(reason));
+            }
+            Err(e) if began.elapsed() > COMMIT_TIMEOUT => return Fate::Unknown(unknown_fate(&e.to_string())),
+            Err(e) => {
+                plane.node.metrics.log.hiccups.inc();
+                tracing::warn!(error = %e, position = place.position, "a commit waits to be confirmed");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            }
+        }
+    }
+}
+
+enum Applied<'a> {
+    /// A reader of this process has applied it.
+    Already,
+    /// It is the next one, confirmed: to be applied under the lock that this holds.
+    Next(tokio::sync::MutexGuard<'a, follow::Cursor>),
+    /// Another object has the number, confirmed and applied.
+    Others,
+    /// Trimming has passed the number before it was confirmed.
+    Unknown,
+}
+
+async fn try_apply<'a>(
+    plane: &'a Plane,
+    place: &Place,
+    changes: &[(Arc<Org>, Change)],
+    taken: Taken,
+) -> Result<Applied<'a>, PlaneError> {
+    let mut cursor = plane.follower.cursor.lock().await;
+    if cursor.next == place.position {
+        let same = |org: &Arc<Org>| plane.registry.loaded(&org.name).is_some_and(|now| Arc::ptr_eq(&now, org));
+        if taken == Taken::Ours && changes.iter().all(|(org, _)| same(org)) {
+            let floor = plane.node.log.floor().await?;
+            if !plane.node.rules.confirm || floor.number < place.position {
+                cursor.floor = floor;
+                return Ok(Applied::Next(cursor));
+            }
+            plane.node.metrics.log.left_behind.inc();
+            recover::load(plane, &mut cursor).await?;
+            return Ok(Applied::Unknown);
+        }
+        follow::follow(plane, &mut cursor).await?;
+    }
+    match cursor.applied(place.position, &place.id) {
+        // Without reading back, what the store called another's is taken for that.
+        Some(true) if taken == Taken::Ours || plane.node.rules.read_back => Ok(Applied::Already),
+        Some(_) => Ok(Applied::Others),
+        // The cursor was loaded anew since; a retry of the batch is decided by what was loaded.
+        None => Ok(Applied::Unknown),
     }
 }
