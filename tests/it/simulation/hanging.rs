@@ -16,7 +16,7 @@ use super::world::World;
 
 const FLUSH: Duration = Duration::from_millis(300);
 /// Longer than any test lasts.
-const FOREVER: Duration = Duration::from_secs(100_000);
+const FOR_EVER: Duration = Duration::from_secs(100_000);
 
 fn world(trace: Trace, also: &str) -> World {
     world_of(trace, "", also)
@@ -47,23 +47,17 @@ async fn send_rows(world: &World, org: &str, kind: RowKind) {
     assert!(world.send(&node, &world.make(org, kind, 1, Naming::Key)).await, "{org}");
 }
 
-/// A world in which the files of `org-0` hang and something of it is in the log alone, so that it is parked soon.
-async fn world_where_one_is_to_be_parked(trace: Trace) -> World {
-    let world = world(trace, "log: { park_after: 2s }");
-    world.start(0).await;
-    for org in world.orgs() {
-        send(&world, org).await;
-    }
-    sleep(Duration::from_secs(3)).await;
-    world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/", pause: FOREVER });
-    send(&world, "org-0").await;
-    world
-}
-
 #[test]
 fn an_org_that_hangs_while_it_is_parked_keeps_no_other_from_being_flushed() {
     let (outcome, trace) = play(1, |trace| async move {
-        let world = world_where_one_is_to_be_parked(trace).await;
+        let world = world(trace, "log: { park_after: 2s }");
+        world.start(0).await;
+        for org in world.orgs() {
+            send(&world, org).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/", pause: FOR_EVER });
+        send(&world, "org-0").await;
         // More than the log keeps, for longer than it takes until the org is to be parked.
         for _ in 0..8 {
             send(&world, "org-1").await;
@@ -92,7 +86,14 @@ fn log(world: &World) -> Vec<u64> {
 #[test]
 fn an_org_that_hangs_while_it_is_parked_holds_no_floor_back_and_loses_nothing() {
     let (outcome, trace) = play(1, |trace| async move {
-        let world = world_where_one_is_to_be_parked(trace).await;
+        let world = world(trace, "log: { park_after: 2s }");
+        world.start(0).await;
+        for org in world.orgs() {
+            send(&world, org).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/", pause: FOR_EVER });
+        send(&world, "org-0").await;
         let last = log(&world).last().copied().unwrap();
         for _ in 0..60 {
             send(&world, "org-1").await;
@@ -122,7 +123,7 @@ fn an_org_whose_segments_hang_keeps_no_other_ledger_from_being_pruned() {
             send_event(&world, "org-1").await;
             sleep(Duration::from_secs(2)).await;
         }
-        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/audit/segments", pause: FOREVER });
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/audit/segments", pause: FOR_EVER });
         let first = |org: &str| files(&world, &format!("orgs/{org}/audit/segments"), "/00000000000000000000-");
         assert_eq!((first("org-0"), first("org-1")), (1, 1), "nothing is old enough yet");
         for _ in 0..40 {
@@ -139,7 +140,7 @@ fn an_org_whose_segments_hang_keeps_no_other_ledger_from_being_pruned() {
 fn an_org_that_hangs_while_its_tables_are_looked_after_keeps_no_other_from_it() {
     let (outcome, trace) = play(1, |trace| async move {
         let world = world(trace, "");
-        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/maintenance", pause: FOREVER });
+        world.sea().set_weather(Weather::Slow { node: 0, path: "orgs/org-0/maintenance", pause: FOR_EVER });
         world.start(0).await;
         send(&world, "org-0").await;
         sleep(Duration::from_secs(5)).await;
