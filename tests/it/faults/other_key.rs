@@ -72,3 +72,17 @@ async fn a_node_with_another_key_does_not_disturb_one_that_runs() {
     server.start().await;
     account.assert_kept(&server.client()).await;
 }
+
+/// A digit of the key's id in one org's newest state, and all else under the node's key: that org's trouble, by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_id_changed_in_one_orgs_state_stops_that_org_alone() {
+    let lived = Lived::of("flush: { interval: 300ms }", true).await;
+    let (org, store) = (lived.orgs[0].clone(), lived.cluster.store());
+    let state = store.newest(&format!("orgs/{org}/state/"), "");
+    let mut bytes = store.read(&state);
+    // The trailer begins with a line end and the id.
+    let digit = bytes.len() - 82;
+    bytes[digit] = if bytes[digit] == b'1' { b'2' } else { b'1' };
+    store.write(&state, &bytes);
+    lived.look().await.assert_told(&state, &[&org]).await;
+}
