@@ -73,6 +73,25 @@ async fn a_node_with_another_key_does_not_disturb_one_that_runs() {
     account.assert_kept(&server.client()).await;
 }
 
+/// A node that was left running with the old key while the others changed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_the_old_key_alone_says_so_once_another_has_changed_it() {
+    let orgs = org_names(1);
+    let yaml = Cluster::orgs(&orgs);
+    let cluster = Cluster::new(&yaml);
+    let old = cluster.node().start().await;
+    let (client, mut account) = (old.client(), Account::default());
+    assert!(Batch::samples(1).send_noted(&client, &orgs[0], &mut account).await);
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    let (new_key, old_key) = (elsewhere.path().join("new.key"), cluster.key_file());
+    let audit = format!("audit: {{ key_file: {}, previous_key_file: {} }}", new_key.display(), old_key.display());
+    let both = Config::on(cluster.store().path()).with(&yaml).with(&audit).start().await;
+    assert!(Batch::samples(1).send_noted(&both.client(), &orgs[0], &mut account).await);
+    let answer = Batch::samples(1).send(&client.with_org(&orgs[0])).await.unwrap();
+    assert_eq!((answer.status.as_u16(), &*answer.problem()), (503, "misconfigured"), "{}", old.logs());
+    account.assert_kept(&both.client()).await;
+}
+
 /// A digit of the key's id in one org's newest state, and all else under the node's key: that org's trouble, by name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_id_changed_in_one_orgs_state_stops_that_org_alone() {
