@@ -144,12 +144,13 @@ impl Log {
     /// # Errors
     /// As [`LogKeys::open`]; what the store says.
     pub async fn open_of_org(&self, name: &str, bytes: &Bytes) -> Result<Bytes, StorageError> {
-        match self.keys.open(name, bytes) {
-            Err(StorageError::Unusable { reason, .. }) if self.is_ours().await? => {
-                Err(StorageError::damaged(name, format!("{reason}; but layout and floor are under a key that it has")))
-            }
-            opened => opened,
+        let opened = self.keys.open(name, bytes);
+        let is_unknown = matches!(opened, Err(StorageError::Unusable { .. }));
+        if !is_unknown || !self.is_ours().await? {
+            return opened;
         }
+        opened
+            .map_err(|e| StorageError::damaged(name, format!("{e}; but layout and floor are under a key that it has")))
     }
 
     /// Whether layout and floor, as they lie there now, are under keys that this node has.

@@ -188,8 +188,9 @@ impl Plane {
         let orgs: Vec<&OrgName> = if all.len() <= MOST_LOADED_AT_START {
             all.iter().collect()
         } else if self.node.signing.has_overlap() {
-            let lagging = futures::stream::iter(all).map(async |org| self.is_signed_before(org).await.then_some(org));
-            lagging.buffer_unordered(AT_ONCE).filter_map(async |org| org).collect().await
+            let lagging =
+                futures::stream::iter(all).map(|org| async move { self.is_signed_before(org).await.then_some(org) });
+            lagging.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
         } else {
             Vec::new()
         };
@@ -211,23 +212,20 @@ impl Plane {
     /// Whether an org has a ledger whose checkpoint, as far as a look tells, the current key has not signed.
     async fn is_signed_before(&self, org: &OrgName) -> bool {
         let look = async {
-            match self.node.store.get(&newest_path(org)).await? {
-                Some(bytes) => Ok(Some(bytes)),
-                // The hint may be gone while kept ones are there.
-                None => Ok(self.node.store.list(&checkpoints_folder(org)).await?.pop().map(|_| Bytes::new())),
+            if let Some(note) = self.node.store.get(&newest_path(org)).await? {
+                return Ok::<_, StorageError>(Some(note));
             }
+            // The hint may be gone while kept ones are there.
+            Ok(self.node.store.list(&checkpoints_folder(org)).await?.pop().map(|_| Bytes::new()))
         };
-        let found: Result<Option<Bytes>, StorageError> = match timeout(ANNOUNCE_TIMEOUT, look).await {
-            Ok(found) => found,
-            Err(_) => return true,
-        };
-        match found {
-            Ok(None) => false,
-            // The load tells what a note that cannot be read is.
-            Ok(Some(bytes)) => std::str::from_utf8(&bytes)
-                .ok()
-                .is_none_or(|note| !matches!(changed_key(self, org, Some(note)), Ok(None))),
-            Err(_) => true,
+        match timeout(ANNOUNCE_TIMEOUT, look).await {
+            Ok(Ok(None)) => false,
+            Ok(Ok(Some(note))) => {
+                let note = std::str::from_utf8(&note).unwrap_or_default();
+                !matches!(changed_key(self, org, Some(note)), Ok(None))
+            }
+            // The load says what is the matter.
+            Ok(Err(_)) | Err(_) => true,
         }
     }
 
