@@ -347,14 +347,15 @@ pub struct LogSettings {
     /// it.
     pub max_rest: Period,
     /// Whether a store of version 1 is brought over. What such a store holds carries no MAC, and so is believed that
-    /// once.
+    /// once. Off by default: whoever can write the store could put one of version 1 in its place, and have this node
+    /// sign what is in it.
     pub bring_over: bool,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
         let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
-        Self { shards: 1, park_after: Period::new(hour), max_rest: Period::new(400 * day), bring_over: true }
+        Self { shards: 1, park_after: Period::new(hour), max_rest: Period::new(400 * day), bring_over: false }
     }
 }
 

@@ -66,7 +66,7 @@ use crate::model::OrgName;
 use layout::Layout;
 pub use names::is_unseen;
 use rows::RowBuilder;
-pub use validate::{OWN_ACTOR, is_action};
+pub use validate::{OWN_ACTOR, REPAIR_ACTOR, is_action};
 
 /// Bounds on one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

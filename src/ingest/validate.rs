@@ -46,6 +46,10 @@ const RESERVED: &str = "ledger.…, payload.… and operator.… are the control
                         operator.gateway_… and operator.policy_…";
 /// What the actor of the control plane's own events begins with: no emitter speaks in its name.
 pub const OWN_ACTOR: &str = "system:control-plane";
+/// The actor of `mcpg store repair`.
+pub const REPAIR_ACTOR: &str = "system:store-repair";
+const OWN_ACTORS_FAULT: &str = "system:control-plane… and system:store-repair… are the control plane itself, whatever \
+                                the case and the blanks";
 /// The longest reason.
 const PROSE_MAX_BYTES: usize = 16 << 10;
 /// The most texts in an array, and the longest.
@@ -152,8 +156,8 @@ impl Judge<'_> {
             Rule::Actor { max_chars } => {
                 let actors = values.as_string();
                 self.lengths(name, actors, 1, max_chars);
-                let ours = |actor: &str| !actor.starts_with(OWN_ACTOR);
-                self.note(name, actors.iter(), ours, "system:control-plane… is the control plane itself");
+                let free = |actor: &str| !reads_as_own(actor);
+                self.note(name, actors.iter(), free, OWN_ACTORS_FAULT);
                 values
             }
             Rule::Action => {
@@ -292,6 +296,19 @@ fn is_reserved(action: &str) -> bool {
     begins(&RESERVED_ACTIONS) && !begins(&EMITTERS_ACTIONS)
 }
 
+/// Whether an actor begins as one of the control plane's own does, to who reads it: blanks and characters that show
+/// nothing are passed over, and so is case.
+fn reads_as_own(actor: &str) -> bool {
+    let shows = |c: &char| {
+        !c.is_whitespace()
+            && !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    [OWN_ACTOR, REPAIR_ACTOR].iter().any(|own| {
+        let mut read = actor.chars().filter(shows).flat_map(char::to_lowercase);
+        own.chars().all(|expected| read.next() == Some(expected))
+    })
+}
+
 /// A text that the control plane did not choose, such as a token's name, made fit for a column of names: control
 /// characters are escaped as in JSON, and what is longer than the column is cut and ends in `…`. The entry must be
 /// written whatever the name: a refusal would keep what that token does out of the ledger.
@@ -325,7 +342,7 @@ mod tests {
     use serde_json::Value;
 
     use super::super::fixtures::*;
-    use super::{is_reserved, plain};
+    use super::{is_reserved, plain, reads_as_own};
     use crate::model::{Decision, Outcome};
 
     #[test]
@@ -337,6 +354,26 @@ mod tests {
         }
         for free in ["tool.permit", "plugin.ready", "operators.x", "ledgers.x", "operator.gateway_started"] {
             assert!(!is_reserved(free), "{free}");
+        }
+    }
+
+    #[test]
+    fn no_actor_reads_as_one_of_the_control_planes_own() {
+        for own in [
+            "system:control-plane@03f66e8c",
+            "system:control-plane",
+            "System:Control-Plane@x",
+            " system:control-plane@x",
+            "system: control-plane",
+            "\u{200b}system:control\u{ad}-plane@x",
+            "\u{a0}SYSTEM:store-repair",
+        ] {
+            assert!(reads_as_own(own), "{own:?}");
+        }
+        for free in
+            ["system:gateway", "service:ci", "user:alice@acme", "user:system:control-plane", "system:control", ""]
+        {
+            assert!(!reads_as_own(free), "{free:?}");
         }
     }
 

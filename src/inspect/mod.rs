@@ -177,9 +177,9 @@ impl Inspector {
             layout::Found::First if !store.list(&Path::from("wal/floor")).await?.is_empty() => {
                 Err(StorageError::damaged(layout::NAME, "it is missing, though there is a floor"))
             }
-            layout::Found::First => {
-                Err(store.unusable("it is of version 1 of the log; starting a control plane on it brings it over"))
-            }
+            layout::Found::First => Err(store.unusable(
+                "it is of version 1 of the log; a control plane with `log: { bring_over: true }` brings it over",
+            )),
         }
     }
 

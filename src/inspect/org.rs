@@ -98,7 +98,7 @@ async fn states(node: &Node, org: &OrgName, counts: &mut Report, findings: &mut 
         // One that has gone meanwhile is no state any more.
         let Some(Some(bytes)) = findings.take(node.store.get(&path).await) else { continue };
         counts.states += 1;
-        let Some((header, _, remembered)) = findings.take(snapshot::parse(node, org, position, &bytes)) else {
+        let Some((header, _, remembered)) = findings.take(snapshot::parse(node, org, position, &bytes).await) else {
             continue;
         };
         let stands_on = header.chain.last().and_then(|base| hashes.get(base));

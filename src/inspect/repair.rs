@@ -24,7 +24,7 @@ use super::index::Index;
 use super::{Finding, Inspector};
 use crate::audit::segment::{self, SegmentName};
 use crate::flush::flush;
-use crate::ingest::{DecodeContext, DecodeLimits, RandomIds, complete_own_events};
+use crate::ingest::{DecodeContext, DecodeLimits, REPAIR_ACTOR, RandomIds, complete_own_events};
 use crate::ledger;
 use crate::ledger::publisher::{Outcome, publish};
 use crate::ledger::replication::Elsewhere;
@@ -36,8 +36,6 @@ use crate::state::load::{Loading, begin_from, parked, read_parked};
 use crate::state::{Org, snapshot, state_path};
 use crate::storage::{Created, StorageError};
 
-/// Who repairs, in the ledger.
-const ACTOR: &str = "system:store-repair";
 /// Findings that the ledger's entry names, at most: an event has its bounds.
 const MOST_NAMED: usize = 200;
 /// How often the object is tried while others write to the log.
@@ -291,7 +289,7 @@ async fn announce(node: &Node, org: &Org, index: &Index, repair: &Repair) -> Res
         named
     };
     let event = json!({
-        "actor": ACTOR, "action": "operator.org_repaired", "target": org.name.as_str(),
+        "actor": REPAIR_ACTOR, "action": "operator.org_repaired", "target": org.name.as_str(),
         "detail": { "given_up": name(&repair.given_up), "passed_over": name(&repair.passed_over) },
     });
     let context = DecodeContext { org: &org.name, now: node.clock.now(), limits: DecodeLimits::default() };

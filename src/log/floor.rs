@@ -99,6 +99,18 @@ impl Floors {
         }
     }
 
+    /// Whether the floor, as it lies there now, is under one of these keys.
+    pub(super) async fn is_ours(&self, keys: &LogKeys) -> Result<bool, StorageError> {
+        let path = if self.store.can_swap() {
+            NAME.to_owned()
+        } else {
+            let Some(number) = self.greatest().await? else { return Ok(false) };
+            name_of(number)
+        };
+        let found = self.store.get(&Path::from(path.as_str())).await?;
+        Ok(found.is_some_and(|bytes| keys.open(&path, &bytes).is_ok()))
+    }
+
     async fn stored(&self, keys: &LogKeys) -> Result<Option<Floor>, StorageError> {
         if self.store.can_swap() {
             let found = self.store.get(&Path::from(NAME)).await?;

@@ -135,6 +135,30 @@ impl Log {
         found.map(|bytes| Object::parse(&self.keys, seq, bytes)).transpose()
     }
 
+    /// The bytes of one org's object `name` before its MAC, once that fits.
+    ///
+    /// A MAC under a key that this node lacks is the node's trouble, which stops it, as long as the log may be under that
+    /// key too. Where layout and floor are under one that it has, only this object is not what was written: during a
+    /// change of keys the floor goes first (see [`Log::reseal`]).
+    ///
+    /// # Errors
+    /// As [`LogKeys::open`]; what the store says.
+    pub async fn open_of_org(&self, name: &str, bytes: &Bytes) -> Result<Bytes, StorageError> {
+        let opened = self.keys.open(name, bytes);
+        let is_unknown = matches!(opened, Err(StorageError::Unusable { .. }));
+        if !is_unknown || !self.is_ours().await? {
+            return opened;
+        }
+        opened
+            .map_err(|e| StorageError::damaged(name, format!("{e}; but layout and floor are under a key that it has")))
+    }
+
+    /// Whether layout and floor, as they lie there now, are under keys that this node has.
+    async fn is_ours(&self) -> Result<bool, StorageError> {
+        let Some(layout) = self.store.get(&Path::from(layout::NAME)).await? else { return Ok(false) };
+        Ok(self.keys.open(layout::NAME, &layout).is_ok() && self.floors.is_ours(&self.keys).await?)
+    }
+
     /// The floor as it stands now.
     ///
     /// # Errors
@@ -188,5 +212,38 @@ impl Log {
     /// What the store says.
     pub async fn delete(&self, numbers: Vec<u64>) -> Result<(), StorageError> {
         self.store.delete_all(numbers.into_iter().map(|seq| Path::from(name(seq))).collect()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Floor, Log, LogKeys, layout};
+    use crate::storage::{StorageError, Store};
+
+    /// A byte of the key's id in one org's object is that org's trouble; a store under another key is the node's.
+    #[tokio::test]
+    async fn an_unknown_key_is_the_orgs_trouble_only_where_layout_and_floor_are_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in [Store::open("memory://").unwrap(), Store::open(folder.path().to_str().unwrap()).unwrap()] {
+            let (ours, others) = (Arc::new(LogKeys::new([1; 32], [])), Arc::new(LogKeys::new([2; 32], [[1; 32]])));
+            let log = Log::new(store.clone(), Arc::clone(&ours));
+            log.begin().await.unwrap();
+            log.raise(&Floor { number: 3, id: None }).await.unwrap();
+            layout::write(&store, &ours).await.unwrap();
+            let name = "orgs/acme/state/1";
+            assert_eq!(log.open_of_org(name, &ours.seal(name, b"x".to_vec())).await.unwrap(), "x");
+            let foreign = others.seal(name, b"x".to_vec());
+            let refused = log.open_of_org(name, &foreign).await.unwrap_err();
+            assert!(refused.is_damage() && refused.to_string().contains(name), "{refused}");
+            // Another node begins to change the key: the floor is under the new one, the layout is not yet.
+            Log::new(store.clone(), Arc::clone(&others)).reseal().await.unwrap();
+            let refused = log.open_of_org(name, &foreign).await.unwrap_err();
+            assert!(matches!(refused, StorageError::Unusable { .. }), "{refused}");
+            layout::reseal(&store, &others).await.unwrap();
+            let refused = log.open_of_org(name, &foreign).await.unwrap_err();
+            assert!(matches!(refused, StorageError::Unusable { .. }), "{refused}");
+        }
     }
 }

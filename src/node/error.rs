@@ -12,7 +12,7 @@ pub enum PlaneError {
     UnknownOrg(String),
     /// The org is removed: 404 with code `org_removed`.
     #[error(
-        "org {0} is removed; until all of it is deleted, 7 days later, an operator can bring it back with POST /v1/orgs/{0}/restore"
+        "org {0} is removed; until all of it is deleted, an operator can bring it back with POST /v1/orgs/{0}/restore"
     )]
     OrgRemoved(String),
     /// The org's ledger is on hold, and nothing of it may go: 409 with code `on_hold`.

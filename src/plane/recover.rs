@@ -68,7 +68,7 @@ async fn try_recover(plane: &Plane) -> Result<(), PlaneError> {
         }
         layout::Found::First => {
             let reason = "it has no wal/layout, as a store of version 1 has none, and log.bring_over is false: if it is of this \
-                          version, restore its layout; if it is of version 1, set log.bring_over for one start";
+                          version, restore its layout; if it is of version 1, set `log: { bring_over: true }` for one start";
             return Err(node.store.unusable(reason).into());
         }
     }

@@ -20,7 +20,7 @@
 //!
 //! A start is one entry where nothing changed, and it is written when the org is first used in the process: so a
 //! restart writes nothing into the ledger of an idle org. Where the configuration or the key changed it is written at
-//! once, if there are not very many orgs.
+//! once, if there are not very many orgs; a change of the key however many there are.
 //!
 //! What concerns the whole fleet stands in every org's ledger, without a word of other orgs: each org's auditor sees
 //! the whole life of what kept the ledger. A node that ends without `operator.stopped` was killed, or its machine was.
@@ -51,11 +51,12 @@ use crate::ingest::{
     BatchId, DecodeContext, DecodeLimits, Fingerprint, IdempotencyKey, OWN_ACTOR, RandomIds, RowKind,
     complete_own_events,
 };
-use crate::ledger::segment_path;
 use crate::ledger::segments::Found;
 use crate::ledger::status::{CONFIG_LOADED, KEY};
+use crate::ledger::{checkpoints_folder, newest_path, segment_path};
 use crate::model::OrgName;
 use crate::state::Org;
+use crate::storage::StorageError;
 
 /// Orgs whose ledgers are written to at once.
 const AT_ONCE: usize = 64;
@@ -180,14 +181,24 @@ impl Plane {
     }
 
     /// Says in the ledgers that this node starts, and with which configuration where that changed: in all of a few
-    /// orgs.
+    /// orgs. During a change of keys, in each ledger whose checkpoint the new key has not signed yet, however many there
+    /// are: once the key before is taken out, nothing could be told of a checkpoint that it alone has signed.
     pub(super) async fn announce_start(&self) -> Result<(), PlaneError> {
-        if self.node.settings.orgs.len() > MOST_LOADED_AT_START {
+        let all = &self.node.settings.orgs;
+        let orgs: Vec<&OrgName> = if all.len() <= MOST_LOADED_AT_START {
+            all.iter().collect()
+        } else if self.node.signing.has_overlap() {
+            let lagging =
+                futures::stream::iter(all).map(|org| async move { self.is_signed_before(org).await.then_some(org) });
+            lagging.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        } else {
+            Vec::new()
+        };
+        if orgs.is_empty() {
             return Ok(());
         }
         follow::catch_up(self).await?;
-        let orgs = futures::stream::iter(&self.node.settings.orgs);
-        let said = orgs.map(|org| async move {
+        let said = futures::stream::iter(orgs).map(|org| async move {
             // One whose files hang keeps no node from serving the others: it is tried again when the org is used.
             let hangs = |_| {
                 self.announced.lock().remove(org);
@@ -196,6 +207,26 @@ impl Plane {
             (org, timeout(ANNOUNCE_TIMEOUT, self.announce_start_to(org, false)).await.unwrap_or_else(hangs))
         });
         first_error(said.buffer_unordered(AT_ONCE).collect().await)
+    }
+
+    /// Whether an org has a ledger whose checkpoint, as far as a look tells, the current key has not signed.
+    async fn is_signed_before(&self, org: &OrgName) -> bool {
+        let look = async {
+            if let Some(note) = self.node.store.get(&newest_path(org)).await? {
+                return Ok::<_, StorageError>(Some(note));
+            }
+            // The hint may be gone while kept ones are there.
+            Ok(self.node.store.list(&checkpoints_folder(org)).await?.pop().map(|_| Bytes::new()))
+        };
+        match timeout(ANNOUNCE_TIMEOUT, look).await {
+            Ok(Ok(None)) => false,
+            Ok(Ok(Some(note))) => {
+                let note = std::str::from_utf8(&note).unwrap_or_default();
+                !matches!(changed_key(self, org, Some(note)), Ok(None))
+            }
+            // The load says what is the matter.
+            Ok(Err(_)) | Err(_) => true,
+        }
     }
 
     /// As [`Plane::announce_start`], in one org's ledger, once in the life of the process; unless it is `used`, only

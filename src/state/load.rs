@@ -324,6 +324,7 @@ fn firsts<'a>(object: &'a Object, org: &'a OrgName) -> impl Iterator<Item = u64>
 pub(crate) async fn read_parked(node: &Node, org: &OrgName, seq: u64) -> Result<Option<Object>, StorageError> {
     for path in parked_paths(org, seq) {
         if let Some(bytes) = node.store.get(&path).await? {
+            node.log.open_of_org(path.as_ref(), &bytes).await?;
             return Object::unpark(node.log.keys(), path.as_ref(), &bytes).map(Some);
         }
     }

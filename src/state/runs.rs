@@ -37,7 +37,7 @@ pub(crate) async fn sweep(node: &Node, org: &OrgName, held: HashSet<String>, cut
     for position in states {
         let path = state_path(org, position);
         let Some(bytes) = node.store.get(&path).await? else { continue };
-        let (_, _, remembered) = snapshot::parse(node, org, position, &bytes)?;
+        let (_, _, remembered) = snapshot::parse(node, org, position, &bytes).await?;
         let stored = Stored::decode(&remembered).map_err(|e| StorageError::damaged(&path, e))?;
         needed.extend(stored.runs().iter().map(RunRef::name));
     }

@@ -226,7 +226,7 @@ pub async fn keep(node: &Node, draft: Draft) -> Result<(Kept, Saved), StorageErr
     if let Ensured::Other(found) = found {
         // Another node's, which stands on another state or has seen other tables. What the log makes of a position is
         // the same.
-        let (other, ..) = parse(node, org, position, &found)?;
+        let (other, ..) = parse(node, org, position, &found).await?;
         if !other.ledger.is_same(&header.ledger) {
             let reason = format!(
                 "the ledger has forked: it has {} entries that end in {}, and this node's has {} that end in {}",
@@ -268,6 +268,7 @@ pub async fn reseal(node: &Node, org: &OrgName) -> Result<(), StorageError> {
     let paths = positions(node, org).await?.into_iter().map(|position| state_path(org, position)).chain(parked);
     for path in paths.collect::<Vec<_>>() {
         let Some(bytes) = node.store.get(&path).await? else { continue };
+        node.log.open_of_org(path.as_ref(), &bytes).await?;
         if let Some(sealed) = node.log.keys().reseal(path.as_ref(), &bytes)? {
             node.store.put(&path, sealed).await?;
         }
@@ -290,7 +291,7 @@ async fn tidy(node: &Node, org: &OrgName, listed: &[u64], newest: u64, chain: &[
             return Ok(());
         }
         let Some(found) = node.store.get(&state_path(org, before)).await? else { return Ok(()) };
-        let (found, ..) = parse(node, org, before, &found)?;
+        let (found, ..) = parse(node, org, before, &found).await?;
         if !is_whole(listed, &found.chain, before) {
             continue;
         }
@@ -375,7 +376,7 @@ pub(crate) async fn newest_sound(
 /// Reads the state at a position; none if it, or what it stands on, is gone.
 async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded>, StorageError> {
     let Some(bytes) = node.store.get(&state_path(org, position)).await? else { return Ok(None) };
-    let (header, ..) = parse(node, org, position, &bytes)?;
+    let (header, ..) = parse(node, org, position, &bytes).await?;
     let mut links = Vec::with_capacity(header.chain.len() + 1);
     for base in &header.chain {
         let Some(bytes) = node.store.get(&state_path(org, *base)).await? else { return Ok(None) };
@@ -388,7 +389,7 @@ async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded
     for (at, bytes) in links {
         let path = state_path(org, at);
         let damaged = |e: &dyn std::fmt::Display| StorageError::damaged(&path, e);
-        let (link, packed, remembered) = parse(node, org, at, &bytes)?;
+        let (link, packed, remembered) = parse(node, org, at, &bytes).await?;
         if link.base != hash {
             // It stands on another than the one that is there now.
             return Ok(None);
@@ -437,7 +438,7 @@ async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded
 /// # Errors
 /// [`StorageError::Damaged`] when it is not what was written, [`StorageError::Unusable`] when it is of a newer version
 /// or of a key that this node lacks.
-pub(crate) fn parse(
+pub(crate) async fn parse(
     node: &Node,
     org: &OrgName,
     position: u64,
@@ -445,7 +446,7 @@ pub(crate) fn parse(
 ) -> Result<(StateHeader, Bytes, Bytes), StorageError> {
     let path = state_path(org, position);
     let damaged = |reason: &str| StorageError::damaged(&path, reason);
-    let body = node.log.keys().open(path.as_ref(), bytes)?;
+    let body = node.log.open_of_org(path.as_ref(), bytes).await?;
     let length = body.get(8..12).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
     let (Some(MAGIC), Some(length)) = (body.first_chunk::<8>(), length) else {
         return Err(damaged("it does not start with the magic bytes of a state"));

@@ -355,6 +355,10 @@ async fn create(plane: &Plane, written: &Written, began: Instant) -> Result<Take
             },
             Err(e) => Some(e),
         };
+        // Waiting helps no node that lacks the key of what the others write.
+        if let Some(e @ StorageError::Unusable { .. }) = failure {
+            return Err(e.into());
+        }
         node.metrics.log.hiccups.inc();
         let reason =
             failure.map_or_else(|| "it said that the object exists, and it is absent".to_owned(), |e| e.to_string());
@@ -416,6 +420,7 @@ async fn apply(plane: &Plane, written: Written, taken: Taken, began: Instant) ->
                 tracing::warn!(position = place.position, batches, reason, "the fate of a group is not known");
                 return Fate::Unknown(unknown_fate(reason));
             }
+            Err(e @ PlaneError::Misconfigured(_)) => return Fate::Unknown(e),
             Err(e) if began.elapsed() > COMMIT_TIMEOUT => return Fate::Unknown(unknown_fate(&e.to_string())),
             Err(e) => {
                 plane.node.metrics.log.hiccups.inc();

@@ -72,3 +72,36 @@ async fn a_node_with_another_key_does_not_disturb_one_that_runs() {
     server.start().await;
     account.assert_kept(&server.client()).await;
 }
+
+/// A node that was left running with the old key while the others changed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_the_old_key_alone_says_so_once_another_has_changed_it() {
+    let orgs = org_names(1);
+    let yaml = Cluster::orgs(&orgs);
+    let cluster = Cluster::new(&yaml);
+    let old = cluster.node().start().await;
+    let (client, mut account) = (old.client(), Account::default());
+    assert!(Batch::samples(1).send_noted(&client, &orgs[0], &mut account).await);
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    let (new_key, old_key) = (elsewhere.path().join("new.key"), cluster.key_file());
+    let audit = format!("audit: {{ key_file: {}, previous_key_file: {} }}", new_key.display(), old_key.display());
+    let both = Config::on(cluster.store().path()).with(&yaml).with(&audit).start().await;
+    assert!(Batch::samples(1).send_noted(&both.client(), &orgs[0], &mut account).await);
+    let answer = Batch::samples(1).send(&client.with_org(&orgs[0])).await.unwrap();
+    assert_eq!((answer.status.as_u16(), &*answer.problem()), (503, "misconfigured"), "{}", old.logs());
+    account.assert_kept(&both.client()).await;
+}
+
+/// A digit of the key's id in one org's newest state, and all else under the node's key: that org's trouble, by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_id_changed_in_one_orgs_state_stops_that_org_alone() {
+    let lived = Lived::of("flush: { interval: 300ms }", true).await;
+    let (org, store) = (lived.orgs[0].clone(), lived.cluster.store());
+    let state = store.newest(&format!("orgs/{org}/state/"), "");
+    let mut bytes = store.read(&state);
+    // The trailer begins with a line end and the id.
+    let digit = bytes.len() - 82;
+    bytes[digit] = if bytes[digit] == b'1' { b'2' } else { b'1' };
+    store.write(&state, &bytes);
+    lived.look().await.assert_told(&state, &[&org]).await;
+}

@@ -46,6 +46,32 @@ async fn a_key_is_changed_with_an_overlap_and_both_keys_verify() {
     verify(&server, "default", &[&vkey(&client).await]).await;
 }
 
+/// With so many orgs a start loads none. Their ledgers come under the new key all the same: once the one before is taken
+/// out, nothing could be told of a checkpoint that it alone has signed.
+#[tokio::test]
+async fn a_key_is_changed_of_orgs_that_rest_too_however_many_there_are() {
+    let names: Vec<_> = (0..101).map(|number| format!("{{ name: org-{number} }}")).collect();
+    let orgs = format!("orgs: [{}]", names.join(", "));
+    let mut server = Config::new().with(&orgs).with("audit: { key_file: one.key }").start().await;
+    let resting = server.client().with_org("org-7");
+    emit(&resting, 5).await;
+    sealed(&resting).await;
+    assert!(server.stop().await.success());
+
+    for audit in ["audit: { key_file: two.key, previous_key_file: one.key }"; 2] {
+        server.reconfigure(&[&orgs, audit]);
+        server.start().await;
+        assert!(server.stop().await.success());
+    }
+    server.reconfigure(&[&orgs, "audit: { key_file: two.key }"]);
+    server.start().await;
+    assert_eq!(entries(&resting, "action=ledger.key").await.len(), 1);
+    emit(&resting, 5).await;
+    sealed(&resting).await;
+    assert_eq!(entries(&resting, "action=tool.permit").await.len(), 10);
+    verify(&server, "org-7", &[&vkey(&resting).await]).await;
+}
+
 #[tokio::test]
 async fn without_the_right_key_it_does_not_start_and_says_why() {
     let mut server = Config::new().with("audit: { key_file: one.key }").start().await;
