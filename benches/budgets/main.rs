@@ -11,8 +11,10 @@
 
 #![expect(clippy::print_stderr, reason = "a program for people, who want to see how far it is")]
 
+mod aged;
 mod audit;
 mod bucket;
+mod clock;
 mod dashboard;
 mod encode;
 mod figures;
@@ -32,6 +34,7 @@ mod samples;
 mod scrape;
 mod server;
 mod start;
+mod week;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -82,6 +85,8 @@ fn run(options: &Options) -> Result<bool> {
             Section::Nodes => runtime.block_on(nodes::measure(options)),
             Section::Start => runtime.block_on(start::measure(options)),
             Section::Bucket => runtime.block_on(bucket::measure(options)),
+            Section::Aged => runtime.block_on(aged::measure(options)),
+            Section::Week => runtime.block_on(week::measure(options)),
         };
         report.take(section.name(), found);
     }

@@ -57,6 +57,10 @@ pub(crate) enum Section {
     Start,
     /// Requests and bytes of an org and day in a bucket, busy and idle
     Bucket,
+    /// Stored bytes a sample after a day of flushes by a clock that is moved, at four rates
+    Aged,
+    /// A week of fifty orgs of three sizes by such a clock: files, bytes, memory, processor time of upkeep
+    Week,
 }
 
 impl Options {
@@ -106,6 +110,8 @@ impl Section {
             Self::Nodes => "nodes",
             Self::Start => "start",
             Self::Bucket => "bucket",
+            Self::Aged => "aged",
+            Self::Week => "week",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The control plane under measurement: the real program as a child process, with its defaults unless a section says
 //! otherwise.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -66,6 +67,14 @@ impl Home {
     /// # Errors
     /// When it ends or is not ready in time.
     pub(crate) async fn start(&self) -> Result<Server> {
+        self.start_in(&[]).await
+    }
+
+    /// The same, with these variables in the program's environment.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time.
+    pub(crate) async fn start_in(&self, environment: &[(&'static str, OsString)]) -> Result<Server> {
         let folder = self.folder.path();
         let log = folder.join("log");
         let began = Instant::now();
@@ -73,6 +82,7 @@ impl Home {
             .args(["control-plane", "--config"])
             .arg(folder.join("control-plane.yaml"))
             .current_dir(folder)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::options().create(true).append(true).open(&log)?)
@@ -224,6 +234,29 @@ impl Server {
     /// What posts to a resource of an org, `invocations` or `audit`.
     pub(crate) fn poster(&self, org: &str, resource: &str) -> Poster {
         Poster { http: self.http.clone(), url: format!("{}/v1/orgs/{org}/{resource}", self.url) }
+    }
+
+    /// Has an org's tables looked after until nothing is due. Gives the processor time that it took, in seconds.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub(crate) async fn compact(&self, org: &str) -> Result<f64> {
+        let before = self.cpu_seconds()?;
+        loop {
+            let request = self.http.post(format!("{}/v1/orgs/{org}/storage/compact", self.url));
+            let done: Value = serde_json::from_slice(&request.send().await?.error_for_status()?.bytes().await?)?;
+            if done.get("merges").and_then(Value::as_u64).ok_or("no merges are told of")? == 0 {
+                return Ok(self.cpu_seconds()? - before);
+            }
+        }
+    }
+
+    /// A document that the server gives.
+    ///
+    /// # Errors
+    /// When it gives another answer than 200.
+    pub(crate) async fn json(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.text(path).await?)?)
     }
 
     /// A text that the server gives.

@@ -27,7 +27,7 @@ pub(super) async fn compact(node: &Node, tables: &Handles, part: Part, done: &mu
     }
     let (mut merges, before) = (0, *done);
     let mut failed = Vec::new();
-    while merges < MERGES_A_TURN && failed.is_empty() {
+    'turn: while merges < MERGES_A_TURN && failed.is_empty() {
         // What was known may be old, and each round makes files for the next.
         let view = tables.refresh(node, part).await?;
         let due = plan(&view.files, view.partitioning, bounds, node.now());
@@ -44,7 +44,7 @@ pub(super) async fn compact(node: &Node, tables: &Handles, part: Part, done: &mu
             }
             merges += 1;
             if !tables.may_write() || !lease::take(node, tables.org()).await? {
-                return Ok(());
+                break 'turn;
             }
             failed.extend(one(node, tables, part, &due, bounds, done).await.err());
         }

@@ -84,6 +84,8 @@ pub(crate) struct Memory {
     housekept: Option<Instant>,
     /// The newest entry of the ledger that records a removal of rows, and since when this node knows of it.
     removal: Option<(u64, Instant)>,
+    /// Files that nobody needs and that this node's last vacuum could not delete.
+    orphans: u64,
 }
 
 impl Memory {
@@ -94,6 +96,13 @@ impl Memory {
             self.removal = Some((entry, Instant::now()));
         }
         self.removal.is_some_and(|(_, since)| since.elapsed() < WATCHED) || is_past(self.refreshed, REFRESH)
+    }
+
+    /// Says how many of an org's files nobody needs and are still there; the metric is the sum over orgs.
+    fn count_orphans(&mut self, node: &Node, now: u64) {
+        let count = |files: u64| i64::try_from(files).unwrap_or(i64::MAX);
+        node.metrics.maintenance.orphans.add(count(now) - count(self.orphans));
+        self.orphans = now;
     }
 }
 
@@ -144,22 +153,48 @@ pub(crate) async fn turn(node: &Node, tables: &Handles, memory: &mut Memory) -> 
         };
         note(tables, part, "merging its files", kept, &mut first);
     }
-    if is_past(memory.housekept, HOUSEKEEPING) && lease::take(node, tables.org()).await? {
-        let mut is_sound = true;
-        bodies::delete(node, tables, &mut done).await?;
-        for part in Part::KEPT {
-            let kept = Box::pin(housekeeping::keep(node, tables, part, &mut done)).await;
-            is_sound &= kept.is_ok();
-            note(tables, part, "deleting what it does not need", kept, &mut first);
-        }
-        let swept = runs::sweep(node, tables.org(), tables.runs(), node.now().saturating_sub(KEPT)).await?;
-        done.deleted += swept;
-        node.metrics.maintenance.deleted.inc_by(swept);
-        if is_sound {
-            memory.housekept = Some(Instant::now());
+    if is_past(memory.housekept, HOUSEKEEPING) {
+        if lease::take(node, tables.org()).await? {
+            keep_house(node, tables, memory, &mut done, &mut first).await;
+        } else {
+            // Another node is at it, and counts what it leaves.
+            memory.count_orphans(node, 0);
         }
     }
     first.map(|()| done)
+}
+
+/// Deletes what nobody needs of an org.
+async fn keep_house(
+    node: &Node,
+    tables: &Handles,
+    memory: &mut Memory,
+    done: &mut Done,
+    first: &mut Result<(), StorageError>,
+) {
+    let mut orphans = 0;
+    let bodies = bodies::delete(node, tables, done).await;
+    let mut is_sound = bodies.is_ok();
+    note(tables, Part::Payloads, "deleting what held its rows before", bodies, first);
+    for part in Part::KEPT {
+        let mut left = 0;
+        let kept = Box::pin(housekeeping::keep(node, tables, part, done, &mut left)).await;
+        orphans += left;
+        is_sound &= kept.is_ok();
+        note(tables, part, "deleting what it does not need", kept, first);
+    }
+    memory.count_orphans(node, orphans);
+    match runs::sweep(node, tables.org(), tables.runs(), node.now().saturating_sub(KEPT)).await {
+        Ok(swept) => {
+            done.deleted += swept;
+            node.metrics.maintenance.deleted.inc_by(swept);
+            if is_sound {
+                memory.housekept = Some(Instant::now());
+            }
+        }
+        Err(e) if first.is_ok() => *first = Err(e),
+        Err(error) => tracing::warn!(org = %tables.org(), %error, "runs of keys were not deleted"),
+    }
 }
 
 /// Keeps the first failure, and logs each with its table.

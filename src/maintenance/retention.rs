@@ -2,7 +2,9 @@
 //!
 //! What is due is said first: `operator.retention` in the org's ledger names the rule, the partitions and how many rows
 //! go with them. Then one commit a table removes the files, which queries that run may read for a day yet. A crash
-//! between the two is made good by the next run, which finds the same. While the org's ledger is on hold nothing goes.
+//! between the two is made good by the next run, which finds the same. While the org's ledger is on hold nothing goes,
+//! nor does what the configuration that was loaded last, on any node, has kept for longer: both are looked at before
+//! each commit.
 //!
 //! Counters and histograms are the state's and the ledger is apart: neither notices. A rollup is kept longer than what
 //! it was made of.
@@ -79,6 +81,12 @@ fn digest(files: &[LiveFile]) -> String {
 fn before(node: &Node, rule: &Retention) -> DateTime<Utc> {
     let period = TimeDelta::from_std(rule.period).unwrap_or(TimeDelta::MAX);
     node.clock.now().checked_sub_signed(period).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
+/// Whether what a plan names of a table is due by another rule too: by one that is longer now, less is.
+pub(crate) fn is_due(node: &Node, retention: &TableRetention, of: &ExpiredTable) -> bool {
+    let part = Part::KEPT.into_iter().find(|part| of.table == name(*part));
+    part.is_some_and(|part| of.before <= before(node, rule(retention, part)))
 }
 
 /// What would go now.

@@ -26,6 +26,34 @@ pub struct TableRetention {
     pub payloads: Retention,
 }
 
+impl TableRetention {
+    /// What an org's settings say.
+    pub fn of(org: &Org) -> Self {
+        let of = |period: Period, table| Retention {
+            period: period.as_duration(),
+            rule: format!("{period} (retention.{table})"),
+        };
+        Self {
+            samples: or_by_tier(org, org.retention.samples, "samples"),
+            hourly: of(org.retention.hourly, "hourly"),
+            daily: of(org.retention.daily, "daily"),
+            payloads: of(longest_of_payloads(org), "payloads"),
+        }
+    }
+
+    /// The longer of two periods, of each table; its own where they are equal.
+    #[must_use]
+    pub fn or_longer(self, other: Self) -> Self {
+        let longer = |own: Retention, other: Retention| if other.period > own.period { other } else { own };
+        Self {
+            samples: longer(self.samples, other.samples),
+            hourly: longer(self.hourly, other.hourly),
+            daily: longer(self.daily, other.daily),
+            payloads: longer(self.payloads, other.payloads),
+        }
+    }
+}
+
 /// See the module's doc.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented in the configuration")]
@@ -80,7 +108,7 @@ impl Settings {
             max_rest: config.log.max_rest.as_duration(),
             bring_over: config.log.bring_over,
             retention: config.orgs.iter().map(|org| (org.name.clone(), retention(org))).collect(),
-            table_retention: config.orgs.iter().map(|org| (org.name.clone(), of_tables(org))).collect(),
+            table_retention: config.orgs.iter().map(|org| (org.name.clone(), TableRetention::of(org))).collect(),
             maintenance_interval: config.maintenance.interval.as_duration(),
             removal_grace: config.maintenance.removal_grace.as_duration(),
             small_files: count(config.maintenance.small_files),
@@ -91,19 +119,6 @@ impl Settings {
 
 fn retention(org: &Org) -> Retention {
     or_by_tier(org, org.retention.ledger, "ledger")
-}
-
-fn of_tables(org: &Org) -> TableRetention {
-    let of = |period: Period, table| Retention {
-        period: period.as_duration(),
-        rule: format!("{period} (retention.{table})"),
-    };
-    TableRetention {
-        samples: or_by_tier(org, org.retention.samples, "samples"),
-        hourly: of(org.retention.hourly, "hourly"),
-        daily: of(org.retention.daily, "daily"),
-        payloads: of(longest_of_payloads(org), "payloads"),
-    }
 }
 
 /// How long the longest kept payloads are: rows of a shorter period cannot be opened any more, and go with the others.
@@ -117,6 +132,41 @@ fn or_by_tier(org: &Org, set: Option<Period>, what: &str) -> Retention {
         None => {
             let period = Period::new(org.tier.retention());
             Retention { period: period.as_duration(), rule: format!("{period} (tier {})", org.tier) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TableRetention;
+    use crate::config::{ControlPlane, Org, OrgSummary};
+
+    fn org(text: &str) -> Org {
+        ControlPlane::parse("f", &format!("orgs: [{text}]"), &|_| None).unwrap().orgs.remove(0)
+    }
+
+    #[test]
+    fn of_each_table_the_longer_period_counts() {
+        let one = TableRetention::of(&org("{ name: acme, retention: { samples: 20d, hourly: 500d } }"));
+        let other = TableRetention::of(&org("{ name: acme, tier: pro, retention: { hourly: 60d } }"));
+        let longer = one.clone().or_longer(other.clone());
+        assert_eq!((&longer.samples, &longer.hourly), (&other.samples, &one.hourly));
+        assert_eq!(other.clone().or_longer(one), TableRetention { daily: other.daily.clone(), ..longer });
+    }
+
+    /// Retention reads what the ledger has of the configuration that was loaded last.
+    #[test]
+    fn what_the_ledger_has_of_an_orgs_settings_can_be_read_again() {
+        for text in [
+            "{ name: acme }",
+            "{ name: acme, tier: enterprise, entitlements: [payload_capture], scan_bytes: 1GiB, retention: { samples: 9d, \
+             hourly: 8d, daily: 7d, ledger: 6d, payloads: 5d }, payloads: { plugins: { github: 7d } } }",
+        ] {
+            let config = ControlPlane::parse("f", &format!("orgs: [{text}]"), &|_| None).unwrap();
+            let summary = OrgSummary::of(&config, &config.orgs[0].name);
+            let stored = serde_json::to_string(&summary).unwrap();
+            let read: OrgSummary = serde_json::from_str(&stored).unwrap();
+            assert_eq!(serde_json::from_value::<Org>(read.org).unwrap(), config.orgs[0]);
         }
     }
 }

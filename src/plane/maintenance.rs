@@ -18,11 +18,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Plane, PlaneError, Readiness, SystemEvent};
 use crate::audit;
+use crate::config;
 use crate::flush::flush;
 use crate::ledger::status::{ERASURE, RETENTION};
 use crate::log;
 use crate::maintenance::{self, Done, Erased, ExpiredTable, Handles, Memory, RetentionPlan};
 use crate::model::OrgName;
+use crate::node::TableRetention;
+use crate::state::Org;
 
 /// How often an org that is not loaded is looked at.
 const APART: Duration = Duration::from_secs(6 * 3_600);
@@ -288,12 +291,24 @@ impl Plane {
         let what = audit::Hash::of(&[plan.tables.iter().map(of).collect::<Vec<_>>().join(", ").as_bytes()]);
         let event = SystemEvent::new(actor, RETENTION).target(name.as_str()).detail(detail);
         self.record_once(name, vec![event], &format!("retention/{what}")).await?;
-        // Whichever of the two entries the ledger has first counts, whoever took note of the hold.
-        plan.hold = self.caught_up(name).await?.ledger.read().status().hold;
-        if plan.hold.is_some() {
-            return Ok(plan);
+        // Each table is looked at again right before its commit: whether there is a hold by now, and how long rows are
+        // kept, is what the log says then.
+        let mut removed = Vec::new();
+        for of in std::mem::take(&mut plan.tables) {
+            let org = self.caught_up(name).await?;
+            plan.hold = org.ledger.read().status().hold;
+            if plan.hold.is_some() {
+                break;
+            }
+            let kept = self.kept_rows(&org).await?;
+            if !maintenance::retention::is_due(&self.node, &kept, &of) {
+                continue;
+            }
+            let one = RetentionPlan { hold: None, tables: vec![of] };
+            maintenance::retention::remove(&self.node, tables, &one).await?;
+            removed.extend(one.tables);
         }
-        maintenance::retention::remove(&self.node, tables, &plan).await?;
+        plan.tables = removed;
         Ok(plan)
     }
 
@@ -332,14 +347,37 @@ impl Plane {
     }
 
     async fn retention_of_tables(&self, name: &OrgName, tables: &Handles) -> Result<RetentionPlan, PlaneError> {
-        let retention = self.node.settings.table_retention.get(name);
-        let retention = retention.ok_or_else(|| PlaneError::UnknownOrg(name.to_string()))?;
-        let mut plan = maintenance::retention::plan(&self.node, tables, retention).await?;
+        let own = self.own_retention(name)?;
+        let mut plan = maintenance::retention::plan(&self.node, tables, own).await?;
         if !plan.tables.is_empty() {
-            // Whether there is a hold is for the ledger to say, as it is now.
-            plan.hold = self.caught_up(name).await?.ledger.read().status().hold;
+            // Whether there is a hold, and how long rows are kept, is for the ledger to say, as it is now.
+            let org = self.caught_up(name).await?;
+            let kept = self.kept_rows(&org).await?;
+            if kept != *own {
+                plan = maintenance::retention::plan(&self.node, tables, &kept).await?;
+            }
+            plan.hold = org.ledger.read().status().hold;
         }
         Ok(plan)
+    }
+
+    fn own_retention(&self, name: &OrgName) -> Result<&TableRetention, PlaneError> {
+        let own = self.node.settings.table_retention.get(name);
+        own.ok_or_else(|| PlaneError::UnknownOrg(name.to_string()))
+    }
+
+    /// How long an org's rows are kept: by this node's configuration and by the one that the ledger says was loaded
+    /// last, whichever is longer. So a node that runs on with a shorter period than the others were started with takes
+    /// nothing out that they are to keep.
+    async fn kept_rows(&self, org: &Org) -> Result<TableRetention, PlaneError> {
+        let own = self.own_retention(&org.name)?.clone();
+        let loaded = self.last_summary(org).await?;
+        // Settings of another version of the program may be of another form: then they say nothing.
+        let loaded = loaded.and_then(|loaded| serde_json::from_value::<config::Org>(loaded.org).ok());
+        Ok(match loaded {
+            Some(loaded) => own.or_longer(TableRetention::of(&loaded)),
+            None => own,
+        })
     }
 }
 

@@ -346,7 +346,7 @@ impl Plane {
     }
 
     /// What the org's ledger says of the configuration that was loaded last.
-    async fn last_summary(&self, org: &Org) -> Result<Option<OrgSummary>, PlaneError> {
+    pub(super) async fn last_summary(&self, org: &Org) -> Result<Option<OrgSummary>, PlaneError> {
         let Some(seq) = org.ledger.read().status().config else { return Ok(None) };
         let detail = self.entry_detail(org, seq).await?;
         // One of another version of the program may be of another form: then it says nothing.

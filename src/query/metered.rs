@@ -7,7 +7,8 @@
 //!
 //! One over a frame that has an end gives rows as it takes others in, and holds those between: few, but where many rows
 //! are alike in what they are ordered by, all of these. They are charged as what went in and has not come out. A frame
-//! that reaches back by values holds as many as the values say: all that went in is charged.
+//! that reaches back by values holds as many as the values say (see `reach`); where that cannot be told, all that went
+//! in is charged.
 
 use std::fmt;
 use std::pin::Pin;
@@ -29,6 +30,7 @@ use datafusion::physical_plan::{
 use futures::Stream;
 
 use super::QueryError;
+use super::reach::{Held, Reach};
 use super::usage::Usage;
 
 /// Values that window functions may compute in one go: a second's work, about.
@@ -44,6 +46,8 @@ pub(super) enum Kept {
     /// Those are kept that have not come out again, and so many rows before: rows of each partition that have come out
     /// are counted here.
     Until(Counts, usize),
+    /// The same with those before that frames of values reach back over.
+    Within(Counts, Arc<Reach>),
     /// Counts the rows that come out.
     Counted(Counts),
 }
@@ -144,6 +148,7 @@ impl ExecutionPlan for Metered {
             last: 0,
             rows: 0,
             bytes: 0,
+            held: Held::default(),
             reservation,
         }))
     }
@@ -159,6 +164,7 @@ struct MeteredStream {
     /// Rows and bytes that were handed on.
     rows: usize,
     bytes: usize,
+    held: Held,
     reservation: MemoryReservation,
 }
 
@@ -186,6 +192,11 @@ impl MeteredStream {
                 let given = given.of(self.partition);
                 let kept = self.rows.saturating_sub(given).saturating_add(given.min(*before));
                 self.reservation.try_resize((self.bytes / self.rows.max(1)).saturating_mul(kept))?;
+            }
+            Kept::Within(given, reach) => {
+                let given = given.of(self.partition);
+                let held = self.held.take(reach, batch, given)?;
+                self.reservation.try_resize(held)?;
             }
             Kept::Counted(given) => given.add(self.partition, batch.num_rows()),
         }

@@ -32,6 +32,7 @@ mod limits;
 mod metered;
 mod params;
 mod plan;
+mod reach;
 mod running;
 mod scan;
 mod scanned;

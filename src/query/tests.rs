@@ -348,3 +348,23 @@ async fn a_window_over_a_whole_input_is_charged_and_bounded() {
     assert_eq!(world.json(&windows(100_000), vec![]).await.unwrap()["rows"], json!([[100_000]]));
     assert_eq!(world.json(&windows(20_000_000), vec![]).await.unwrap_err().code(), "query_memory");
 }
+
+#[tokio::test]
+async fn a_frame_of_values_says_what_it_should_and_is_charged_for_what_it_reaches_over() {
+    let world = World::new(SqlLimits { time: Duration::from_secs(60), ..small() }).await;
+    let sums = |order: &str, by: &str| {
+        format!(
+            "SELECT sum(x) FROM (SELECT count(*) OVER ({by} ORDER BY value {order} RANGE BETWEEN 10 PRECEDING AND CURRENT ROW) AS x \
+             FROM generate_series(1, 30000))"
+        )
+    };
+    for (order, by, expected) in [
+        ("ASC", "", 30_000 * 11 - 55),
+        ("DESC", "", 30_000 * 11 - 55),
+        // Of every third one there are three in reach, besides the row itself.
+        ("ASC", "PARTITION BY value % 3", 30_000 * 4 - 3 * 6),
+    ] {
+        let answer = world.json(&sums(order, by), vec![]).await.unwrap();
+        assert_eq!(answer["rows"], json!([[expected]]), "{order} {by}");
+    }
+}

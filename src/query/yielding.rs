@@ -19,6 +19,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::metered::{Counts, Kept, Metered};
+use super::reach::Reach;
 use super::usage::Usage;
 
 /// The plan, with everything that multiplies rows made cooperative, what can make large batches measured, and what
@@ -33,12 +34,17 @@ pub(super) fn yielding(plan: Arc<dyn ExecutionPlan>, usage: &Arc<Usage>) -> Resu
         }
         if let Some(window) = node.downcast_ref::<BoundedWindowAggExec>() {
             let input = Arc::clone(window.input());
-            if reaches_back_by_values(window) {
-                let input = measured(input, Kept::All { functions: 0 });
-                return Ok(Transformed::yes(replace_children_if_necessary(node, vec![input])?));
-            }
             let given = Counts::new(input.output_partitioning().partition_count());
-            let input = measured(input, Kept::Until(given.clone(), rows_back(window)));
+            let kept = if reaches_back_by_values(window) {
+                let Some(reach) = Reach::of(window, rows_back(window)) else {
+                    let input = measured(input, Kept::All { functions: 0 });
+                    return Ok(Transformed::yes(replace_children_if_necessary(node, vec![input])?));
+                };
+                Kept::Within(given.clone(), Arc::new(reach))
+            } else {
+                Kept::Until(given.clone(), rows_back(window))
+            };
+            let input = measured(input, kept);
             let node = replace_children_if_necessary(node, vec![input])?;
             return Ok(Transformed::yes(measured(node, Kept::Counted(given))));
         }

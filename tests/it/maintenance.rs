@@ -192,3 +192,41 @@ async fn an_erased_caller_is_seen_on_no_other_node_either() {
     let callers = other.sql("SELECT DISTINCT caller FROM tool_invocations").await;
     assert_eq!(callers, [[json!("user:carol@acme")]]);
 }
+
+/// A node that was not started anew since an org's rows are kept longer takes none out that the others are to keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_an_older_and_shorter_period_removes_nothing_that_is_kept_longer() {
+    let cluster = Cluster::new("flush: { interval: 100ms }\nmaintenance: { interval: 1h }");
+    let node = |samples: &str| {
+        let org = format!("orgs: [{{ name: default, retention: {{ samples: {samples}, hourly: 30d }} }}]");
+        cluster.node().with(&org).start()
+    };
+    let old = node("30d").await;
+    let client = old.client();
+    for days in [0, 40] {
+        let call = Sample::new("github", "list", 7.0).started_at(now() - TimeDelta::days(days));
+        client.post(ndjson(&[call.clone(), call]), None).await;
+    }
+    let planned = eventually("both days in the tables", SOON, async || {
+        let planned = post(&client, "storage/retention?dry_run=true").await;
+        (planned["tables"].as_array().unwrap().len() == 2).then_some(planned)
+    });
+    assert_eq!(planned.await["tables"][0]["rule"], "30d (retention.samples)");
+
+    let mut longer = node("90d").await;
+    let planned = post(&client, "storage/retention?dry_run=true").await;
+    assert_eq!(planned["tables"].as_array().unwrap().len(), 1, "{planned}");
+    assert_eq!(planned["tables"][0]["table"], "tool_usage_hourly");
+    assert_eq!(post(&client, "storage/retention").await["tables"][0]["table"], "tool_usage_hourly");
+    assert_eq!((client.count().await, longer.client().count().await), (4, 4));
+    assert!(longer.stop().await.success());
+
+    // What was loaded last is shorter again: nothing keeps the rows any more.
+    let _shorter = node("30d").await;
+    let removed = post(&client, "storage/retention").await;
+    assert_eq!(
+        (&removed["tables"][0]["table"], &removed["tables"][0]["rows"]),
+        (&json!("tool_invocations"), &json!(2))
+    );
+    assert_eq!(client.count().await, 2);
+}

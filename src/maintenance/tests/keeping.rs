@@ -9,7 +9,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use super::super::names::HOUR;
-use super::super::{erasure, retention};
+use super::super::{Memory, erasure, retention, turn};
+use super::store::Played;
 use super::{BEGAN, DAY, World, called_by, payloads, rng, samples};
 use crate::flush::Part;
 use crate::ingest::{BatchId, Fingerprint, IdempotencyKey, RowKind};
@@ -78,6 +79,8 @@ async fn the_clock_moves_by_months_and_each_table_loses_what_it_should_and_nothi
     assert_eq!((of.table.as_str(), of.partitions.len(), of.rows), ("tool_invocations", 40, 160));
     assert_eq!((of.partitions[0].as_str(), of.rule.as_str()), ("2031-03-04", "30d"));
     assert_eq!(world.rows(Part::Samples).await.len(), 280, "a plan removes nothing");
+    let longer = TableRetention { samples: days(31), ..keep.clone() };
+    assert!(retention::is_due(&world.node, &keep, of) && !retention::is_due(&world.node, &longer, of));
     retention::remove(&world.node, &tables, &plan).await.unwrap();
     assert_eq!(world.rows(Part::Samples).await.len(), 120);
     assert_eq!((world.merged(Granularity::Hour).await, world.merged(Granularity::Day).await), (hourly, daily.clone()));
@@ -102,6 +105,27 @@ async fn the_clock_moves_by_months_and_each_table_loses_what_it_should_and_nothi
     retention::remove(&world.node, &tables, &plan).await.unwrap();
     let left: Vec<_> = world.merged(Granularity::Day).await.into_keys().collect();
     assert!(!left.is_empty() && left.len() < daily.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_deleted_are_counted_until_they_are() {
+    let played = Played::over(&Arc::new(InMemory::new()));
+    let world = World::on(Arc::new(played.clone()), 1);
+    world.set(BEGAN + HOUR);
+    for seed in 0..3 {
+        world.flush(&samples(&mut rng(seed), 4, BEGAN, HOUR)).await;
+    }
+    world.set(BEGAN + 2 * DAY);
+    assert!(world.maintain().await.merges >= 3);
+    world.set(BEGAN + 4 * DAY);
+    let (tables, mut memory) = (world.handles().await, Memory::default());
+    let orphans = || world.node.metrics.maintenance.orphans.get();
+    played.keep_all(true);
+    turn(&world.node, &tables, &mut memory).await.unwrap_err();
+    assert_eq!(orphans(), 9, "three files of each of three tables");
+    played.keep_all(false);
+    let done = turn(&world.node, &tables, &mut memory).await.unwrap();
+    assert_eq!((done.deleted, orphans()), (9, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,8 @@ struct Inner {
     /// The one that fails, and whether it is done all the same.
     fails: Option<(usize, bool)>,
     hook: Option<Hook>,
+    /// Whether nothing may be deleted.
+    keeps_all: bool,
     /// Paths that were read.
     read: BTreeSet<Path>,
 }
@@ -64,6 +66,11 @@ impl Played {
         let mut inner = self.inner.lock();
         let at = inner.operations + after;
         inner.fails = Some((at, is_done));
+    }
+
+    /// Refuses every deletion, or no more.
+    pub(super) fn keep_all(&self, keeps_all: bool) {
+        self.inner.lock().keeps_all = keeps_all;
     }
 
     /// Whether the operation that is to fail has come.
@@ -145,6 +152,7 @@ impl ObjectStore for Played {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.turn() {
             Some(_) => stream::iter([Err(failed())]).boxed(),
+            None if self.inner.lock().keeps_all => stream::iter([Err(failed())]).boxed(),
             None => self.objects.delete_stream(locations),
         }
     }

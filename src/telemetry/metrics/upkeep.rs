@@ -64,6 +64,8 @@ pub struct Maintenance {
     pub failures: IntCounter,
     /// Bytes of loaded orgs' tables that merges which are due would read.
     pub debt_bytes: IntGauge,
+    /// Files that nobody needs, as the last vacuum of each table found them and could not delete them.
+    pub orphans: IntGauge,
     /// When all orgs that are loaded were last gone through without a failure, in seconds since the epoch.
     pub last_success: Gauge,
 }
@@ -96,6 +98,10 @@ impl Maintenance {
             debt_bytes: r.gauge(
                 "mcpg_cp_compaction_debt_bytes",
                 "Bytes of loaded orgs' tables that merges which are due would read",
+            ),
+            orphans: r.gauge(
+                "mcpg_cp_table_orphans",
+                "Files that no version of a table names, which the last vacuum found and could not delete",
             ),
             last_success: r.decimal(
                 "mcpg_cp_maintenance_last_success_timestamp_seconds",

@@ -5,4 +5,5 @@ mod conditional;
 mod nodes;
 mod probe;
 mod served;
+mod tables;
 mod tls;
