@@ -312,7 +312,8 @@ impl Plane {
         let (versions, kek) = service.destroy(&org.name, epoch).await?;
         let records = self.sealed_records(org, epoch).await?;
         let mut wrapped_by = org.ledger.read().status().payload_keys.wrapped_by(epoch);
-        wrapped_by.extend(kek.filter(|kek| !wrapped_by.contains(kek)));
+        let last = kek.filter(|kek| !wrapped_by.contains(kek));
+        wrapped_by.extend(last);
         let detail = json!({
             "epoch": epoch,
             "key_id": key.key_id,

@@ -27,6 +27,7 @@ use url::Url;
 
 use crate::audit::note::{Note, VKey};
 use crate::config::{self, Secret};
+use crate::gateway::control_plane::HttpClient;
 use crate::gateway::policy::{Abilities, Policy};
 use crate::model::{Clock, OrgName, causes};
 use crate::payload::note::KeyNote;
