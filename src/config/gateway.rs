@@ -134,13 +134,27 @@ pub struct ControlPlaneLink {
     /// The verifier key of the org's ledger, by which the note of payload keys is verified; left out, the first one
     /// seen is kept.
     pub vkey: Option<String>,
+    /// The authorities of the control plane's certificate, in PEM; left out, those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that the gateway shows a control plane with `tls.client_ca_file`, in PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key_file: Option<PathBuf>,
     /// What waits on disk to be sent.
     pub spool: Spool,
 }
 
 impl Default for ControlPlaneLink {
     fn default() -> Self {
-        Self { url: Endpoint::local_control_plane(), token: None, vkey: None, spool: Spool::default() }
+        Self {
+            url: Endpoint::local_control_plane(),
+            token: None,
+            vkey: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            spool: Spool::default(),
+        }
     }
 }
 

@@ -146,6 +146,19 @@ impl Check<'_, '_> {
         let link = &settings.control_plane;
         self.url("control_plane.url", &link.url, "a control plane");
         self.bearer("control_plane.token", link.token.as_ref());
+        let files = [("ca_file", &link.ca_file), ("cert_file", &link.cert_file), ("key_file", &link.key_file)];
+        for (key, path) in files.iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+            let at = format!("control_plane.{key}");
+            if path.as_os_str().is_empty() {
+                self.fault(&at, "empty; name a PEM file");
+            } else if link.url.scheme() == "http" {
+                self.fault(&at, "the URL is http://, where no certificate is looked at; make it https://");
+            }
+        }
+        if link.cert_file.is_some() != link.key_file.is_some() {
+            let given = if link.cert_file.is_some() { "cert_file" } else { "key_file" };
+            self.fault(&format!("control_plane.{given}"), "a certificate and its key go together; name both files");
+        }
         if link.spool.path.as_os_str().is_empty() {
             self.fault("control_plane.spool.path", "empty; name a folder");
         }
@@ -353,6 +366,14 @@ mod tests {
         only_fault(
             "observability: {metrics: {push: {endpoint: 'http://h', ca_file: ca.pem}}}",
             "f:3:65: observability.metrics.push.ca_file: the endpoint is http://",
+        );
+        only_fault(
+            "control_plane: {url: 'http://h', ca_file: ca.pem}",
+            "f:3:43: control_plane.ca_file: the URL is http://",
+        );
+        only_fault(
+            "control_plane: {url: 'https://h', cert_file: c.pem}",
+            "f:3:46: control_plane.cert_file: a certificate and its key go together",
         );
         only_fault(
             "observability: {audit: {file: a, control_plane: {url: 'http://h/'}}}",

@@ -6,6 +6,7 @@
 //! | `downstream` | MCP as clients see it: HTTP, sessions and requests without, names, lists |
 //! | `call` | one request's way: policy, the record, dispatch in either generation, what may be said of the result |
 //! | `upstream` | the MCP servers behind it, as a client of theirs |
+//! | `control_plane` | the HTTP client by which the control plane is spoken to |
 //! | `capture` | payloads that policies capture: sealed, spooled, sent |
 //! | [`identity`] | who calls |
 //! | [`policy`] | what a caller may do, and under which obligations |
@@ -24,6 +25,7 @@
 mod budget;
 mod call;
 mod capture;
+mod control_plane;
 mod downstream;
 mod error;
 pub mod export;
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::call::seal::KeyError;
+pub use self::control_plane::ControlPlaneError;
 pub use self::error::GatewayError;
 
 use self::budget::Budget;

@@ -7,13 +7,16 @@
 //!
 //! The file is read at each use, which is rare: so a version that another process added is known at once, and one that
 //! was removed is used no more. It is replaced whole, by a rename, and never changed in place. Only its owner may read
-//! it (mode 0600).
+//! it (mode 0600). Who replaces it holds the lock of the file `<file>.lock` from before reading to after the rename:
+//! two nodes that rotate at once would else both write the number after the newest, and what the first has wrapped by
+//! its own would open nowhere.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -21,6 +24,7 @@ use async_trait::async_trait;
 use hkdf::Hkdf;
 use rand::Rng;
 use sha2::Sha256;
+use tokio::time::sleep;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::kek::{Before, Kek, KekError, Rotation, Wrapped};
@@ -31,6 +35,9 @@ use crate::payload::{Epoch, Secret};
 const KIND: &str = "file";
 const WRAP: &[u8] = b"mcpg.payload-key/1 wrap";
 const NONCE: usize = 12;
+/// How often the lock is tried, and how long after a failure: it is held for a read, a write and a sync.
+const LOCK_TRIES: usize = 500;
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// The bits that nobody but the owner may have.
 const OTHERS: u32 = 0o077;
 
@@ -113,6 +120,22 @@ impl FileKek {
             )),
         }
     }
+}
+
+/// The lock of those who replace the file, until it is dropped.
+async fn lock(path: &Path) -> Result<File, KekError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&beside);
+    let file = opened.map_err(|e| unusable(path, &format!("its lock: {e}")))?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => sleep(LOCK_RETRY).await,
+            Err(TryLockError::Error(e)) => return Err(unusable(path, &format!("its lock: {e}"))),
+        }
+    }
+    Err(KekError::Unavailable(format!("{}: another process replaces it", path.display())))
 }
 
 fn unusable(path: &Path, e: &dyn fmt::Display) -> KekError {
@@ -217,6 +240,7 @@ impl Kek for FileKek {
         let Source::File(path) = &self.0 else {
             return Ok(Rotation { now: self.current().await?, before: Before::Operator });
         };
+        let _lock = lock(path).await?;
         let mut versions = self.versions()?;
         let number = versions.last().map_or(1, |(number, _)| number + 1);
         versions.push((number, Secret::random()));
@@ -226,6 +250,7 @@ impl Kek for FileKek {
 
     async fn destroy_older(&self, now: &str) -> Result<Vec<String>, KekError> {
         let path = self.path()?;
+        let _lock = lock(path).await?;
         let (gone, kept): (Vec<_>, Vec<_>) =
             self.versions()?.into_iter().partition(|(number, _)| format!("{KIND}:{number}") != *now);
         let Some((newest, _)) = kept.last() else {
@@ -242,8 +267,11 @@ impl Kek for FileKek {
 
 #[cfg(test)]
 mod tests {
-    use super::{Before, FileKek, Kek, KekError};
+    use std::time::Duration;
+
+    use super::{Before, FileKek, Kek, KekError, lock, write};
     use crate::config::Secret;
+    use crate::payload::Secret as Key;
 
     #[tokio::test]
     async fn what_a_version_wrapped_it_unwraps_until_it_is_destroyed() {
@@ -268,6 +296,21 @@ mod tests {
         // Another process opens the same file.
         let other = FileKek::open(&path).unwrap();
         assert_eq!(other.current().await.unwrap(), "file:2");
+    }
+
+    /// Two that both wrote the same number would each wrap by a key of that name, and one of them would be gone.
+    #[tokio::test]
+    async fn who_rotates_waits_for_another_that_does_and_takes_a_number_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("payload.kek");
+        let kek = FileKek::open(&path).unwrap();
+        let held = lock(&path).await.unwrap();
+        let mut rotating = tokio::spawn(async move { kek.rotate().await });
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut rotating).await.is_err(), "it does not wait");
+        write(&path, &[(1, Key::random()), (2, Key::random())], false).unwrap();
+        drop(held);
+        assert_eq!(rotating.await.unwrap().unwrap().now, "file:3");
+        assert_eq!(FileKek::open(&path).unwrap().versions().unwrap().len(), 3);
     }
 
     #[tokio::test]

@@ -25,4 +25,4 @@ mod vault;
 
 pub use kek::{Before, Kek, KekError, Rotation, Wrapped};
 pub use place::KeyPlace;
-pub use service::{KeyError, KeyService, Rotated, survey};
+pub use service::{KeyError, KeyService, Made, Rotated, survey};

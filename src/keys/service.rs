@@ -67,6 +67,15 @@ pub struct Rotated {
     pub destroyed: Vec<String>,
 }
 
+/// The key of an epoch that nothing is sealed to yet.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The key.
+    pub key: KeyPair,
+    /// What wraps it.
+    pub kek: String,
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct KeyService {
@@ -132,9 +141,9 @@ impl KeyService {
     ///
     /// # Errors
     /// See [`KeyError`].
-    pub async fn make(&self, org: &OrgName, epoch: Epoch) -> Result<KeyPair, KeyError> {
+    pub async fn make(&self, org: &OrgName, epoch: Epoch) -> Result<Made, KeyError> {
         if let Some(bytes) = self.place.get(org, epoch).await? {
-            return self.open_wrapped(org, epoch, &bytes).await;
+            return self.stored(org, epoch, &bytes).await;
         }
         let key = KeyPair::random(Suite::XWing).map_err(|_| KeyError::Foreign(org.clone(), epoch))?;
         let wrapped = self.kek.wrap(org, epoch, &plain(org, epoch, &key)).await?;
@@ -151,19 +160,26 @@ impl KeyService {
         };
         if stored != bytes {
             // Another node was first: its key counts, and this one is forgotten.
-            return self.open_wrapped(org, epoch, &stored).await;
+            return self.stored(org, epoch, &stored).await;
         }
-        self.rewrap_if_rotated(org, epoch, bytes, wrapped).await?;
-        Ok(key)
+        let kek = self.rewrap_if_rotated(org, epoch, bytes, wrapped).await?;
+        Ok(Made { key, kek })
     }
 
+    async fn stored(&self, org: &OrgName, epoch: Epoch, bytes: &Bytes) -> Result<Made, KeyError> {
+        let key = self.open_wrapped(org, epoch, bytes).await?;
+        let wrapped = WrappedKey::read(bytes, org, epoch).map_err(|_| KeyError::Foreign(org.clone(), epoch))?;
+        Ok(Made { key, kek: wrapped.kek })
+    }
+
+    /// Wraps a key that was just made by the version that wraps now, if that is another by now; says which wraps it.
     async fn rewrap_if_rotated(
         &self,
         org: &OrgName,
         epoch: Epoch,
         mut stored: Bytes,
         mut wrapped: Wrapped,
-    ) -> Result<(), KeyError> {
+    ) -> Result<String, KeyError> {
         for _ in 0..REWRAPS {
             if self.kek.current().await? == wrapped.kek {
                 break;
@@ -175,7 +191,7 @@ impl KeyService {
             }
             stored = bytes;
         }
-        Ok(())
+        Ok(wrapped.kek)
     }
 
     /// The key of an epoch, which the ledger names by its id.
@@ -242,8 +258,9 @@ impl KeyService {
         // What wraps now; another rotation may begin meanwhile, and wrap by what is newer still.
         let mut fresh = BTreeSet::from([rotation.now.clone()]);
         // Again, for keys that were made meanwhile: until none is found that is wrapped by what was before.
+        let mut is_done = false;
         for _ in 0..REWRAPS {
-            let mut is_done = true;
+            is_done = true;
             for (org, epoch) in self.place.list().await? {
                 let Some(bytes) = self.place.get(&org, epoch).await? else { continue };
                 let foreign = |_| KeyError::Foreign(org.clone(), epoch);
@@ -263,6 +280,10 @@ impl KeyService {
             if is_done {
                 break;
             }
+        }
+        if !is_done {
+            let reason = "keys that older versions wrap keep coming; nothing was destroyed";
+            return Err(KekError::Unavailable(reason.to_owned()).into());
         }
         before.retain(|kek| !fresh.contains(kek));
         let destroyed = match rotation.before {
@@ -292,14 +313,19 @@ fn of(org: &OrgName, epoch: Epoch, wrapped: &Wrapped) -> Bytes {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
+    use async_trait::async_trait;
     use object_store::path::Path;
+    use zeroize::Zeroizing;
 
     use super::super::file::FileKek;
-    use super::super::kek::KekError;
+    use super::super::kek::{Before, Kek, KekError, Rotation, Wrapped};
     use super::super::place::KeyPlace;
-    use super::{KeyError, KeyService};
+    use super::{KeyError, KeyService, of};
     use crate::config::{PayloadKeys, Storage};
+    use crate::model::OrgName;
+    use crate::payload::Epoch;
     use crate::storage::Store;
 
     struct Bench {
@@ -324,7 +350,7 @@ mod tests {
         let nodes = [bench.service(), bench.service(), bench.service()];
         let (org, epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
         let made = futures::future::join_all(nodes.iter().map(|node| node.make(&org, epoch))).await;
-        let keys: Vec<_> = made.into_iter().map(|key| key.unwrap().public().clone()).collect();
+        let keys: Vec<_> = made.into_iter().map(|made| made.unwrap().key.public().clone()).collect();
         assert!(keys.iter().all(|key| *key == keys[0]));
         assert_eq!(nodes[2].unwrap(&org, epoch, &keys[0].id()).await.unwrap().public(), &keys[0]);
     }
@@ -335,8 +361,8 @@ mod tests {
         let (org, epoch, other) =
             ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap(), "2026-11-27.30d".parse().unwrap());
         let service = bench.service();
-        let key = service.make(&org, epoch).await.unwrap();
-        let another = service.make(&org, other).await.unwrap();
+        let key = service.make(&org, epoch).await.unwrap().key;
+        let another = service.make(&org, other).await.unwrap().key;
         // What lies under another name says itself whose it is.
         let bytes = bench.store.get(&Path::from("payload-keys/acme/2026-11-27.30d")).await.unwrap().unwrap();
         bench.store.put(&Path::from("payload-keys/acme/2026-11-26.30d"), bytes).await.unwrap();
@@ -371,7 +397,7 @@ mod tests {
         let (org, kept, gone) =
             ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap(), "2026-10-26.30d".parse().unwrap());
         let service = bench.service();
-        let (living, dead) = (service.make(&org, kept).await.unwrap(), service.make(&org, gone).await.unwrap());
+        let (living, dead) = (service.make(&org, kept).await.unwrap().key, service.make(&org, gone).await.unwrap().key);
         let at = Path::from("payload-keys/acme/2026-10-26.30d");
         let copy = bench.store.get(&at).await.unwrap().unwrap();
         assert_eq!(service.destroy(&org, gone).await.unwrap(), (1, Some("file:1".to_owned())));
@@ -386,5 +412,58 @@ mod tests {
         bench.store.put(&at, copy).await.unwrap();
         assert!(matches!(bench.service().unwrap(&org, gone, &dead.public().id()).await, Err(KeyError::Kek(_))));
         bench.service().unwrap(&org, kept, &living.public().id()).await.unwrap();
+    }
+
+    /// A KEK that wraps nothing; while it wraps one key anew, a node that knows no rotation puts another one there.
+    #[derive(Debug)]
+    struct Outrun {
+        store: Store,
+        came: AtomicU64,
+    }
+
+    #[async_trait]
+    impl Kek for Outrun {
+        fn kind(&self) -> &'static str {
+            "outrun"
+        }
+
+        async fn current(&self) -> Result<String, KekError> {
+            Ok("outrun:2".to_owned())
+        }
+
+        async fn wrap(&self, _: &OrgName, _: Epoch, plain: &[u8]) -> Result<Wrapped, KekError> {
+            Ok(Wrapped { kek: "outrun:2".to_owned(), bytes: plain.to_vec() })
+        }
+
+        async fn unwrap(&self, _: &OrgName, _: Epoch, wrapped: &Wrapped) -> Result<Zeroizing<Vec<u8>>, KekError> {
+            Ok(Zeroizing::new(wrapped.bytes.clone()))
+        }
+
+        async fn rewrap(&self, org: &OrgName, epoch: Epoch, wrapped: &Wrapped) -> Result<Wrapped, KekError> {
+            let days = u32::try_from(self.came.fetch_add(1, Ordering::Relaxed)).unwrap() + 100;
+            let other = Epoch::new(epoch.date(), days).unwrap();
+            let old = Wrapped { kek: "outrun:1".to_owned(), bytes: wrapped.bytes.clone() };
+            self.store.put(&Path::from(format!("payload-keys/{org}/{other}")), of(org, other, &old)).await.unwrap();
+            self.wrap(org, epoch, &wrapped.bytes).await
+        }
+
+        async fn rotate(&self) -> Result<Rotation, KekError> {
+            Ok(Rotation { now: "outrun:2".to_owned(), before: Before::Older })
+        }
+
+        async fn destroy_older(&self, _: &str) -> Result<Vec<String>, KekError> {
+            panic!("what still wraps keys is destroyed")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_still_wraps_a_key_is_not_destroyed_however_many_keys_come_meanwhile() {
+        let store = Store::open("memory://").unwrap();
+        let kek = Outrun { store: store.clone(), came: AtomicU64::new(0) };
+        let (org, epoch): (OrgName, Epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
+        let old = Wrapped { kek: "outrun:1".to_owned(), bytes: b"a key".to_vec() };
+        store.put(&Path::from(format!("payload-keys/{org}/{epoch}")), of(&org, epoch, &old)).await.unwrap();
+        let rotated = KeyService::new(Arc::new(kek), KeyPlace::on(store)).rotate().await;
+        assert!(matches!(rotated, Err(KeyError::Kek(KekError::Unavailable(_)))), "{rotated:?}");
     }
 }

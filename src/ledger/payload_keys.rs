@@ -14,6 +14,9 @@
 //! node, and carries the state's MAC. A public key is taken from here alone, never from an object that merely lies in
 //! the store. Only the control plane makes such entries.
 //!
+//! What wrapped each key is known from the entries of its making and of every destroyed version since, each of which
+//! names the version that took its keys over.
+//!
 //! Public keys are kept for as long as something may be sealed to them. Of a destroyed epoch nothing is kept once its
 //! date is past: no key of a day that is past is ever made.
 
@@ -39,6 +42,8 @@ pub(crate) const EXPORTED: &str = "payload.exported";
 /// Views of one actor in a minute, and in a day.
 const VIEWS_A_MINUTE: u32 = 30;
 const VIEWS_A_DAY: u32 = 500;
+/// Rotations of the KEK that are remembered: one a day over the longest period of an epoch, and some.
+const MOST_ROTATIONS: usize = 4_096;
 
 /// The key of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +55,16 @@ pub(crate) struct EpochKey {
     /// Whether it is being destroyed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) destroying: bool,
+    /// The version of the KEK that wrapped it first, where its entry says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kek: Option<String>,
+}
+
+/// A version of the KEK that was destroyed, and the one that wraps since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Rotation {
+    version: String,
+    now: String,
 }
 
 /// What an actor viewed of late.
@@ -70,6 +85,9 @@ pub(crate) struct PayloadKeys {
     pub(crate) recipient: Option<KeyId>,
     /// When a KEK was last destroyed, in µs.
     pub(crate) kek_destroyed_at: Option<i64>,
+    /// Since the oldest living epoch's key was made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rotations: Vec<Rotation>,
     /// The day that `views` are of, in days since the epoch.
     day: i64,
     views: BTreeMap<String, Views>,
@@ -89,7 +107,7 @@ impl PayloadKeys {
             KEY_CREATED => {
                 let key = text("public_key").and_then(|key| key.parse::<PublicKey>().ok());
                 if let (Some(epoch), Some(public)) = (epoch(), key) {
-                    self.created(epoch, public, time);
+                    self.created(epoch, public, text("kek").map(str::to_owned), time);
                 }
             }
             KEY_DESTROYING => {
@@ -102,9 +120,17 @@ impl PayloadKeys {
                 if let Some(epoch) = epoch() {
                     self.epochs.remove(&epoch);
                     self.gone.insert(epoch);
+                    if self.epochs.is_empty() {
+                        self.rotations.clear();
+                    }
                 }
             }
-            KEK_DESTROYED => self.kek_destroyed_at = Some(time),
+            KEK_DESTROYED => {
+                self.kek_destroyed_at = Some(time);
+                if let (Some(version), Some(now)) = (text("version"), text("now")) {
+                    self.rotated(Rotation { version: version.to_owned(), now: now.to_owned() });
+                }
+            }
             RECIPIENT_CHANGED => {
                 self.recipient = text("key_id").and_then(|id| KeyId::try_from(id.to_owned()).ok());
             }
@@ -113,12 +139,33 @@ impl PayloadKeys {
         }
     }
 
-    fn created(&mut self, epoch: Epoch, public: PublicKey, time: i64) {
+    fn rotated(&mut self, rotation: Rotation) {
+        if self.epochs.is_empty() || self.rotations.contains(&rotation) {
+            return;
+        }
+        if self.rotations.len() == MOST_ROTATIONS {
+            self.rotations.remove(0);
+        }
+        self.rotations.push(rotation);
+    }
+
+    /// The versions of the KEK that wrapped the key of an epoch, as far as the ledger says, the first one first.
+    pub(crate) fn wrapped_by(&self, epoch: Epoch) -> Vec<String> {
+        let mut versions: Vec<String> = self.epochs.get(&epoch).and_then(|key| key.kek.clone()).into_iter().collect();
+        for rotation in &self.rotations {
+            if versions.last() == Some(&rotation.version) {
+                versions.push(rotation.now.clone());
+            }
+        }
+        versions
+    }
+
+    fn created(&mut self, epoch: Epoch, public: PublicKey, kek: Option<String>, time: i64) {
         // The first one counts; and what is gone does not come again.
         if self.gone.contains(&epoch) || self.epochs.contains_key(&epoch) {
             return;
         }
-        self.epochs.insert(epoch, EpochKey { key_id: public.id(), public: Some(public), destroying: false });
+        self.epochs.insert(epoch, EpochKey { key_id: public.id(), public: Some(public), destroying: false, kek });
         let Some(today) = DateTime::from_timestamp_micros(time).map(|time| time.date_naive()) else { return };
         let yesterday = today.checked_sub_signed(TimeDelta::days(1)).unwrap_or(today);
         self.gone.retain(|epoch| epoch.date() >= yesterday);
@@ -148,6 +195,12 @@ impl PayloadKeys {
         let Some(views) = self.views.get(actor) else { return false };
         let (minute, day) = (time.div_euclid(60_000_000), time.div_euclid(86_400_000_000));
         day == self.day && (views.in_day >= VIEWS_A_DAY || minute == views.minute && views.in_minute >= VIEWS_A_MINUTE)
+    }
+
+    /// Whether the views that are entered of an actor are more than may be: other nodes entered some at the same time.
+    pub(crate) fn is_exceeded(&self, actor: &str) -> bool {
+        let views = self.views.get(actor);
+        views.is_some_and(|views| views.in_day > VIEWS_A_DAY || views.in_minute > VIEWS_A_MINUTE)
     }
 
     /// Why payloads of an epoch are not taken that are sealed to this key.
@@ -183,7 +236,7 @@ impl PayloadKeys {
 mod tests {
     use serde_json::json;
 
-    use super::{EXPORTED, KEY_CREATED, KEY_DESTROYED, KEY_DESTROYING, PayloadKeys, VIEWED};
+    use super::{EXPORTED, KEK_DESTROYED, KEY_CREATED, KEY_DESTROYED, KEY_DESTROYING, PayloadKeys, VIEWED};
     use crate::payload::{Epoch, KeyPair, Suite};
 
     const DAY: i64 = 86_400_000_000;
@@ -224,6 +277,31 @@ mod tests {
     }
 
     #[test]
+    fn what_wrapped_a_key_is_known_from_its_making_to_its_end() {
+        let mut keys = PayloadKeys::default();
+        let made = |keys: &mut PayloadKeys, of: &str, kek: &str| {
+            let public = KeyPair::random(Suite::X25519).unwrap().public().to_string();
+            let detail = json!({ "epoch": of, "public_key": public, "kek": kek });
+            keys.fold(KEY_CREATED, "", now(), Some(&detail));
+        };
+        let rotated = |keys: &mut PayloadKeys, version: &str, to: &str| {
+            keys.fold(KEK_DESTROYED, "", now(), Some(&json!({ "kind": "file", "version": version, "now": to })));
+        };
+        rotated(&mut keys, "file:1", "file:2");
+        made(&mut keys, "2026-11-26.30d", "file:2");
+        rotated(&mut keys, "file:2", "file:3");
+        made(&mut keys, "2026-11-27.30d", "file:3");
+        // Two versions at once: what was cut short before is destroyed with the next rotation.
+        rotated(&mut keys, "file:3", "file:5");
+        rotated(&mut keys, "file:4", "file:5");
+        let state = serde_json::to_string(&keys).unwrap();
+        let keys: PayloadKeys = serde_json::from_str(&state).unwrap();
+        assert_eq!(keys.wrapped_by(epoch("2026-11-26.30d")), ["file:2", "file:3", "file:5"]);
+        assert_eq!(keys.wrapped_by(epoch("2026-11-27.30d")), ["file:3", "file:5"]);
+        assert!(keys.wrapped_by(epoch("2026-11-28.30d")).is_empty());
+    }
+
+    #[test]
     fn public_keys_of_days_that_are_past_are_not_kept() {
         let mut keys = PayloadKeys::default();
         create(&mut keys, "2026-11-26.30d", now());
@@ -241,6 +319,10 @@ mod tests {
             keys.fold(if view % 2 == 0 { VIEWED } else { EXPORTED }, alice, now(), None);
         }
         assert!(keys.is_exhausted(alice, now()) && !keys.is_exhausted("user:bob", now()));
+        assert!(!keys.is_exceeded(alice), "the thirtieth is seen");
+        let mut more = keys.clone();
+        more.fold(VIEWED, alice, now(), None);
+        assert!(more.is_exceeded(alice) && !more.is_exceeded("user:bob"), "one that another node entered meanwhile");
         assert!(!keys.is_exhausted(alice, now() + 60_000_000));
         for minute in 1..=47 {
             (0..10).for_each(|_| keys.fold(VIEWED, alice, now() + minute * 60_000_000, None));

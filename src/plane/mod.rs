@@ -170,6 +170,8 @@ pub struct Plane {
     payload_keys: OnceLock<Arc<KeyService>>,
     /// When this node last rotated the KEK.
     kek_rotated: Mutex<Option<DateTime<Utc>>>,
+    /// Those who are about to see payloads, counted one after the other.
+    viewing: payload_view::Viewing,
 }
 
 /// The keys that authenticate the log: derived from the ledger's.
@@ -221,6 +223,7 @@ impl Plane {
             replicated: watch::Sender::new(false),
             payload_keys: OnceLock::new(),
             kek_rotated: Mutex::default(),
+            viewing: payload_view::Viewing::default(),
         }))
     }
 

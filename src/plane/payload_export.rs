@@ -60,10 +60,17 @@ impl Plane {
         viewer: &Viewer,
     ) -> Result<Vec<Exported>, ViewError> {
         let org = self.caught_up(name).await?;
-        if org.ledger.read().status().payload_keys.is_exhausted(&viewer.actor, self.node.now()) {
+        let is_exhausted =
+            |org: &Org| org.ledger.read().status().payload_keys.is_exhausted(&viewer.actor, self.node.now());
+        if is_exhausted(&org) {
             return Err(ViewError::TooMany);
         }
         let mut found = self.gather(&org, from, to).await?;
+        let turn = self.viewing.turn(name, &viewer.actor).await;
+        let org = self.caught_up(name).await?;
+        if is_exhausted(&org) {
+            return Err(ViewError::TooMany);
+        }
         let range = json!({ "from": from.to_rfc3339(), "to": to.to_rfc3339(), "records": found.len() });
         let event =
             SystemEvent::new(&viewer.actor, EXPORTED).target(name.as_str()).reason(&viewer.reason).detail(range);
@@ -72,6 +79,10 @@ impl Plane {
             None => event,
         };
         self.record(name, vec![event]).await?;
+        drop(turn);
+        if org.ledger.read().status().payload_keys.is_exceeded(&viewer.actor) {
+            return Err(ViewError::TooMany);
+        }
         for one in &mut found {
             let envelope = Envelope::parse(one.envelope.clone()).map_err(|e| ViewError::Damaged(e.to_string()))?;
             match self.epoch_key(&org, envelope.epoch()).await {

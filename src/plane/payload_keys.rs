@@ -184,9 +184,9 @@ impl Plane {
         }
         let service = self.key_service()?;
         let made = futures::stream::iter(lacking).map(async |epoch| {
-            let key = service.make(&org.name, epoch).await?;
-            let (id, public) = (key.public().id(), key.public().to_string());
-            let detail = json!({ "epoch": epoch, "key_id": id, "public_key": public });
+            let made = service.make(&org.name, epoch).await?;
+            let (id, public) = (made.key.public().id(), made.key.public().to_string());
+            let detail = json!({ "epoch": epoch, "key_id": id, "public_key": public, "kek": made.kek });
             let event = SystemEvent::new(self.actor(), KEY_CREATED).target(&epoch.to_string()).detail(detail);
             // Nodes that make it at once have the same key, and say so once.
             self.record_once(&org.name, vec![event], &format!("payload-key/{epoch}/{id}")).await
@@ -311,12 +311,15 @@ impl Plane {
         }
         let (versions, kek) = service.destroy(&org.name, epoch).await?;
         let records = self.sealed_records(org, epoch).await?;
+        let mut wrapped_by = org.ledger.read().status().payload_keys.wrapped_by(epoch);
+        let last = kek.filter(|kek| !wrapped_by.contains(kek));
+        wrapped_by.extend(last);
         let detail = json!({
             "epoch": epoch,
             "key_id": key.key_id,
             "records": records,
             "versions_deleted": versions,
-            "kek_versions": kek.into_iter().collect::<Vec<_>>(),
+            "kek_versions": wrapped_by,
         });
         let done = vec![event(KEY_DESTROYED).detail(detail)];
         self.record_once(&org.name, done, &format!("payload-key-destroyed/{epoch}/{}", key.key_id)).await?;
@@ -331,16 +334,16 @@ impl Plane {
         let listed = self.key_service()?.list().await?;
         // It is said in every org that has keys: one of them tells.
         let Some((name, _)) = listed.iter().find(|(name, _)| self.org_config(name).is_some()) else { return Ok(()) };
-        let last = *self.kek_rotated.lock();
-        let last = match last {
-            Some(last) => Some(last),
-            None => {
-                let org = self.caught_up_even_removed(name).await?;
-                let told = org.ledger.read().status().payload_keys.kek_destroyed_at;
-                told.and_then(DateTime::from_timestamp_micros)
-            }
+        let is_due = |last: Option<DateTime<Utc>>| {
+            last.is_none_or(|last| self.node.clock.now().signed_duration_since(last) >= every)
         };
-        if last.is_some_and(|last| self.node.clock.now().signed_duration_since(last) < every) {
+        if !is_due(*self.kek_rotated.lock()) {
+            return Ok(());
+        }
+        // Another node may have done it.
+        let org = self.caught_up_even_removed(name).await?;
+        let told = org.ledger.read().status().payload_keys.kek_destroyed_at;
+        if !is_due(told.and_then(DateTime::from_timestamp_micros)) {
             return Ok(());
         }
         self.rotate_payload_kek(&self.actor()).await.map(drop)

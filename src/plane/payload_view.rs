@@ -9,10 +9,17 @@
 //!
 //! If decrypting fails after the entry, `payload.view_failed` says so, with the reason. Who may view is for the API to
 //! say.
+//!
+//! How much an actor has viewed is counted by the entries. On one node an actor's views are checked and entered one
+//! after the other; of those that other nodes enter at the same time, the count after the entry tells: what is too many
+//! then is not opened.
+
+use std::hash::{BuildHasher, RandomState};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::payload_rows::{Found as Stored, Row};
@@ -31,6 +38,30 @@ const CONFLICT: &str = "payload.conflict";
 const LOOK_BACK: u64 = 4_096;
 /// Conflicting records that one view reports.
 const TOLD_CONFLICTS: usize = 16;
+/// Locks that actors share, so that one whose org hangs holds up few others.
+const LOCKS: usize = 64;
+
+/// From the check of how much an actor has viewed to the entry of the next view.
+#[derive(Debug)]
+pub(super) struct Viewing {
+    locks: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl Default for Viewing {
+    fn default() -> Self {
+        Self { locks: (0..LOCKS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl Viewing {
+    /// Waits for an actor's other views to be entered.
+    pub(super) async fn turn(&self, org: &OrgName, actor: &str) -> Option<MutexGuard<'_, ()>> {
+        let hash = self.hasher.hash_one((org.as_str(), actor));
+        let lock = self.locks.get(usize::try_from(hash % LOCKS as u64).ok()?)?;
+        Some(lock.lock().await)
+    }
+}
 
 /// Who wants to see, and why.
 #[derive(Debug, Clone)]
@@ -112,6 +143,7 @@ impl Plane {
             }
             opening.push((row, key));
         }
+        let turn = self.viewing.turn(name, &viewer.actor).await;
         // What the log says now, after the key service answered.
         let org = self.caught_up(name).await?;
         {
@@ -128,6 +160,11 @@ impl Plane {
         let directions: Vec<_> = opening.iter().map(|(row, _)| row.found.direction.as_str()).collect();
         let event = self.about(viewer, VIEWED, call).id(id).detail(json!({ "directions": directions }));
         self.record(name, vec![event]).await?;
+        drop(turn);
+        if org.ledger.read().status().payload_keys.is_exceeded(&viewer.actor) {
+            self.failed(name, call, viewer, "too_many_views").await?;
+            return Err(ViewError::TooMany);
+        }
         let mut viewed = Viewed { request: None, response: None, ledger_seq: entry_of(&org, id) };
         for (row, key) in opening {
             let direction = row.found.direction;

@@ -20,13 +20,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use parking_lot::RwLock;
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::audit::note::{Note, VKey};
 use crate::config::{self, Secret};
+use crate::gateway::control_plane::HttpClient;
 use crate::gateway::policy::{Abilities, Policy};
 use crate::model::{Clock, OrgName, causes};
 use crate::payload::note::KeyNote;
@@ -86,7 +87,7 @@ fn other(e: impl std::fmt::Display) -> Refused {
 /// The newest verified note of public keys, and how it is renewed.
 #[derive(Debug)]
 pub(super) struct Keys {
-    client: Client,
+    client: HttpClient,
     url: Url,
     token: Option<Secret>,
     org: OrgName,
@@ -108,7 +109,7 @@ pub(super) fn any_epoch(at: DateTime<Utc>) -> Epoch {
 impl Keys {
     pub(super) fn open(
         settings: &config::Gateway,
-        client: Client,
+        client: HttpClient,
         abilities: Abilities,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -227,7 +228,7 @@ impl Keys {
     async fn fetch(&self) -> Result<(KeyNote, bool), Refused> {
         let mut url = self.url.clone();
         url.set_path(&format!("{}/v1/orgs/{}/payload-keys", url.path().trim_end_matches('/'), self.org));
-        let mut request = self.client.get(url);
+        let mut request = self.client.get().get(url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }

@@ -25,12 +25,12 @@ mod seal;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use reqwest::Client;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use self::keys::Keys;
 use self::seal::{Job, Queue};
+use super::control_plane::HttpClient;
 use super::export::Emitters;
 use super::message::Json;
 use super::metrics::GatewayMetrics;
@@ -82,11 +82,8 @@ impl Capture {
         metrics: &Arc<GatewayMetrics>,
         clock: &Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
-        let client = Client::builder()
-            .timeout(keys::TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(std::io::Error::other)?;
+        let client = HttpClient::new(&settings.control_plane, keys::TIMEOUT, keys::TIMEOUT);
+        let client = client.map_err(std::io::Error::other)?;
         let keys = Arc::new(Keys::open(settings, client, abilities.clone(), Arc::clone(clock)));
         let queue = Queue::start(Arc::clone(&keys), emitters.payloads().cloned(), Arc::clone(metrics))?;
         Ok(Self(Arc::new(Inner {

@@ -37,6 +37,7 @@ pub use super::spool::{NotRecorded, SpoolError};
 pub use event::AuditEvent;
 pub use sample::{CallSample, ErrorHash};
 
+use super::control_plane::{ControlPlaneError, HttpClient};
 use super::metrics::GatewayMetrics;
 use super::spool::{Lane, LocalDisk, Spool, SpoolParts, SpoolSettings};
 use crate::config;
@@ -57,9 +58,9 @@ pub enum EmitError {
     /// The spool cannot be opened.
     #[error("control_plane.spool: {0}")]
     Spool(#[from] SpoolError),
-    /// There is no HTTP client to be had.
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// The control plane cannot be spoken to.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
 }
 
 /// What the emitters stand on.
@@ -111,9 +112,16 @@ impl Emitters {
             random: Arc::clone(&parts.random),
             metrics: Arc::clone(&parts.metrics),
         };
-        let receiver = |elsewhere: Option<&config::Destination>| match elsewhere {
-            Some(other) => Receiver::new((*other.url).clone(), other.token.clone()),
-            None => Receiver::new((*settings.control_plane.url).clone(), settings.control_plane.token.clone()),
+        let link = &settings.control_plane;
+        let own = HttpClient::new(link, receiver::ATTEMPT, receiver::CONNECT)?;
+        let receiver = |elsewhere: Option<&config::Destination>| {
+            Ok::<_, ControlPlaneError>(match elsewhere {
+                Some(other) => {
+                    let client = HttpClient::of_another(receiver::ATTEMPT, receiver::CONNECT)?;
+                    Receiver::new(client, (*other.url).clone(), other.token.clone())
+                }
+                None => Receiver::new(own.clone(), (*link.url).clone(), link.token.clone()),
+            })
         };
         let mut targets = Vec::new();
         let is_used = samples.enabled || audit.enabled || spool_settings.payloads.is_some();

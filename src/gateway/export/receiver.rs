@@ -8,20 +8,21 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
 use url::Url;
 
 use crate::config::Secret;
+use crate::gateway::control_plane::HttpClient;
 use crate::gateway::spool::SentUnder;
 use crate::ingest::{self, AFTER, EMITTER, IDEMPOTENCY_KEY, SEQUENCE};
 use crate::model::OrgName;
 use crate::payload::frames;
 
 /// How long one attempt may take, and its connection.
-const ATTEMPT: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(60);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 
 /// The most of an answer that is read.
 const ANSWER_BYTES: usize = 64 << 10;
@@ -67,7 +68,7 @@ impl Verdict {
 /// A control plane that takes batches.
 #[derive(Debug, Clone)]
 pub(super) struct Receiver {
-    client: Client,
+    client: HttpClient,
     url: Url,
     token: Option<Secret>,
 }
@@ -87,17 +88,8 @@ struct Problem {
 
 impl Receiver {
     /// The control plane at `url`.
-    ///
-    /// # Errors
-    /// When no HTTP client can be made.
-    pub(super) fn new(url: Url, token: Option<Secret>) -> reqwest::Result<Self> {
-        let client = Client::builder()
-            .timeout(ATTEMPT)
-            .connect_timeout(CONNECT)
-            // A redirect could lead the token elsewhere.
-            .redirect(redirect::Policy::none())
-            .build()?;
-        Ok(Self { client, url, token })
+    pub(super) fn new(client: HttpClient, url: Url, token: Option<Secret>) -> Self {
+        Self { client, url, token }
     }
 
     /// Sends a body once.
@@ -105,7 +97,7 @@ impl Receiver {
         let path = format!("{}/v1/orgs/{}/{}", self.url.path().trim_end_matches('/'), body.org, body.resource);
         let mut url = self.url.clone();
         url.set_path(&path);
-        let mut request = self.client.post(url).header(CONTENT_TYPE, body.media);
+        let mut request = self.client.get().post(url).header(CONTENT_TYPE, body.media);
         request = if body.media == frames::MEDIA {
             // What is sealed does not compress.
             request.body(body.bytes)

@@ -8,7 +8,7 @@ use reqwest::{ClientBuilder, StatusCode, Version};
 use serde_json::json;
 
 use super::browser::Browser;
-use super::{Certificates, READER, with_tokens};
+use super::{Certificates, EMITTER, READER, with_tokens};
 use crate::harness::{GatewayConfig, eventually, mcpg, run};
 
 /// A client that trusts an authority.
@@ -125,6 +125,37 @@ async fn clients_show_certificates_where_their_authority_is_configured() {
     for refused in [trusting(&certificates, "servers").build().unwrap(), showing("other")] {
         assert!(refused.get(&url).send().await.is_err());
     }
+}
+
+/// What a gateway tells arrives at a control plane of an authority of one's own, which asks gateways for certificates.
+#[tokio::test]
+async fn a_gateway_trusts_its_control_planes_authority_and_shows_its_own_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = Certificates(folder.path());
+    for authority in ["servers", "gateways"] {
+        certificates.authority(authority);
+    }
+    certificates.signed("server", "servers");
+    certificates.signed("gateway", "gateways");
+    let at = |file: &str| folder.path().join(file).display().to_string();
+    let more = format!(", client_ca_file: {}", at("gateways.pem"));
+    let mut server = with_tokens().with(&settings(folder.path(), "server", &more)).server();
+    let base = server.url().replace("http://", "https://");
+    server.spawn();
+    let link = json!({ "url": base, "token": EMITTER, "ca_file": at("servers.pem"), "cert_file": at("gateway.pem"),
+        "key_file": at("gateway.key") });
+    let plugins = json!([{ "name": "away", "url": "http://127.0.0.1:9/mcp" }]);
+    let gateway =
+        GatewayConfig::new().with(json!({ "org": "acme", "control_plane": link, "plugins": plugins })).spawn();
+    let pem = [certificates.read("gateway.pem"), certificates.read("gateway.key")].concat();
+    let client = trusting(&certificates, "servers").identity(Identity::from_pem(&pem).unwrap()).build().unwrap();
+    let audit = format!("{base}/v1/orgs/acme/audit?action_prefix=plugin.");
+    eventually("what the gateway says of its plugin", Duration::from_secs(90), async || {
+        let answer = client.get(&audit).bearer_auth(READER).send().await.ok()?.text().await.ok()?;
+        answer.contains("plugin.").then_some(())
+    })
+    .await;
+    drop(gateway);
 }
 
 #[tokio::test]

@@ -80,6 +80,8 @@ async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
     let (today, sealed) = (now(), note(&server).await);
     flushed(&server, 2).await;
     view(&server.client(), call, "while there is a key").await.ok();
+    let operator = server.client().with_token(OPERATOR);
+    operator.send(reqwest::Method::POST, "payload-keys/rotate", &[], Vec::new()).await.unwrap().ok();
     assert!(server.stop().await.success());
     server.set_environment(clock_ahead(4 * DAY));
     server.start().await;
@@ -89,6 +91,7 @@ async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
     let ours = destroyed.iter().find(|entry| entry["detail"]["epoch"] == json!(of_today));
     let ours = ours.unwrap_or_else(|| panic!("{of_today} is not among {epochs:?}"));
     assert_eq!((&ours["detail"]["records"], &ours["detail"]["versions_deleted"]), (&json!(2), &json!(1)));
+    assert_eq!(ours["detail"]["kek_versions"], json!(["file:1", "file:2"]), "all that ever wrapped it");
     assert!(!wrapped_keys(&server).contains(&of_today));
     refused(&view(&server.client(), call, "too late").await, 410, "key_destroyed");
     // Sent by a gateway that was away for longer than the epoch lives.
