@@ -21,7 +21,7 @@ use super::draft::Draft;
 use super::error::{Faults, IngestError};
 use super::ids::IdSource;
 use super::layout::{Column, Layout, Rule};
-use super::names::is_seen;
+use super::names::{is_seen, is_unseen};
 use super::{DecodeContext, canonical, completion};
 use crate::model::{Decision, Outcome, micros};
 
@@ -299,10 +299,7 @@ fn is_reserved(action: &str) -> bool {
 /// Whether an actor begins as one of the control plane's own does, to who reads it: blanks and characters that show
 /// nothing are passed over, and so is case.
 fn reads_as_own(actor: &str) -> bool {
-    let shows = |c: &char| {
-        !c.is_whitespace()
-            && !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
+    let shows = |c: &char| !c.is_whitespace() && !is_unseen(*c);
     [OWN_ACTOR, REPAIR_ACTOR].iter().any(|own| {
         let mut read = actor.chars().filter(shows).flat_map(char::to_lowercase);
         own.chars().all(|expected| read.next() == Some(expected))

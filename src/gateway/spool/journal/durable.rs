@@ -2,11 +2,11 @@
 //!
 //! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
 //! sealed one gets its end mark and its fsync together, before it is sent for the first time: then the bytes that were
-//! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is reported in the log
-//! and to those who wait; the records stay, as durable as the disk lets them be. A segment without its mark is sound
-//! all the same.
+//! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is said in the log,
+//! and to whoever waits; the records stay, as durable as the disk lets them be. A segment without its mark is sound all
+//! the same.
 //!
-//! A power cut takes what no fsync has covered, which was not promised.
+//! A power cut takes what no fsync has covered, which was promised to nobody.
 
 use std::io;
 use std::sync::Arc;
@@ -34,11 +34,11 @@ impl Journal {
             open.unsynced = None;
             (Arc::clone(&open.file), std::mem::take(&mut open.waiters))
         };
-        self.answer_synced(waiters, self.timed(|| file.sync()));
+        self.tell_synced(waiters, self.timed(|| file.sync()));
     }
 
     /// Tells those who wait for an fsync what came of it.
-    pub(super) fn answer_synced(&self, waiters: Vec<Waiter>, synced: io::Result<()>) {
+    pub(super) fn tell_synced(&self, waiters: Vec<Waiter>, synced: io::Result<()>) {
         if synced.is_err() {
             self.not_recorded(waiters.len() as u64);
         }

@@ -118,7 +118,7 @@ impl Journal {
             sealed.bytes += marked;
             sealed.unsynced = None;
             let begun = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
-            self.answer_synced(old.waiters, synced.and(begun));
+            self.tell_synced(old.waiters, synced.and(begun));
         }
         if sealed.records == 0 {
             // What it held was dropped to make room a moment ago.
