@@ -12,6 +12,7 @@
 mod ignored;
 mod inspector;
 mod pattern;
+mod precedence;
 mod scope;
 mod tokens;
 mod window;
@@ -111,6 +112,7 @@ pub(super) fn check(text: &str, params: &[Json]) -> Result<Checked, QueryError> 
     if !matches!(statement, Statement::Query(_)) {
         return Err(QueryError::not_allowed(ONLY_QUERIES));
     }
+    precedence::bind_tightly(&mut statement);
     params::bind(&mut statement, params)?;
     let mut inspector = Inspector::default();
     if let ControlFlow::Break(error) = statement.visit(&mut inspector) {
