@@ -313,6 +313,7 @@ fn write(path: &std::path::Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use chrono::{DateTime, TimeDelta, Utc};
     use ed25519_dalek::SigningKey;
@@ -320,6 +321,7 @@ mod tests {
     use super::{KeyState, Keys};
     use crate::audit::SigningKeys;
     use crate::config::Gateway;
+    use crate::gateway::control_plane::HttpClient;
     use crate::gateway::policy::Abilities;
     use crate::model::{Clock, SystemClock};
     use crate::payload::note::KeyNote;
@@ -366,7 +368,8 @@ mod tests {
                 self.folder.path().display()
             );
             let settings = Gateway::parse("f", &text, &|_| None).unwrap();
-            Keys::open(&settings, reqwest::Client::new(), Abilities::default(), Arc::new(SystemClock))
+            let client = HttpClient::of_another(Duration::from_secs(5), Duration::from_secs(1)).unwrap();
+            Keys::open(&settings, client, Abilities::default(), Arc::new(SystemClock))
         }
     }
 
