@@ -69,7 +69,7 @@ impl Case {
     /// Whether an answer, as JSON, or the code and text of a refusal is what must come; if not, what came.
     pub(crate) fn check(&self, outcome: Result<&Value, (&str, &str)>) -> Result<(), String> {
         let came = outcome.map_or_else(|(code, text)| format!("{code}: {text}"), Value::to_string);
-        let good = !told.contains(FOREIGN)
+        let good = !came.contains(FOREIGN)
             && match (&self.expected, outcome) {
                 (Expected::Refused(codes), Err((code, _))) => codes.iter().any(|expected| expected == code),
                 (Expected::Rows { columns, rows }, Ok(answer)) => {

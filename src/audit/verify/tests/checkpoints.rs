@@ -4,7 +4,7 @@ use std::fs;
 
 use ed25519_dalek::Signer as _;
 
-use super::{Made, key, vkey};
+use super::{Made, key};
 use crate::audit::fixtures::ORIGIN;
 use crate::audit::note::{Algorithm, Note, NoteSignature, VKey};
 use crate::audit::verify::{Kind, VerifyError};
