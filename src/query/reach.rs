@@ -1,10 +1,10 @@
-//! How far a frame of values (`RANGE … PRECEDING`) reaches back, in rows that were taken in: what an operator of windows
-//! holds beside what it has not given yet.
+//! How far a frame of values (`RANGE … PRECEDING`) reaches back, in rows that were taken in: what an operator of
+//! windows holds beside what it has not given yet.
 //!
-//! Rows come in the order of the window: partition by partition, and in each by value. A batch is held while some row of
-//! it may be in the frame of the next row that comes out. It is looked at by its last row alone: where that is of another
-//! partition than the batch of the next row begins with, or is further back than the frame reaches from the first value
-//! of it, all of it is over. What cannot be compared is held.
+//! Rows come in the order of the window: partition by partition, and in each by value. A batch is held while some row
+//! of it may be in the frame of the next row that comes out. It is looked at by its last row alone: where that is of
+//! another partition than the batch of the next row begins with, or is further back than the frame reaches from the
+//! first value of it, all of it is over. What cannot be compared is held.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;

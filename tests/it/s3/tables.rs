@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use crate::harness::s3::{Bucket, Seaweed};
-use crate::harness::{Client, Cluster, Sample, eventually, ndjson, now, python_command, run};
+use crate::harness::{Client, Cluster, Sample, Server, eventually, ndjson, now, python_command, run};
 
 const SOON: Duration = Duration::from_secs(90);
 const TABLES: [&str; 3] = ["tool_invocations", "tool_usage_hourly", "tool_usage_daily"];
@@ -50,7 +50,7 @@ async fn two_nodes_merge_the_tables_of_a_bucket_and_each_row_is_there_once() {
     for _ in 0..2 {
         nodes.push(cluster.node().on_bucket(&bucket.yaml("prod")).start().await);
     }
-    let clients: Vec<_> = nodes.iter().map(|node| node.client()).collect();
+    let clients: Vec<_> = nodes.iter().map(Server::client).collect();
     let (mut sent, mut seen) = (0, 0);
     // Both nodes take samples, flush and merge, until each table was merged.
     let merges = async |client: &Client| {
