@@ -44,6 +44,8 @@ mod removal;
 mod rounds;
 mod sessions;
 mod system_events;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::{BTreeSet, HashSet};
