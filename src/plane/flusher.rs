@@ -170,6 +170,9 @@ async fn trim_log(plane: &Arc<Plane>) -> Result<(), PlaneError> {
             highest = highest.min(limit);
         }
     }
+    if highest > floor && !plane.node.rules.parked_first {
+        log_trim::raise(&plane.node, highest).await?;
+    }
     if highest > floor {
         // Side by side: each may take a while to find that its folder hangs.
         let parking = parked.into_iter().map(|slot| async move {
