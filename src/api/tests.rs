@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -49,13 +50,17 @@ fn test_keys() -> Arc<SigningKeys> {
 
 /// The API under this configuration, before the plane has recovered.
 fn starting(config: &str) -> Served {
+    starting_at(config, Arc::new(Noon))
+}
+
+fn starting_at(config: &str, clock: Arc<dyn Clock>) -> Served {
     let settings = ControlPlane::parse("test.yaml", config, &|_| None).unwrap();
-    let (metrics, clock) = (Arc::new(Metrics::new()), Arc::new(Noon));
+    let metrics = Arc::new(Metrics::new());
     let store = Store::new(Arc::new(InMemory::new()), "memory://");
     let engine = LocalEngine::new(Arc::clone(store.objects()), SqlLimits::default()).unwrap();
     let parts = Parts {
         store,
-        clock: Arc::clone(&clock) as _,
+        clock: Arc::clone(&clock),
         random: Arc::new(SystemRandom),
         metrics: Arc::clone(&metrics),
         signing: test_keys(),
@@ -64,7 +69,7 @@ fn starting(config: &str) -> Served {
     };
     let plane = Plane::new(&settings, parts).unwrap();
     let access = Access::new(&settings, 7843, Sealer::new(&[7; 32], None).unwrap()).unwrap();
-    let access = access.with(Arc::clone(&clock) as _, Arc::clone(&metrics));
+    let access = access.with(Arc::clone(&clock), Arc::clone(&metrics));
     let api =
         Api::new(Arc::clone(&plane), Arc::new(engine), access, Arc::clone(&metrics), settings.limits.clone(), clock);
     Served { router: api.into_router(), plane, metrics }
@@ -307,6 +312,31 @@ async fn when_the_buffer_is_full_the_client_is_told_when_to_come_again() {
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
     drop(everything);
     assert_eq!(served.post(INVOCATIONS, &[NDJSON], sample("a")).await.status, 200);
+}
+
+/// A clock that goes back by an hour once it is told to.
+#[derive(Debug, Default)]
+struct Back(AtomicBool);
+
+impl Clock for Back {
+    fn now(&self) -> DateTime<Utc> {
+        Noon.now() - chrono::TimeDelta::hours(i64::from(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+/// A batch that is stored stays stored, whatever would be said of it today.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_is_told_before_its_rows_are_judged() {
+    let clock = Arc::new(Back::default());
+    let served = starting_at("", Arc::clone(&clock) as _);
+    served.plane.recover().await.unwrap();
+    let headers = [NDJSON, ("idempotency-key", "k")];
+    assert_eq!(served.post(INVOCATIONS, &headers, sample("a")).await.json()["duplicate"], false);
+    clock.0.store(true, Ordering::Relaxed);
+    let other = [NDJSON, ("idempotency-key", "other")];
+    assert_eq!(served.post(INVOCATIONS, &other, sample("a")).await.status, 400, "it is of the future now");
+    let again = served.post(INVOCATIONS, &headers, sample("a")).await;
+    assert_eq!((again.status, &again.json()["duplicate"]), (200, &true.into()), "{}", again.text());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ pub(super) const ORIGIN: &str = "mcpg.example/orgs/acme/audit/1";
 pub(super) const NODE: &str = "system:control-plane@0123abcd";
 
 /// Events of these actions and details: some with an instance's counter, some with lists, of all kinds of lists.
-pub(super) fn events(from: u64, actions: &[(&str, Option<&str>)]) -> RecordBatch {
+pub(crate) fn events(from: u64, actions: &[(&str, Option<&str>)]) -> RecordBatch {
     let schema = &schemas().unwrap().audit_event;
     let rows = actions.len();
     let columns = schema.fields().iter().map(|field| -> ArrayRef {

@@ -30,7 +30,7 @@ pub mod chain;
 pub mod checkpoint;
 pub mod entry;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod hash;
 pub mod keys;
 pub mod note;

@@ -34,6 +34,8 @@ pub(crate) mod segments;
 pub(crate) mod sessions;
 pub(crate) mod state;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

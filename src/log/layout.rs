@@ -81,3 +81,28 @@ pub async fn reseal(store: &Store, keys: &LogKeys) -> Result<(), StorageError> {
     let body = serde_json::to_vec(&Layout::ours(keys)).unwrap_or_default();
     store.put(&Path::from(NAME), keys.seal(NAME, body)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Found, NAME, find, write};
+    use crate::log::LogKeys;
+    use crate::storage::{StorageError, Store};
+
+    /// Rule L11: such a node must not even take part.
+    #[tokio::test]
+    async fn a_layout_of_a_newer_version_or_of_more_shards_is_refused() {
+        let (store, keys) = (Store::open("memory://").unwrap(), LogKeys::new([3; 32], []));
+        write(&store, &keys).await.unwrap();
+        assert_eq!(find(&store, &keys).await.unwrap(), Found::Current);
+        let body = keys.open(NAME, &store.get(&NAME.into()).await.unwrap().unwrap()).unwrap();
+        let text = std::str::from_utf8(&body).unwrap();
+        for (from, to) in [("\"version\":2", "\"version\":3"), ("\"shards\":1", "\"shards\":2")] {
+            let newer = text.replace(from, to);
+            assert_ne!(newer, text);
+            store.put(&NAME.into(), keys.seal(NAME, newer.into_bytes())).await.unwrap();
+            let refused = find(&store, &keys).await.unwrap_err();
+            assert!(matches!(refused, StorageError::Unusable { .. }), "{refused}");
+            assert!(refused.to_string().contains("run a newer one"), "{refused}");
+        }
+    }
+}

@@ -57,8 +57,16 @@ pub struct Rules {
     pub confirm: bool,
     /// L4: chains are compared.
     pub chain: bool,
+    /// L5: rows of up to a state's position that a table lacks are taken from the log.
+    pub replay: bool,
     /// L6: an org ignores what it has applied already.
     pub once: bool,
+    /// L8: a MAC must fit.
+    pub authentic: bool,
+    /// L9: a read that fails says nothing of what is stored.
+    pub hiccups: bool,
+    /// L10: what an org needs of the log is parked before the floor passes it.
+    pub parked_first: bool,
     /// Objects that stay however long they have been flushed: a node that is a little behind finds them, and need not
     /// load again. Nothing depends on it (L2).
     pub kept: u64,
@@ -69,7 +77,18 @@ const KEPT_OBJECTS: u64 = 16;
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { read_back: true, floor_first: true, confirm: true, chain: true, once: true, kept: KEPT_OBJECTS }
+        Self {
+            read_back: true,
+            floor_first: true,
+            confirm: true,
+            chain: true,
+            replay: true,
+            once: true,
+            authentic: true,
+            hiccups: true,
+            parked_first: true,
+            kept: KEPT_OBJECTS,
+        }
     }
 }
 

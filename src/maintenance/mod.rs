@@ -42,7 +42,7 @@ pub(crate) mod retention;
 mod source;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upload;
 
 use std::time::Duration;

@@ -40,6 +40,9 @@ pub(super) async fn run(plane: Arc<Plane>) {
         if let Err(e) = follow::catch_up(&plane).await {
             tracing::warn!(error = %e, "the log cannot be followed");
         }
+        if plane.follower.is_outdated() {
+            continue;
+        }
         let crowded = plane.budget.is_crowded();
         let due = plane.registry.all_loaded().into_iter().filter(|org| is_due(&plane.node, &org.state.read(), crowded));
         let of = &plane;
@@ -113,6 +116,9 @@ fn lag(plane: &Plane) {
 /// Flushes everything before the process stops. An org that cannot be flushed keeps no other from it. Gives the first
 /// error.
 pub(super) async fn finish(plane: &Arc<Plane>) -> Result<(), PlaneError> {
+    if plane.follower.is_outdated() {
+        return Ok(());
+    }
     let flushed = futures::stream::iter(plane.registry.all_loaded()).map(|org| async move {
         let mut attempts = 0;
         while let Err(e) = flush(&plane.node, &org).await {
@@ -163,6 +169,9 @@ async fn trim_log(plane: &Arc<Plane>) -> Result<(), PlaneError> {
         } else {
             highest = highest.min(limit);
         }
+    }
+    if highest > floor && !plane.node.rules.parked_first {
+        log_trim::raise(&plane.node, highest).await?;
     }
     if highest > floor {
         // Side by side: each may take a while to find that its folder hangs.

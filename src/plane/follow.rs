@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
@@ -72,6 +72,15 @@ pub(super) struct Follower {
     /// the lock while a round began after its own arrival need not read the log again.
     begun: AtomicU64,
     ended: AtomicU64,
+    outdated: AtomicBool,
+}
+
+impl Follower {
+    /// Whether the log has what this node must not pass over and cannot read: an object of a newer version, or under a
+    /// key that it lacks. Then it takes no part any more, neither flushes nor trims (rule L11).
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Acquire)
+    }
 }
 
 /// Applies everything that is in the log now.
@@ -84,7 +93,9 @@ pub(super) async fn catch_up(plane: &Plane) -> Result<(), PlaneError> {
     }
     let round = follower.begun.fetch_add(1, Ordering::AcqRel) + 1;
     let began = tokio::time::Instant::now();
-    follow(plane, &mut cursor).await?;
+    let followed = follow(plane, &mut cursor).await;
+    follower.outdated.store(matches!(followed, Err(PlaneError::Misconfigured(_))), Ordering::Release);
+    followed?;
     plane.node.metrics.catch_up.seconds.observe(began.elapsed().as_secs_f64());
     follower.ended.store(round, Ordering::Release);
     Ok(())

@@ -48,6 +48,9 @@ pub(super) async fn run_publisher(plane: Arc<Plane>) {
     let rounds = Rounds::new(AT_ONCE);
     while plane.readiness() != Readiness::Draining {
         sleep(PUBLISH_TICK).await;
+        if plane.follower.is_outdated() {
+            continue;
+        }
         let period = plane.node.settings.checkpoint_period;
         decide(&plane, period);
         publish_all(&plane, &rounds).await;
@@ -57,6 +60,9 @@ pub(super) async fn run_publisher(plane: Arc<Plane>) {
 /// Ends every segment and signs every checkpoint before the process stops, as far as the store lets it. What it cannot
 /// do, the next process does: the log holds all of it.
 pub(super) async fn finish(plane: &Arc<Plane>) {
+    if plane.follower.is_outdated() {
+        return;
+    }
     let rounds = Rounds::new(AT_ONCE);
     for _ in 0..SHUTDOWN_ATTEMPTS {
         decide(plane, Duration::ZERO);

@@ -47,6 +47,8 @@ mod removal;
 mod rounds;
 mod sessions;
 mod system_events;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::{BTreeSet, HashSet};
@@ -175,9 +177,10 @@ pub struct Plane {
 }
 
 /// The keys that authenticate the log: derived from the ledger's.
-fn log_keys(signing: &SigningKeys) -> LogKeys {
+fn log_keys(signing: &SigningKeys, rules: &Rules) -> LogKeys {
     let (current, previous) = signing.derive(mac::DERIVATION);
-    LogKeys::new(current, previous)
+    let keys = LogKeys::new(current, previous);
+    if rules.authentic { keys } else { keys.without_macs() }
 }
 
 impl Plane {
@@ -190,7 +193,7 @@ impl Plane {
         let limit = config.limits.buffer_bytes.as_usize();
         metrics.buffer.limit_bytes.set(i64::try_from(limit).unwrap_or(i64::MAX));
         let node = Node {
-            log: Log::new(store.clone(), Arc::new(log_keys(&signing))),
+            log: Log::new(store.clone(), Arc::new(log_keys(&signing, &rules))),
             settings: Settings::of(config),
             store,
             clock,

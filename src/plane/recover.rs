@@ -259,6 +259,9 @@ async fn load_org(plane: &Plane, slot: &Slot) -> Result<Arc<Org>, PlaneError> {
                     tracing::warn!(org = %slot.name, reason, "loading the org again");
                 }
             }
+            Err(PlaneError::Unavailable { reason, .. }) if !plane.node.rules.hiccups => {
+                return Err(PlaneError::OrgStopped { org: slot.name.to_string(), reason });
+            }
             Err(e) => return Err(e),
         }
         sleep(RETRY_PAUSE).await;

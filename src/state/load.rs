@@ -85,7 +85,8 @@ pub(crate) async fn begin_from(
     state.payloads.table = payloads.1;
     (state.samples, state.hourly, state.daily) = (samples.1, hourly.1, daily.1);
     let held = [state.samples.position, state.hourly.position, state.daily.position];
-    let lacks = held.into_iter().zip(owed).filter(|(held, owed)| held < owed).map(|(held, _)| held).min();
+    let lacks = held.into_iter().zip(owed).filter(|(held, owed)| held < owed && node.rules.replay);
+    let lacks = lacks.map(|(held, _)| held).min();
     let held = state.payloads.table.position;
     let lacks_payloads = Some(held).filter(|held| *held < owed_payloads);
     Ok(Loading { name: name.clone(), state, ledger, tables, signed, lacks, lacks_payloads, listed, lowest: None })

@@ -24,6 +24,8 @@ pub mod org;
 pub mod payloads;
 pub(crate) mod runs;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use admission::{Admission, Budget};
 pub use live::{LiveBuffer, held_bytes};

@@ -381,7 +381,77 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures::stream::{self, BoxStream, StreamExt};
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+        PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    };
+
     use super::Store;
+
+    /// A store whose reads end in the middle, without an error.
+    #[derive(Debug)]
+    struct Short(InMemory);
+
+    impl fmt::Display for Short {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Short")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Short {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+            self.0.put_opts(location, payload, opts).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            opts: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(location, opts).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            let mut got = self.0.get_opts(location, options).await?;
+            got.payload = GetResultPayload::Stream(stream::iter([Ok(Bytes::from_static(b"ha"))]).boxed());
+            Ok(got)
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
+
+    /// Rule L9: damage is found in bytes that arrived whole.
+    #[tokio::test]
+    async fn a_read_that_ends_in_the_middle_is_a_failure_and_no_finding() {
+        let store = Store::new(Arc::new(Short(InMemory::new())), "memory://");
+        let path = Path::from("wal/1");
+        store.put(&path, "half".into()).await.unwrap();
+        let failed = store.get(&path).await.unwrap_err();
+        assert!(!failed.is_damage() && failed.to_string().contains("2 of its 4 bytes arrived"), "{failed}");
+    }
 
     #[test]
     fn a_scheme_that_is_not_supported_is_refused_by_name() {

@@ -298,19 +298,8 @@ impl Object {
         };
         keys.check(&name(seq), before, trailer)?;
         let raw = before.get(FIXED..).unwrap_or_default();
-        #[derive(Deserialize)]
-        struct Needs {
-            needs: u32,
-        }
         let Needs { needs } = serde_json::from_slice(raw).map_err(|e| damaged(&format!("its header: {e}")))?;
-        if needs > NEEDS_PAYLOADS {
-            return Err(StorageError::Unusable {
-                url: name(seq),
-                reason: format!(
-                    "it needs a program that knows version {needs} of the log; this one knows {NEEDS_PAYLOADS}"
-                ),
-            });
-        }
+        check_version(&name(seq), needs)?;
         let header: Header = serde_json::from_slice(raw).map_err(|e| damaged(&format!("its header: {e}")))?;
         if header.seq != seq {
             return Err(damaged(&format!("its header says it is number {}", header.seq)));
@@ -380,6 +369,21 @@ impl Object {
         });
         RecordBatch::try_new(Arc::clone(schema), columns.collect()).map_err(damaged)
     }
+}
+
+/// What is read of a header first: whether the rest of it can be.
+#[derive(Deserialize)]
+struct Needs {
+    needs: u32,
+}
+
+/// Whether this program knows the version that a reader of an object must know (rule L11).
+fn check_version(object: &str, needs: u32) -> Result<(), StorageError> {
+    if needs <= NEEDS_PAYLOADS {
+        return Ok(());
+    }
+    let reason = format!("it needs a program that knows version {needs} of the log; this one knows {NEEDS_PAYLOADS}");
+    Err(StorageError::Unusable { url: object.to_owned(), reason })
 }
 
 /// Where the bodies of sections lie that begin at `at`, and where they end.

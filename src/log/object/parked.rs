@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Header, Object, ObjectId, array, bodies};
+use super::{Header, Needs, Object, ObjectId, array, bodies, check_version};
 use crate::log::LogKeys;
 use crate::model::OrgName;
 use crate::storage::StorageError;
@@ -58,6 +58,12 @@ impl Object {
         };
         let end = 12_usize.saturating_add(length as usize);
         let text = bytes.get(12..end).ok_or_else(|| damaged("its header is longer than it"))?;
+        #[derive(Deserialize)]
+        struct Front {
+            header: Needs,
+        }
+        let Front { header } = serde_json::from_slice(text).map_err(|e| damaged(&format!("its header: {e}")))?;
+        check_version(path, header.needs)?;
         let Parked { id, header } = serde_json::from_slice(text).map_err(|e| damaged(&format!("its header: {e}")))?;
         let (bodies, at) = bodies(&header, end);
         if at != bytes.len() {

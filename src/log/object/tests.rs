@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Decisions, Front, Object, OrgLimits, Rows, Section, SectionKind, StoredId};
 use crate::ingest::{BatchId, Fingerprint, IdempotencyKey, Lane, RowKind};
 use crate::log::LogKeys;
+use crate::storage::StorageError;
 
 fn keys() -> LogKeys {
     LogKeys::new([3; 32], [])
@@ -71,6 +72,56 @@ fn an_object_under_another_number_or_cut_short_is_damaged() {
     for cut in 0..bytes.len() {
         assert!(Object::parse(&keys(), 7, bytes.slice(..cut)).unwrap_err().is_damage(), "cut at {cut}");
     }
+}
+
+/// The object of [`object`] with another header, authenticated by the key that all nodes have.
+fn with_header(change: impl Fn(&str) -> String) -> Bytes {
+    let (_, bytes) = object("a");
+    let length = u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
+    let (front, rest) = bytes.split_at(20 + length);
+    let header = change(std::str::from_utf8(&front[20..]).unwrap());
+    let whole = bytes.len() - length + header.len();
+    let mut out = front[..8].to_vec();
+    out.extend_from_slice(&(whole as u64).to_le_bytes());
+    out.extend_from_slice(&(header.len() as u32).to_le_bytes());
+    out.extend_from_slice(header.as_bytes());
+    out.extend_from_slice(&keys().trailer("wal/00000000000000000007", &out));
+    out.extend_from_slice(&rest[LogKeys::trailer_length()..]);
+    out.into()
+}
+
+/// Rule L11. The rest of a newer header may be of no form that is known.
+#[test]
+fn an_object_of_a_newer_version_is_the_nodes_trouble_and_no_damage() {
+    let newer = |header: &str| header.replacen("\"needs\":2", "\"needs\":99", 1);
+    let unlike = |_: &str| "{\"needs\":99,\"seq\":\"seven\"}".to_owned();
+    for bytes in [with_header(newer), with_header(unlike)] {
+        let refused = Object::parse(&keys(), 7, bytes).unwrap_err();
+        assert!(matches!(refused, StorageError::Unusable { .. }), "{refused}");
+        assert!(refused.to_string().contains("version 99"), "{refused}");
+    }
+}
+
+#[test]
+fn a_member_that_is_not_known_is_ignored() {
+    let more = with_header(|header| header.replacen('{', "{\"color\":\"blue\",", 1));
+    assert_eq!(Object::parse(&keys(), 7, more).unwrap().header.sections.len(), 2);
+}
+
+/// The same of what is kept of it apart from the log.
+#[test]
+fn what_is_parked_of_a_newer_version_is_the_nodes_trouble_too() {
+    let (_, bytes) = object("a");
+    let (path, org) = ("orgs/acme/parked/00000000000000000007", "acme".parse().unwrap());
+    let parked = Object::parse(&keys(), 7, bytes).unwrap().park(&keys(), path, &org).unwrap();
+    assert_eq!(Object::unpark(&keys(), path, &parked).unwrap().header.sections.len(), 2);
+    let body = keys().open(path, &parked).unwrap();
+    // Of one length, so that nothing else of it changes.
+    let at = body.windows(9).position(|window| window == b"\"needs\":2").unwrap();
+    let mut newer = body.to_vec();
+    newer[at + 8] = b'9';
+    let refused = Object::unpark(&keys(), path, &keys().seal(path, newer)).unwrap_err();
+    assert!(matches!(refused, StorageError::Unusable { .. }), "{refused}");
 }
 
 proptest! {

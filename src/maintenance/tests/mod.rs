@@ -66,15 +66,15 @@ impl Random for Seeded {
 }
 
 /// A node, and its clock.
-pub(super) struct World {
-    pub(super) node: Node,
+pub(crate) struct World {
+    pub(crate) node: Node,
     clock: Arc<Stopped>,
     position: Mutex<u64>,
 }
 
 impl World {
     /// The only node of a store in memory.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(Arc::new(InMemory::new()), 1)
     }
 
@@ -101,7 +101,7 @@ impl World {
         Self { node, clock, position: Mutex::new(0) }
     }
 
-    pub(super) fn org() -> OrgName {
+    pub(crate) fn org() -> OrgName {
         "acme".parse().unwrap()
     }
 

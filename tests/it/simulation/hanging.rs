@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mcpg::ingest::RowKind;
+use mcpg::plane::Parts;
 use object_store::path::Path;
 use tokio::time::sleep;
 
@@ -85,8 +86,15 @@ fn log(world: &World) -> Vec<u64> {
 
 #[test]
 fn an_org_that_hangs_while_it_is_parked_holds_no_floor_back_and_loses_nothing() {
-    let (outcome, trace) = play(1, |trace| async move {
-        let world = world(trace, "log: { park_after: 2s }");
+    let (outcome, trace) = hang_while_parked(|_| {});
+    outcome.unwrap_or_else(|reason| panic!("{}\n{reason}", trace.print()));
+}
+
+/// A life in which an org hangs until it is parked, and is loaded again, with nodes that are made of other parts.
+pub(super) fn hang_while_parked(alter: fn(&mut Parts)) -> (Result<(), String>, Trace) {
+    play(1, move |trace| async move {
+        let config = format!("{}log: {{ park_after: 2s }}\n", World::config(2, FLUSH, ""));
+        let world = World::new(1, trace, Disk::default(), 2, Recipe { alter, ..Recipe::of(&config) });
         world.start(0).await;
         for org in world.orgs() {
             send(&world, org).await;
@@ -109,8 +117,7 @@ fn an_org_that_hangs_while_it_is_parked_holds_no_floor_back_and_loses_nothing() 
         sleep(Duration::from_secs(5)).await;
         let left = world.sea().disk.list(Some(&Path::from("wal/parked")), None);
         assert!(left.is_empty(), "what was parked is needed no more: {left:?}");
-    });
-    outcome.unwrap_or_else(|reason| panic!("{}\n{reason}", trace.print()));
+    })
 }
 
 #[test]

@@ -421,6 +421,12 @@ pub(super) fn wrong_restore(alter: fn(&mut Parts)) -> Option<String> {
     restores().into_iter().find_map(|row| row.judge(&row.play(alter)))
 }
 
+/// The last change without the key that comes out wrong with nodes that are made of other parts: that of the floor is
+/// among the last.
+pub(super) fn wrong_theft(alter: fn(&mut Parts)) -> Option<String> {
+    thefts().into_iter().rev().find_map(|row| row.judge(&row.play(alter)))
+}
+
 #[test]
 fn a_restore_is_served_rightly_or_refused_by_name() {
     judge_all(restores(), super::expected::RESTORES);
