@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= 4
 PARTS := $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard setup test soak bench lint fmt deny
+.PHONY: help demo dashboard setup test soak matrix bench lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,9 @@ test: setup ## all tests, against the real binary, a real Prometheus and DuckDB
 soak: ## the simulation of the write path and the model of its protocol for an hour; SOAK_SECONDS, SOAK_SEED
 	python3 tests/model/check.py long
 	$(CARGO) test --locked --test it simulation::soak:: -- --ignored --nocapture
+
+matrix: setup ## the gateway between each SDK, in each generation, and each kind of server (three minutes)
+	$(CARGO) test --locked --test it gateway::matrix:: -- --ignored --test-threads 1
 
 bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long); ARGS="ingest scrape" for a part
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r benches/budgets/requirements.txt

@@ -62,6 +62,33 @@ pub(crate) struct Task {
     since: Instant,
 }
 
+/// The member of `_meta` that says which task a message is about.
+const RELATED: &str = "io.modelcontextprotocol/related-task";
+
+impl Task {
+    /// Names it in what its server says of it as its client does.
+    pub(crate) fn rename(&self, said: &mut Object) {
+        if said.has("taskId") {
+            said.set("taskId", Json::text(&self.client_id));
+        }
+        let meta = said.get("_meta").filter(|meta| meta.at(&[RELATED, "taskId"]).is_some()).and_then(Json::object);
+        if let Some(mut meta) = meta
+            && let Some(mut related) = meta.get(RELATED).and_then(Json::object)
+        {
+            related.set("taskId", Json::text(&self.client_id));
+            meta.set(RELATED, related.to_json());
+            said.set("_meta", meta.to_json());
+        }
+    }
+
+    /// Whether its server may still be at work on it, as far as is known.
+    fn is_unfinished(&self) -> bool {
+        let status = self.last.get("status");
+        let status = status.as_ref().and_then(Json::as_text);
+        !matches!(status.as_deref(), Some("completed" | "failed" | "cancelled"))
+    }
+}
+
 /// See the module's doc.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks(Mutex<Known>);
@@ -161,6 +188,15 @@ impl Tasks {
         known.of_callers.get(owner.caller)?.iter().find(|task| owner.has(task) && is_it(task)).cloned()
     }
 
+    /// Whether a task of the owner at this plugin is unfinished whose result is redacted.
+    pub(crate) fn is_redacting(&self, owner: Owner<'_>, index: usize) -> bool {
+        let redacts = |task: &Task| {
+            task.subject.index == index && task.verdict.obligations.redacts_result() && task.is_unfinished()
+        };
+        let known = self.0.lock();
+        known.of_callers.get(owner.caller).into_iter().flatten().any(|task| owner.has(task) && redacts(task))
+    }
+
     /// What was said last of all tasks of the owner, the oldest first.
     pub(crate) fn of(&self, owner: Owner<'_>) -> Vec<Json> {
         let known = self.0.lock();
@@ -242,7 +278,7 @@ mod tests {
     use super::{MAX_ALL, MAX_TASKS, Owner, Tasks};
     use crate::gateway::call::subject::Subject;
     use crate::gateway::message::Json;
-    use crate::gateway::policy::{Action, Verdict};
+    use crate::gateway::policy::{Action, Obligations, Verdict};
     use crate::model::Decision;
 
     fn verdict() -> Verdict {
@@ -275,6 +311,38 @@ mod tests {
             tasks.find(owner(&ann), "p__t").unwrap().last.value().unwrap(),
             json!({ "taskId": "p__t", "status": "completed" })
         );
+    }
+
+    #[test]
+    fn a_task_whose_result_is_redacted_withholds_words_until_it_has_ended() {
+        let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
+        let mut obligations = Obligations::default();
+        obligations.annotate("redact", "result:/token").unwrap();
+        let redacts = Verdict { obligations: Arc::new(obligations), ..verdict() };
+        let result = Json::of(&json!({ "task": { "taskId": "t", "status": "working" } }));
+        let subject = Subject::plugin(1, Action::CallTool);
+        remember(&tasks, owner(&ann), "other");
+        assert!(!tasks.is_redacting(owner(&ann), 0));
+        tasks.remember(owner(&ann), (&subject, &redacts), None, result);
+        assert!(tasks.is_redacting(owner(&ann), 1) && !tasks.is_redacting(owner(&ann), 0));
+        assert!(!tasks.is_redacting(owner(&"user:eve".into()), 1));
+        tasks.update(owner(&ann), "t", &Json::of(&json!({ "status": "completed" })).object().unwrap());
+        assert!(!tasks.is_redacting(owner(&ann), 1));
+    }
+
+    #[test]
+    fn what_is_said_of_a_task_names_it_as_its_client_does() {
+        let (tasks, ann): (_, Arc<str>) = (Tasks::default(), "user:ann".into());
+        remember(&tasks, owner(&ann), "t");
+        let task = tasks.find(owner(&ann), "p__t").unwrap();
+        let related = |id: &str| json!({ "io.modelcontextprotocol/related-task": { "taskId": id }, "more": 1 });
+        let mut said = Json::of(&json!({ "content": [], "taskId": "t", "_meta": related("t") })).object().unwrap();
+        task.rename(&mut said);
+        let expected = json!({ "content": [], "taskId": "p__t", "_meta": related("p__t") });
+        assert_eq!(said.to_json().value().unwrap(), expected);
+        let mut plain = Json::of(&json!({ "_meta": {} })).object().unwrap();
+        task.rename(&mut plain);
+        assert_eq!(plain.to_json().value().unwrap(), json!({ "_meta": {} }));
     }
 
     #[test]

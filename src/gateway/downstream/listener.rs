@@ -46,17 +46,27 @@ impl FromPlugin {
         relay.dispatcher.calls.updated(&session.caller, plugin.name(), params)
     }
 
+    /// Whether what the plugin says may hold something of a result that is redacted: of a call under way, or a task.
+    fn is_redacting(&self, relay: &Relay, session: &Session) -> bool {
+        session.is_redacting(self.index) || relay.dispatcher.tasks.is_redacting(owner(session), self.index)
+    }
+
     fn task(&self, relay: &Relay, session: &Session, mut params: Object) -> Option<Json> {
         let id = params.text("taskId").map(std::borrow::Cow::into_owned)?;
-        let owner = Owner { caller: &session.owner, session: Some(&session.id), endpoint: session.endpoint.name() };
+        let owner = owner(session);
         let task = relay.dispatcher.tasks.find_by_server(owner, self.index, &id)?;
-        params.set("taskId", Json::text(&task.client_id));
+        task.rename(&mut params);
         if task.verdict.obligations.redacts_result() {
             params.take("statusMessage");
         }
         relay.dispatcher.tasks.update(owner, &task.client_id, &params);
         Some(params.to_json())
     }
+}
+
+/// Whose tasks are the session's.
+fn owner(session: &Session) -> Owner<'_> {
+    Owner { caller: &session.owner, session: Some(&session.id), endpoint: session.endpoint.name() }
 }
 
 #[async_trait]
@@ -86,7 +96,9 @@ impl Upcalls for FromPlugin {
             first_invocation_id: None,
         };
         let question = table::server_request(&request.method);
-        if session.is_redacting(self.index) && question.is_some_and(|question| !calls.policy.names(question.action())) {
+        if self.is_redacting(&relay, &session)
+            && question.is_some_and(|question| !calls.policy.names(question.action()))
+        {
             // It may be for the sake of the call whose result is redacted, and hold anything of it.
             calls.refused("question");
             return Err(RpcError::method_not_found("the result of a call under way is redacted, so nothing is asked"));
@@ -118,7 +130,7 @@ impl Upcalls for FromPlugin {
                 None => return,
             },
             Some(ServerNote::Message) => {
-                if session.is_redacting(self.index) {
+                if self.is_redacting(&relay, &session) {
                     object.retain(|name, _| name == "level");
                     object.set("data", Json::text(WITHHELD));
                 }

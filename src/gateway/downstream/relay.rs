@@ -31,7 +31,7 @@ use crate::gateway::call::{bridge, client::Endpoint};
 use crate::gateway::message::{Json, Object, RpcError};
 use crate::gateway::policy::Action;
 use crate::gateway::protocol::{Generation, META_CAPABILITIES, TASKS_EXTENSION};
-use crate::gateway::upstream::{ListKind, Upcalls};
+use crate::gateway::upstream::{ListKind, Upcalls, UpstreamError};
 
 /// How long a plugin's lists are waited for, to know which has a resource.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -415,10 +415,14 @@ impl Relay {
         let redacts = obligations.redacts_result();
         let result = outcome.map_err(|error| if redacts { error.without_words() } else { error })?;
         let result = if redacts { obligations.redact_result(&result) } else { result };
-        let Some(mut object) = result.object() else { return Ok(result) };
-        if object.has("taskId") {
-            object.set("taskId", Json::text(&task.client_id));
+        let plugin = work.plugin(task.subject.index)?;
+        let most = plugin.max_result_bytes();
+        let limit = obligations.max_result_bytes().map_or(most, |own| own.min(most));
+        if result.len() as u64 > limit {
+            return Err(CallError::upstream(&UpstreamError::TooLarge { limit }, plugin.name()));
         }
+        let Some(mut object) = result.object() else { return Ok(result) };
+        task.rename(&mut object);
         if method != Method::TaskResult {
             self.dispatcher.tasks.update(work.owner(), &task.client_id, &object);
         }

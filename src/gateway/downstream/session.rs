@@ -18,7 +18,7 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::streams::{STANDALONE, StreamNumber, Streams};
-use crate::gateway::budget::Budget;
+use crate::gateway::budget::{Budget, Charge};
 use crate::gateway::call::client::{Client, ClientSession, Endpoint, Outlet};
 use crate::gateway::call::dispatch::own_ask;
 use crate::gateway::call::outgoing::Meta;
@@ -32,7 +32,8 @@ use crate::telemetry::w3c;
 /// Requests of servers that a client may have to answer at once; more are refused.
 const ASKED: usize = 64;
 
-/// Links to resources, elicitations and subscriptions that are remembered.
+/// Links to resources, elicitations and subscriptions that are remembered, each; all are charged to the session's
+/// owner.
 const REMEMBERED: usize = 256;
 
 /// The longest id of an elicitation that is remembered: a server makes it up.
@@ -90,10 +91,17 @@ struct State {
     /// The client's requests under way.
     requests: HashMap<Id, CancellationToken>,
     log_level: Option<Json>,
-    links: VecDeque<(Box<str>, usize)>,
-    subscriptions: VecDeque<(Box<str>, usize)>,
-    elicitations: VecDeque<Box<str>>,
+    links: VecDeque<Remembered>,
+    subscriptions: VecDeque<Remembered>,
+    elicitations: VecDeque<Remembered>,
     used: Instant,
+}
+
+/// A URI or an id that is remembered, the plugin it is of, and what it is charged.
+struct Remembered {
+    text: Box<str>,
+    index: usize,
+    _charge: Charge,
 }
 
 /// A question that the client has not answered yet.
@@ -266,7 +274,7 @@ impl Session {
 
     /// Whether the client was given this elicitation by URL.
     pub(super) fn was_given(&self, elicitation: &str) -> bool {
-        self.state.lock().elicitations.iter().any(|known| **known == *elicitation)
+        self.state.lock().elicitations.iter().any(|known| *known.text == *elicitation)
     }
 
     /// Asks the client on behalf of the plugin at `index`. Dropping the future tells it that the answer is not wanted
@@ -311,12 +319,19 @@ impl Session {
         outcome.unwrap_or_else(|_| Err(RpcError::internal("the client's session ended")))
     }
 
-    fn remember(list: &mut VecDeque<(Box<str>, usize)>, uri: &str, index: usize) {
-        list.retain(|(known, _)| **known != *uri);
+    /// What is to be remembered, charged to the session's owner. `None`: there is no memory for it.
+    fn remembered(&self, text: &str, index: usize) -> Option<Remembered> {
+        let charge = self.budget.charge(&self.owner, text.len() + size_of::<Remembered>()).ok()?;
+        Some(Remembered { text: text.into(), index, _charge: charge })
+    }
+
+    fn remember(list: &mut VecDeque<Remembered>, new: Option<Remembered>) {
+        let Some(new) = new else { return };
+        list.retain(|known| known.text != new.text);
         if list.len() >= REMEMBERED {
             list.pop_front();
         }
-        list.push_back((uri.into(), index));
+        list.push_back(new);
     }
 
     /// Opens the subscriptions at a modern server anew, with all that the client is subscribed to there, and one more
@@ -332,8 +347,8 @@ impl Session {
         let mut listening = upstream.listening.lock().await;
         let mut uris: Vec<String> = {
             let state = self.state.lock();
-            let known = state.subscriptions.iter().filter(|(known, of)| *of == index && **known != *uri);
-            known.map(|(uri, _)| uri.to_string()).collect()
+            let known = state.subscriptions.iter().filter(|known| known.index == index && *known.text != *uri);
+            known.map(|known| known.text.to_string()).collect()
         };
         if there {
             uris.push(uri.to_owned());
@@ -421,6 +436,7 @@ impl ClientSession for Session {
         *upstream.open.lock() = Arc::downgrade(&session);
         if self.streams.listens() {
             *upstream.stream.lock() = Some(session.want_stream());
+            session.stream_opened().await;
         }
         *slot = Some(Arc::clone(&session));
         Ok(session)
@@ -449,25 +465,26 @@ impl ClientSession for Session {
 
     fn remember_link(&self, index: usize, uri: &str) {
         if uri.len() <= MAX_URI {
-            Self::remember(&mut self.state.lock().links, uri, index);
+            let new = self.remembered(uri, index);
+            Self::remember(&mut self.state.lock().links, new);
         }
     }
 
     fn linked(&self, uri: &str) -> Option<usize> {
-        self.state.lock().links.iter().find(|(known, _)| **known == *uri).map(|(_, index)| *index)
+        self.state.lock().links.iter().find(|known| *known.text == *uri).map(|known| known.index)
     }
 
     fn subscribed(&self, index: usize, uri: &str, there: bool) {
-        let mut state = self.state.lock();
         if there {
-            Self::remember(&mut state.subscriptions, uri, index);
+            let new = self.remembered(uri, index);
+            Self::remember(&mut self.state.lock().subscriptions, new);
         } else {
-            state.subscriptions.retain(|(known, _)| **known != *uri);
+            self.state.lock().subscriptions.retain(|known| *known.text != *uri);
         }
     }
 
     fn subscription(&self, uri: &str) -> Option<usize> {
-        self.state.lock().subscriptions.iter().find(|(known, _)| **known == *uri).map(|(_, index)| *index)
+        self.state.lock().subscriptions.iter().find(|known| *known.text == *uri).map(|known| known.index)
     }
 
     fn redacting(&self, index: usize, begins: bool) {
@@ -522,11 +539,8 @@ impl Outlet for SessionOutlet {
 
     fn gave_elicitation(&self, id: &str) {
         if let Some(session) = self.session.upgrade().filter(|_| id.len() <= MAX_ELICITATION_ID) {
-            let mut state = session.state.lock();
-            if state.elicitations.len() >= REMEMBERED {
-                state.elicitations.pop_front();
-            }
-            state.elicitations.push_back(id.into());
+            let new = session.remembered(id, 0);
+            Session::remember(&mut session.state.lock().elicitations, new);
         }
     }
 

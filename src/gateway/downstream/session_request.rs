@@ -6,11 +6,13 @@
 //! An answer that is there before anything else was sent is one JSON text, where the client takes that; when a moment
 //! has passed, or something comes before it, it is an event stream that can be resumed.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::join_all;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
@@ -194,8 +196,14 @@ async fn initialize(
     let asked = params.text("protocolVersion").map(std::borrow::Cow::into_owned).unwrap_or_default();
     let version = OLD.into_iter().find(|version| *version == asked).unwrap_or(LATEST_OLD);
     params.set("protocolVersion", Json::text(version));
-    // Bytes of its own: the session does not keep the request's.
+    // Bytes of its own, charged for as long as the session is there: it does not keep the request's.
     let initialize = params.to_json();
+    let charge = downstream.budget.charge(&entered.owner, initialize.len());
+    let initialize = charge.ok().and_then(|charge| Json::parse(&charge.hold(initialize.as_bytes().to_vec())));
+    let Some(initialize) = initialize else {
+        let text = "the memory for requests and answers is used up; try again later";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, Some(&request.id), text));
+    };
     let capabilities = initialize.get("capabilities").filter(Json::is_object).unwrap_or_else(Json::empty_object);
     let client = Arc::new(Client::new(Generation::Old, version, capabilities, initialize.get("clientInfo")));
     let calls = &downstream.relay.dispatcher.calls;
@@ -352,15 +360,19 @@ pub(super) async fn batch(
     if answers.is_empty() {
         return Ok(StatusCode::ACCEPTED.into_response());
     }
-    let mut body = BytesMut::from(&b"["[..]);
-    for (index, answer) in answers.iter().enumerate() {
-        if index > 0 {
-            body.put_u8(b',');
-        }
-        body.extend_from_slice(answer);
+    let body = Body::from_stream(futures::stream::iter(array(answers).into_iter().map(Ok::<_, Infallible>)));
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The pieces of an array of answers, none of them copied: each is charged to its caller until it was sent.
+fn array(answers: Vec<Bytes>) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(answers.len() * 2 + 1);
+    for answer in answers {
+        pieces.push(Bytes::from_static(if pieces.is_empty() { b"[" } else { b"," }));
+        pieces.push(answer);
     }
-    body.put_u8(b']');
-    Ok(([(CONTENT_TYPE, "application/json")], body.freeze()).into_response())
+    pieces.push(Bytes::from_static(b"]"));
+    pieces
 }
 
 /// Opens the stream of what belongs to no request, or a stream that broke off.
@@ -394,4 +406,19 @@ pub(super) async fn delete(route: &Arc<Route>, entered: &Entered) -> Result<Resp
     let session = session(route, entered, None)?;
     route.sessions.end(&session.id).await;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::array;
+
+    #[test]
+    fn an_array_of_answers_copies_none_of_them() {
+        let answers = [Bytes::from("{\"a\":1}"), Bytes::from("{}")];
+        let pieces = array(answers.to_vec());
+        assert_eq!(pieces.concat(), br#"[{"a":1},{}]"#);
+        assert!(answers.iter().all(|answer| pieces.iter().any(|piece| piece.as_ptr() == answer.as_ptr())));
+    }
 }

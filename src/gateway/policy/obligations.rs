@@ -114,7 +114,7 @@ impl Obligations {
     ///
     /// # Errors
     /// What is wrong with the annotation.
-    pub(super) fn annotate(&mut self, name: &str, value: &str) -> Result<(), String> {
+    pub(in crate::gateway) fn annotate(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "redact" => {
                 let places = value.split(|c: char| c == ',' || c.is_whitespace()).filter(|place| !place.is_empty());

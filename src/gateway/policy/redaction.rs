@@ -32,6 +32,9 @@ pub(in crate::gateway) const WITHHELD: &str =
 /// The URI of an embedded resource that is withheld.
 const WITHHELD_URI: &str = "mcpg:withheld";
 
+/// The longest member of the protocol's own that passes, in bytes: ids of tasks are servers' own.
+const MAX_WORD: usize = 1_024;
+
 /// Members of a result that are the protocol's own, and say nothing in a server's words.
 const OWN: [&str; 11] = [
     "resultType",
@@ -163,13 +166,16 @@ pub(super) fn remove(arguments: &Json, pointers: &[Pointer]) -> Json {
 
 /// Keeps of an MCP result, of a tool, a resource or a prompt, what may pass, without what the pointers lead to.
 pub(super) fn replace(result: &Json, pointers: &[Pointer]) -> Json {
-    if pointers.is_empty() {
-        return result.clone();
-    }
-    let (rest, mut kept) = (rests(pointers), Object::default());
+    if pointers.is_empty() { result.clone() } else { kept(result, pointers, true) }
+}
+
+/// What of a result may pass. `of_task`: it may be a task, which holds a result; that one holds no other, however
+/// deeply a server nests them.
+fn kept(result: &Json, pointers: &[Pointer], of_task: bool) -> Json {
+    let (rest, mut passed) = (rests(pointers), Object::default());
     for (name, value) in result.object().unwrap_or_default().iter() {
         let kept_value = match name {
-            own if OWN.contains(&own) => Some(value.clone()),
+            own if OWN.contains(&own) => is_word(value).then(|| value.clone()),
             "_meta" => own_meta(value),
             "structuredContent" if value.is_object() || value.is_array() => Some(walk(value, &rest, Act::Replace)),
             "content" => Some(parts(value, |part| block(part, &rest))),
@@ -179,14 +185,19 @@ pub(super) fn replace(result: &Json, pointers: &[Pointer]) -> Json {
                 task.retain(|name, _| OWN.contains(&name));
                 task.to_json()
             }),
-            "result" => Some(replace(value, pointers)),
+            "result" if of_task => Some(kept(value, pointers, false)),
             _ => None,
         };
         if let Some(value) = kept_value {
-            kept.add(name, value);
+            passed.add(name, value);
         }
     }
-    kept.to_json()
+    passed.to_json()
+}
+
+/// Whether a member of the protocol's own holds no more than such a member may: no object, no array, no long text.
+fn is_word(value: &Json) -> bool {
+    !value.is_object() && !value.is_array() && value.len() <= MAX_WORD
 }
 
 fn own_meta(meta: &Json) -> Option<Json> {
@@ -289,6 +300,22 @@ mod tests {
     #[track_caller]
     fn replaced(result: Value, texts: &[&str]) -> Value {
         replace(&Json::of(&result), &pointers(texts)).value().unwrap()
+    }
+
+    #[test]
+    fn results_within_results_are_looked_into_once() {
+        let nested = json!({ "taskId": "t", "result": { "content": [], "result": { "content": [] } } });
+        assert_eq!(replaced(nested, &["/a"]), json!({ "taskId": "t", "result": { "content": [] } }));
+        let deep = format!("{}{{}}{}", r#"{"result":"#.repeat(200_000), "}".repeat(200_000));
+        let deep = Json::parse(&Bytes::from(deep)).unwrap();
+        assert_eq!(replace(&deep, &pointers(&["/a"])).as_bytes(), br#"{"result":{}}"#, "however deep they are");
+    }
+
+    #[test]
+    fn members_of_the_protocols_own_hold_no_more_than_words() {
+        let smuggled =
+            json!({ "status": { "token": "s" }, "ttl": ["s"], "createdAt": "s".repeat(2_000), "isError": true });
+        assert_eq!(replaced(smuggled, &["/token"]), json!({ "isError": true }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +29,13 @@ pub(crate) trait SegmentFile: Debug + Send + Sync {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes all that was written durable.
     fn sync(&self) -> io::Result<()>;
+    /// Whether the file still has a name: what is written to one that was deleted is durable nowhere.
+    ///
+    /// # Errors
+    /// When it has none.
+    fn check_named(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The machine's own file system.
@@ -68,6 +75,13 @@ impl SegmentFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn check_named(&self) -> io::Result<()> {
+        if self.metadata()?.nlink() > 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed under the running gateway"))
     }
 }
 

@@ -132,7 +132,10 @@ impl Dispatcher {
         let wants_stream = work.client.answers_questions();
         let (pass, upcalls) = (trip.permit.pass(), Arc::clone(&scope) as Arc<dyn Upcalls>);
         Ok(Flight::start(scope, asked, async move {
-            let _stream = wants_stream.then(|| lease.want_stream());
+            let stream = wants_stream.then(|| lease.want_stream());
+            if stream.is_some() {
+                lease.stream_opened().await;
+            }
             if let Some(own) = own {
                 // A server that refuses the level sends what it likes, and it is filtered here.
                 let _ = lease.ask(own).await;

@@ -44,7 +44,9 @@ impl Dispatcher {
     ) -> Result<Json, CallError> {
         let generation = work.client.generation;
         *server = Some(generation);
-        let held = self.calls.turns_within(plugin, &work.inbound.owner, plugin.timeout()).await?;
+        let own = task.verdict.obligations.timeout();
+        let patience = own.map_or(plugin.timeout(), |own| own.min(plugin.timeout()));
+        let held = self.calls.turns_within(plugin, &work.inbound.owner, patience).await?;
         let mut params = work.params.clone();
         params.set("taskId", Json::text(&task.id));
         if let Some(responses) = params.get("inputResponses").cloned() {
@@ -55,8 +57,7 @@ impl Dispatcher {
         }
         let job =
             Job { kind: JobKind::Method, subject: task.subject.clone(), params, arguments: None, details: Vec::new() };
-        let (ties, patience) = (work.ties(), plugin.timeout());
-        let retry = Retry::default();
+        let (ties, retry) = (work.ties(), Retry::default());
         let trip = Trip { plugin, job: &job, permit, ties, patience, retry, capturing, tasks: false };
         if generation == Generation::Old {
             return match self.old_to_old(work, trip, held).await? {

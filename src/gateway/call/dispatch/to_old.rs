@@ -27,7 +27,10 @@ impl Dispatcher {
         let asking = async {
             let session = client.upstream(index).await?;
             // What the server asks may come on a stream of its own.
-            let _stream = work.client.answers_questions().then(|| session.want_stream());
+            let stream = work.client.answers_questions().then(|| session.want_stream());
+            if stream.is_some() {
+                session.stream_opened().await;
+            }
             session.ask(ask).await
         };
         let outcome = trip.within(&scope, asking).await;

@@ -3,8 +3,9 @@
 //! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
 //! sealed one gets its end mark and its fsync together, before it is sent for the first time: then the bytes that were
 //! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is said in the log,
-//! and to whoever waits; the records stay, as durable as the disk lets them be. A segment without its mark is sound all
-//! the same.
+//! and to whoever waits; the records stay, as durable as the disk lets them be. So is a segment that was removed under
+//! the running gateway: there an fsync does not fail, and makes nothing durable. A segment without its mark is sound
+//! all the same.
 //!
 //! A power cut takes what no fsync has covered, which was promised to nobody.
 
@@ -34,7 +35,7 @@ impl Journal {
             open.unsynced = None;
             (Arc::clone(&open.file), std::mem::take(&mut open.waiters))
         };
-        self.tell_synced(waiters, self.timed(|| file.sync()));
+        self.tell_synced(waiters, self.timed(|| file.sync().and_then(|()| file.check_named())));
     }
 
     /// Tells those who wait for an fsync what came of it.

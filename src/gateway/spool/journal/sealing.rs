@@ -118,7 +118,8 @@ impl Journal {
             sealed.bytes += marked;
             sealed.unsynced = None;
             let begun = self.timed(|| file.sync()).and_then(|()| self.timed(|| self.disk().sync_folder(&self.folder)));
-            self.tell_synced(old.waiters, synced.and(begun));
+            let named = self.timed(|| old.file.check_named());
+            self.tell_synced(old.waiters, synced.and(begun).and(named));
         }
         if sealed.records == 0 {
             // What it held was dropped to make room a moment ago.

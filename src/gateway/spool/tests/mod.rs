@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::disk::{Disk, LocalDisk};
 use super::segment::{Header, push_frame};
-use super::{Batch, Lane, LaneName, Sealed, SentUnder, Spool, SpoolError, SpoolParts, SpoolSettings};
+use super::{Batch, Lane, LaneName, NotRecorded, Sealed, SentUnder, Spool, SpoolError, SpoolParts, SpoolSettings};
 use crate::gateway::metrics::GatewayMetrics;
 use crate::model::{SystemClock, SystemRandom};
 
@@ -91,6 +91,16 @@ async fn a_record_outlives_a_kill_as_soon_as_it_is_taken() {
     let after = open(copy.path());
     assert_eq!(all(after.samples.as_ref().unwrap()).await, numbered(&["a call"]));
     assert_eq!(all(after.audit.as_ref().unwrap()).await, numbered(&["a decision"]));
+}
+
+#[tokio::test]
+async fn a_record_in_a_folder_that_was_removed_is_not_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let audit = spool.audit.as_ref().unwrap();
+    audit.append_durably(b"one").await.unwrap();
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    assert_eq!(audit.append_durably(b"two").await, Err(NotRecorded::Disk), "an fsync does not say so");
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ pub(super) const ENVELOPE_BYTES: usize = 4 * 1024;
 /// The longest address of a redirect that is logged.
 const LOGGED_ADDRESS: usize = 256;
 
+/// How long a server that opens a stream late is not waited for.
+const SLOW_TIME: Duration = Duration::from_secs(60);
+
 /// How often the log says the same of a server.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,8 @@ pub(super) struct HttpServer {
     redirect: Mutex<Option<String>>,
     /// When it was logged last that it forgot a session, and that it sends requests where it must not.
     forgot: Mutex<Option<Instant>>,
+    /// When a stream for what belongs to no request took too long to open.
+    slow: Mutex<Option<Instant>>,
     asked: AtomicBool,
 }
 
@@ -164,6 +169,7 @@ impl HttpServer {
             share,
             redirect: Mutex::default(),
             forgot: Mutex::default(),
+            slow: Mutex::default(),
             asked: AtomicBool::new(false),
         }
     }
@@ -229,6 +235,15 @@ impl HttpServer {
         let body = timeout(REFUSAL_TIMEOUT, bounded(response, REFUSAL_BYTES, &self.share)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         ExchangeError::Refused(refusal(status.as_u16(), &body))
+    }
+
+    /// Whether its streams are not waited for, since one took too long to open lately.
+    pub(super) fn streams_slowly(&self) -> bool {
+        self.slow.lock().is_some_and(|at| at.elapsed() < SLOW_TIME)
+    }
+
+    pub(super) fn note_slow_stream(&self) {
+        *self.slow.lock() = Some(Instant::now());
     }
 
     /// Once a while: at a restart all its sessions are forgotten.

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ pub(in crate::gateway::upstream) struct HttpSession {
     /// What is said to the server again in a new session.
     pub(super) remembered: Mutex<Remembered>,
     pub(super) wanted: Mutex<Wanted>,
+    /// Whether the stream for what belongs to no request is open.
+    pub(super) is_streaming: watch::Sender<bool>,
     pub(super) closed: CancellationToken,
     pub(super) retry: (Duration, Duration),
     pub(super) tasks: TaskTracker,
@@ -85,10 +87,30 @@ impl Established {
 pub(super) struct Remembered {
     pub(super) level: Option<Json>,
     pub(super) subscriptions: BTreeSet<Box<str>>,
+    /// The bytes of their URIs.
+    bytes: usize,
 }
 
-/// The most subscriptions that are remembered.
+/// The most subscriptions that are remembered, and the bytes of their URIs: clients choose both.
 const MAX_SUBSCRIPTIONS: usize = 1_024;
+const MAX_SUBSCRIBED_BYTES: usize = 128 << 10;
+
+impl Remembered {
+    fn subscribe(&mut self, uri: Option<Box<str>>) {
+        let Some(uri) = uri else { return };
+        let has_room = self.subscriptions.len() < MAX_SUBSCRIPTIONS && self.bytes + uri.len() <= MAX_SUBSCRIBED_BYTES;
+        let length = uri.len();
+        if has_room && self.subscriptions.insert(uri) {
+            self.bytes += length;
+        }
+    }
+
+    fn unsubscribe(&mut self, uri: &str) {
+        if self.subscriptions.remove(uri) {
+            self.bytes = self.bytes.saturating_sub(uri.len());
+        }
+    }
+}
 
 impl HttpSession {
     /// Opens a session; beside it, what the server answered to `initialize`.
@@ -102,6 +124,7 @@ impl HttpSession {
             dispatch: parts.dispatch,
             remembered: Mutex::default(),
             wanted: Mutex::default(),
+            is_streaming: watch::Sender::new(false),
             closed: CancellationToken::new(),
             retry: parts.retry,
             tasks: parts.tasks,
@@ -335,12 +358,10 @@ impl HttpSession {
         let mut remembered = self.remembered.lock();
         match method {
             "logging/setLevel" => remembered.level = params.cloned(),
-            "resources/subscribe" if remembered.subscriptions.len() < MAX_SUBSCRIPTIONS => {
-                remembered.subscriptions.extend(uri());
-            }
+            "resources/subscribe" => remembered.subscribe(uri()),
             "resources/unsubscribe" => {
                 if let Some(uri) = uri() {
-                    remembered.subscriptions.remove(&uri);
+                    remembered.unsubscribe(&uri);
                 }
             }
             _ => {}
@@ -384,4 +405,23 @@ pub(super) fn about_resource(uri: &str) -> Json {
 /// A request without anything that is needed, to see whether a session is still known.
 pub(super) fn ping() -> Bytes {
     encode(Some(&Id::Number(next_id())), "ping", None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_SUBSCRIBED_BYTES, Remembered};
+
+    #[test]
+    fn subscriptions_are_remembered_within_bounds() {
+        let mut remembered = Remembered::default();
+        for n in 0..100 {
+            remembered.subscribe(Some(format!("{n:08}{}", "x".repeat(8_000)).into()));
+        }
+        assert_eq!(remembered.subscriptions.len(), MAX_SUBSCRIBED_BYTES / 8_008);
+        let first = remembered.subscriptions.first().unwrap().clone();
+        remembered.subscribe(Some(first.clone()));
+        remembered.unsubscribe(&first);
+        remembered.unsubscribe(&first);
+        assert_eq!(remembered.bytes, remembered.subscriptions.iter().map(|uri| uri.len()).sum::<usize>());
+    }
 }

@@ -184,6 +184,14 @@ impl UpstreamSession {
         }
     }
 
+    /// Waits a moment until the stream that a guard wants is open: what the server says there before that is lost.
+    pub(crate) async fn stream_opened(&self) {
+        match &self.transport {
+            Transport::Http(session) => session.stream_opened().await,
+            Transport::Stdio(_) => {}
+        }
+    }
+
     /// Whether the server said that a list of this session changed.
     pub(crate) fn lists_changed(&self) -> bool {
         self.dispatch.lists_changed()

@@ -1,14 +1,15 @@
 //! The stream of a session over HTTP for what belongs to no request (`GET`).
 //!
 //! It is open only while somebody wants it: the client has one itself, or a call is under way in which the server may
-//! ask. A server that has none says so once (405), and is not asked again. A stream that ends is opened again after the
-//! wait the server asks for, growing while it fails; with `Last-Event-ID`, where there is one.
+//! ask. What a server says on it before it is open is lost, so a request waits a moment for it. A server that has none
+//! says so once (405), and is not asked again. A stream that ends is opened again after the wait the server asks for,
+//! growing while it fails; with `Last-Event-ID`, where there is one.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::http::{HttpSession, RESUME_AFTER};
@@ -19,6 +20,9 @@ use crate::gateway::upstream::http::{EventStream, ExchangeError, Failure};
 /// The longest wait that a server may ask for.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 const MIN_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a request waits for the stream to be open.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many want the stream, and what keeps it.
 #[derive(Default)]
@@ -64,15 +68,30 @@ impl HttpSession {
         if wanted.running.is_none() && !wanted.is_refused && !self.is_closed() {
             let stop = self.closed.child_token();
             wanted.running = Some(stop.clone());
+            self.is_streaming.send_replace(false);
             let session = Arc::clone(self);
             self.tasks.spawn(async move {
                 tokio::select! {
+                    // One that was stopped says nothing of the next.
+                    biased;
                     () = stop.cancelled() => {}
                     () = session.keep_stream() => {}
                 }
             });
         }
         StreamGuard(Some(Arc::downgrade(self)))
+    }
+
+    /// Waits a moment until the stream that somebody wants is open, or the server says that it has none. One that takes
+    /// longer is not waited for again for a while.
+    pub(super) async fn stream_opened(&self) {
+        if self.wanted.lock().is_refused || self.server.streams_slowly() {
+            return;
+        }
+        let mut is_streaming = self.is_streaming.subscribe();
+        if timeout(OPEN_TIMEOUT, is_streaming.wait_for(|is_streaming| *is_streaming)).await.is_err() {
+            self.server.note_slow_stream();
+        }
     }
 
     /// Keeps the stream open; returns when the server has none.
@@ -89,12 +108,16 @@ impl HttpSession {
             match self.server.get(headers).await {
                 Ok(mut events) => {
                     failed = 0;
+                    self.is_streaming.send_replace(true);
                     self.read(&mut events, &mut last_event, &mut after, &outbox).await;
+                    self.is_streaming.send_replace(false);
                 }
                 Err(error) => {
                     failed += 1;
                     if has_no_stream(&error) {
                         self.wanted.lock().is_refused = true;
+                        // Nobody waits for it any more.
+                        self.is_streaming.send_replace(true);
                         return;
                     }
                     // What a new session has is not what the last one had.

@@ -77,7 +77,7 @@ async fn a_list_that_changed_is_read_again_and_that_is_told() {
     let plugin = plugin(script);
     let (_monitor, changes) = monitored(&plugin);
     eventually("the new list", || plugin.is_listed(ListKind::Tools, "t2").then_some(())).await;
-    eventually("the change to be told", || changes.0.lock().contains(&ListKind::Tools).then_some(())).await;
+    eventually("the change to be told", || changes.of_all.lock().contains(&ListKind::Tools).then_some(())).await;
 }
 
 #[tokio::test]

@@ -60,8 +60,34 @@ pub(super) struct Server {
     got: Arc<Mutex<Vec<Got>>>,
 }
 
+/// An answer that may come late.
+pub(super) struct Late {
+    after: Duration,
+    answer: Box<dyn FnOnce() -> Response + Send>,
+}
+
+impl Late {
+    pub(super) fn at_once(answer: Response) -> Self {
+        Self::after(Duration::ZERO, move || answer)
+    }
+
+    pub(super) fn after(after: Duration, answer: impl FnOnce() -> Response + Send + 'static) -> Self {
+        Self { after, answer: Box::new(answer) }
+    }
+}
+
+/// A stream of events without any, which does not end.
+pub(super) fn endless() -> Response {
+    let nothing = futures::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+    answer(StatusCode::OK, "text/event-stream", Body::from_stream(nothing))
+}
+
 impl Server {
     pub(super) async fn start(answer: impl Fn(&Got) -> Response + Send + Sync + 'static) -> Self {
+        Self::start_late(move |got| Late::at_once(answer(got))).await
+    }
+
+    pub(super) async fn start_late(answer: impl Fn(&Got) -> Late + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
         let got = Arc::<Mutex<Vec<Got>>>::default();
@@ -70,8 +96,11 @@ impl Server {
             let text = String::from_utf8(body.to_vec()).unwrap();
             let got = Got { method, headers, text };
             kept.lock().push(got.clone());
-            let response = answer(&got);
-            async move { response }
+            let late = answer(&got);
+            async move {
+                tokio::time::sleep(late.after).await;
+                (late.answer)()
+            }
         });
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, got }
@@ -146,12 +175,19 @@ pub(super) fn monitored(plugin: &Arc<Plugin>) -> (tokio_util::sync::DropGuard, A
 
 /// Lists that changed.
 #[derive(Default)]
-pub(super) struct Changes(pub(super) Mutex<Vec<ListKind>>);
+pub(super) struct Changes {
+    pub(super) of_all: Mutex<Vec<ListKind>>,
+    /// The callers as whose own sessions and processes see them.
+    pub(super) of_callers: Mutex<Vec<Arc<str>>>,
+}
 
 #[async_trait]
 impl Listeners for Changes {
-    async fn list_changed(&self, _: &str, kind: ListKind, _: Option<&Arc<str>>) {
-        self.0.lock().push(kind);
+    async fn list_changed(&self, _: &str, kind: ListKind, caller: Option<&Arc<str>>) {
+        match caller {
+            None => self.of_all.lock().push(kind),
+            Some(caller) => self.of_callers.lock().push(Arc::clone(caller)),
+        }
     }
 
     async fn make_room(&self, _: &str, _: &str) -> bool {

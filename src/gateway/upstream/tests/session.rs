@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{
-    Client, INITIALIZE, Server, ask, events, eventually, http_plugin, initialize, initialized, plugin, result, shell,
-    status,
+    Client, INITIALIZE, Late, Server, ask, endless, events, eventually, http_plugin, initialize, initialized, plugin,
+    result, shell, status,
 };
 use crate::gateway::message::Json;
 use crate::gateway::upstream::{PoolKey, UpstreamError};
@@ -188,6 +189,44 @@ async fn the_stream_for_everything_else_is_open_while_it_is_wanted_and_a_refusal
         (gets.load(Ordering::SeqCst) <= 2).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_request_waits_until_the_stream_for_everything_else_is_open() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let opened = Arc::clone(&open);
+    let server = Server::start_late(move |got| match (got.method.as_str(), got.asks().as_str()) {
+        (_, "initialize") => Late::at_once(initialized(got, "s1")),
+        ("GET", _) => {
+            let opened = Arc::clone(&opened);
+            Late::after(Duration::from_millis(300), move || {
+                opened.store(1, Ordering::SeqCst);
+                endless()
+            })
+        }
+        _ => Late::at_once(status(202)),
+    })
+    .await;
+    let (plugin, client) = (http_plugin(&server), Arc::new(Client::default()));
+    let session = plugin.connect("user:ann", initialize(), client.clone()).await.unwrap();
+    let guard = session.want_stream();
+    session.stream_opened().await;
+    assert_eq!(open.load(Ordering::SeqCst), 1, "what was said before would be lost");
+    drop(guard);
+    // One that never opens is waited for once, and not for ever.
+    let hung = Server::start_late(|got| match (got.method.as_str(), got.asks().as_str()) {
+        (_, "initialize") => Late::at_once(initialized(got, "s1")),
+        ("GET", _) => Late::after(Duration::from_secs(3_600), endless),
+        _ => Late::at_once(status(202)),
+    })
+    .await;
+    let plugin = http_plugin(&hung);
+    let session = plugin.connect("user:ann", initialize(), client).await.unwrap();
+    let _guard = session.want_stream();
+    session.stream_opened().await;
+    let begun = Instant::now();
+    session.stream_opened().await;
+    assert!(begun.elapsed() < Duration::from_millis(500), "not again");
 }
 
 #[tokio::test]

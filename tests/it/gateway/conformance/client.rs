@@ -70,13 +70,11 @@ async fn assert_same_of(revision: &str, scenarios: &[&str], checks: usize, known
 }
 
 #[tokio::test]
-#[ignore = "takes longer than it may, and its differences are not explained yet"]
 async fn the_gateway_is_the_client_of_2025_11_25_that_the_suite_wants() {
     assert_same_of(OLD, &OLD_SCENARIOS, OLD_CHECKS, OLD_CLIENT).await;
 }
 
 #[tokio::test]
-#[ignore = "takes longer than it may, and its differences are not explained yet"]
 async fn the_gateway_is_the_client_of_2026_07_28_that_the_suite_wants() {
     assert_same_of(MODERN, &MODERN_SCENARIOS, MODERN_CHECKS, MODERN_CLIENT).await;
 }

@@ -108,13 +108,19 @@ async fn the_gateway_conforms_before_an_upstream_of_2026_07_28_over_stdio() {
 }
 
 #[tokio::test]
-#[ignore = "the differences that whole answers make are not told apart yet"]
 async fn the_suite_says_the_same_of_server_everything_with_the_gateway_before_it() {
     let everything = Upstream::everything().await;
     let gateway = GatewayConfig::new().http("everything", &everything.url()).start().await;
     let directly = suite_of_0_1(&everything.url()).await;
     let through = suite_of_0_1(&gateway.plugin_url("everything")).await;
-    let differ: Vec<_> = directly.keys().filter(|check| through.get(*check) != directly.get(*check)).collect();
+    // Answers that are whole at once are JSON, as the transport allows: the suite has no streams to count then, and
+    // says nothing of them.
+    let streams = "server-sse-multiple-streams/server-sse-streams-functional";
+    let streamed = through.get(streams).map_or("absent", |verdict| verdict);
+    assert!(matches!(streamed, "absent" | "SUCCESS"), "{streamed}");
+    let checks = directly.keys().chain(through.keys().filter(|check| !directly.contains_key(*check)));
+    let differ: Vec<_> =
+        checks.filter(|check| **check != streams && through.get(*check) != directly.get(*check)).collect();
     // The server leaves itself open to DNS rebinding, and says to no client of this age how to resume a stream. The
     // gateway does better.
     let better = [
