@@ -3,12 +3,14 @@ import { Menu, useComputedColorScheme, useMantineColorScheme } from "@mantine/co
 import { useQueryClient } from "@tanstack/react-query";
 import { Component, lazy, Suspense, useCallback, useEffect, useState, type ReactNode } from "react";
 import { loggedOut, Problem } from "./api/http";
+import { attention } from "./lib/attended";
 import { useLogin, useSession, type Session } from "./api/session";
 import { Failure } from "./components/panel";
 import { Name } from "./components/text";
-import { Keys, VIEWS } from "./keys";
+import { Keys } from "./keys";
 import { follow, go, link, usePath } from "./state/route";
 import { useView } from "./state/url";
+import { VIEWS } from "./state/views";
 import { useTime, WindowProvider } from "./state/window";
 import Activity from "./views/activity";
 
@@ -39,6 +41,11 @@ export function App() {
     return () => loggedOut.removeEventListener("out", lost);
   }, [client]);
   useEffect(() => {
+    const back = (): void => void client.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] !== "columns" });
+    attention.addEventListener("back", back);
+    return () => attention.removeEventListener("back", back);
+  }, [client]);
+  useEffect(() => {
     if (session.data) setOut("no");
     else if (asked) setOut((was) => (was === "no" ? "yes" : was));
   }, [session.data, asked]);
@@ -46,7 +53,7 @@ export function App() {
   if (asked || out !== "no" || path === "/login") {
     return (
       <Suspense fallback={null}>
-        <Login expired={out === "expired"} />
+        <Login expired={out === "expired" || (asked && session.data !== undefined)} />
       </Suspense>
     );
   }

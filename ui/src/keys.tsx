@@ -1,18 +1,14 @@
 /** The keyboard: one map for all views. Keys do nothing while somebody types. */
 import { Modal } from "@mantine/core";
-import { useEffect, useRef, useState } from "react";
+import { lazy, Suspense, useCallback, useEffect, useRef, useState } from "react";
 import { go, link } from "./state/route";
 import { useView } from "./state/url";
+import { VIEWS } from "./state/views";
 
-export const VIEWS = [
-  { path: "/", word: "Tool activity", key: "t" },
-  { path: "/ledger", word: "Ledger", key: "l" },
-  { path: "/lag", word: "Lag", key: "a" },
-  { path: "/sql", word: "SQL", key: "s" },
-  { path: "/status", word: "Status", key: "o" },
-] as const;
+const Palette = lazy(() => import("./palette"));
 
 const HELP: [string, string][] = [
+  ["⌘ K", "go to a view, a time, a filter, a call by its id; ctrl K elsewhere than on a Mac"],
   ["/", "add a filter"],
   ...VIEWS.map(({ key, word }): [string, string] => [`g ${key}`, word]),
   ["j  k", "next and previous row, or call; in a list the arrows too"],
@@ -41,9 +37,17 @@ function step(by: 1 | -1): HTMLElement | null {
 export function Keys({ refresh }: { refresh: () => void }) {
   const [{ call, box, live }, set] = useView();
   const [help, setHelp] = useState(false);
+  const [palette, setPalette] = useState(false);
+  const closePalette = useCallback(() => setPalette(false), []);
+  const openHelp = useCallback(() => setHelp(true), []);
   const going = useRef(-Infinity);
   useEffect(() => {
     const press = (event: KeyboardEvent): void => {
+      if ((event.metaKey || event.ctrlKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "k" && !event.defaultPrevented) {
+        event.preventDefault();
+        if (!document.querySelector("[role=dialog]")) setPalette(true);
+        return;
+      }
       if (event.defaultPrevented || event.metaKey || event.ctrlKey || event.altKey || typing(event.target)) return;
       if (document.querySelector("[role=dialog]") && event.key !== "?") return;
       const act = actions[event.key];
@@ -97,6 +101,15 @@ export function Keys({ refresh }: { refresh: () => void }) {
   }, [call, box, live, set, refresh]);
   return (
     <>
+      <button type="button" className="quiet-button palette-button" onClick={() => setPalette(true)} aria-keyshortcuts="Meta+K Control+K" title="go to">
+        <kbd>⌘K</kbd>
+        <span className="sr-only">go to</span>
+      </button>
+      {palette && (
+        <Suspense fallback={null}>
+          <Palette close={closePalette} refresh={refresh} help={openHelp} />
+        </Suspense>
+      )}
       <button type="button" className="quiet-button" onClick={() => setHelp(true)} aria-keyshortcuts="?" title="keys">
         <kbd>?</kbd>
         <span className="sr-only">keys</span>

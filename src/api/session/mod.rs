@@ -138,6 +138,14 @@ impl Sessions {
         }
     }
 
+    /// When a session ends that nobody uses after the request that brought it.
+    pub(super) fn expires(&self, brought: &Brought, now: i64) -> i64 {
+        match brought.age {
+            Age::Aged => brought.session.renewed(now, self.lifetimes).expires,
+            Age::Fresh | Age::Idle | Age::Spent => brought.session.expires,
+        }
+    }
+
     fn cookie(&self, place: &Place, session: &Session) -> Option<HeaderValue> {
         let name = Cookie::Session.name(place)?;
         let text = serde_json::to_vec(session).ok()?;

@@ -37,7 +37,7 @@ struct Me {
     orgs: Vec<Rights>,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_time: Option<String>,
-    /// When the session ends unless it is used, and in any case.
+    /// When the session ends unless it is used after this, and in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,9 @@ fn me(api: &Api, who: &Who, is_over: impl Fn(&OrgName) -> bool) -> Me {
         way: who.way(),
         orgs,
         auth_time: who.auth_time().map(time),
-        expires: session.and_then(|session| seconds(session.expires)),
+        expires: who
+            .session()
+            .and_then(|brought| seconds(api.access.sessions.expires(brought, api.clock.now().timestamp()))),
         ends: session.and_then(|session| seconds(session.ends)),
         login: api.access.sessions.provider.is_some(),
         trace_url: api.access.trace_url.as_ref().map(|url| url.as_str().to_owned()),

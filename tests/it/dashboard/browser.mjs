@@ -96,6 +96,9 @@ async function anomaly() {
   await page.locator("[data-policies]").waitFor();
   const said = await sentence.innerText();
   for (const part of planted.sentence) assert.ok(said.includes(part), `${part} is not in: ${said}`);
+  const steps = await page.locator("[data-side] [data-trail-step]").evaluateAll((all) => all.map((step) => [step.dataset.trailStep, step.innerText]));
+  assert.deepEqual(steps.map(([word]) => word), ["identity", "policy", "dispatch"]);
+  for (const [at, name] of ["user:bob@acme", "slow-lane", "github"].entries()) assert.ok(steps[at][1].includes(name), `${name} is not in: ${steps[at]}`);
   passed("a call of the box says who, what and by which policy");
 
   const seal = page.locator("[data-side] [data-seal=amber]");
@@ -260,6 +263,17 @@ async function keyboard() {
   await page.getByRole("dialog", { name: "Keys" }).waitFor();
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.keyboard.press("Control+k");
+  await page.getByRole("dialog", { name: "Go to" }).locator("input:focus").waitFor();
+  await page.keyboard.type("tool != search_code");
+  await page.keyboard.press("Enter");
+  await until("what was typed in the URL", async () => params(page).get("tool") === "!search_code");
+  await page.keyboard.press("Control+k");
+  await page.locator("[data-palette]").waitFor();
+  await page.keyboard.type("ledger");
+  await page.keyboard.press("Enter");
+  await until("the view that was typed", async () => new URL(page.url()).pathname === "/ledger");
+  await open(page, `/?${range}`);
   await page.keyboard.press("b");
   await page.locator(".box.drawing").waitFor();
   for (const key of ["ArrowRight", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowUp", "Enter"]) await page.keyboard.press(key);

@@ -1,6 +1,7 @@
 /** Who am I: what the server says of the session; a server that knows no sessions or asks for no token lets everyone in. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { json, Problem, send } from "./http";
+import { guard, untouched } from "../lib/attended";
+import { Problem, send } from "./http";
 
 export interface Grant {
   org: string;
@@ -19,6 +20,8 @@ export interface Session {
   provider: boolean;
   /** Where a call's trace is seen. */
   traceUrl: string | null;
+  /** In how many milliseconds it ends unless it is used; none where there is no session. */
+  left: number | null;
 }
 
 interface Said {
@@ -28,20 +31,34 @@ interface Said {
   orgs: Grant[];
   login: boolean;
   trace_url?: string;
+  expires?: string;
 }
 
-const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [], provider: false, traceUrl: null };
+/** A session that has ended is noticed this much after its end, which the server says in whole seconds. */
+const AFTER_END_MS = 2_000;
+
+/** When to ask again: soon while somebody reads, which is use; else after the end, since to ask before it would put it off. */
+function next(left: number | null | undefined): number | false {
+  if (left === null || left === undefined) return false;
+  return untouched() < left / 3 ? Math.min(left / 2, 5 * 60_000) : left + AFTER_END_MS;
+}
+
+const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [], provider: false, traceUrl: null, left: null };
 
 export function useSession() {
-  return useQuery({
+  return useQuery<Session>({
     queryKey: ["session"],
     staleTime: 60_000,
-    refetchInterval: 5 * 60_000,
+    refetchInterval: (query) => next(query.state.data?.left),
     retry: (count, error) => error instanceof Problem && error.status === 0 && count < 3,
     queryFn: async ({ signal }): Promise<Session> => {
       try {
-        const said = await json<Said>("/v1/session", { signal, cache: "no-store" });
-        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs, provider: said.login, traceUrl: said.trace_url ?? null };
+        const answer = await send("/v1/session", { signal, cache: "no-store" });
+        const said = (await answer.json()) as Said;
+        // By the server's clock alone: this machine's may be wrong.
+        const left = Date.parse(said.expires ?? "") - Date.parse(answer.headers.get("date") ?? "");
+        guard(said.expires !== undefined);
+        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs, provider: said.login, traceUrl: said.trace_url ?? null, left: Number.isFinite(left) ? Math.max(left, 0) : null };
       } catch (error) {
         // A control plane that knows no sessions is one that everyone may ask, or that is asked with a token.
         if (error instanceof Problem && error.status === 404) return OPEN;

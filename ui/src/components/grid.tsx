@@ -6,6 +6,8 @@ export interface Column<T> {
   name: string;
   /** Its width, as CSS grids take it. */
   width: string;
+  /** Its width where there is little room, if that is another. */
+  narrow?: string;
   right?: boolean;
   /** Left out where there is little room. */
   wide?: boolean;
@@ -35,7 +37,7 @@ export function Grid<T>(props: {
     if (last >= rows.length - 10 && rows.length > 0) onEnd?.();
   }, [last, rows.length, onEnd]);
   const template = columns.map(({ width }) => width).join(" ");
-  const narrow = columns.filter(({ wide }) => !wide).map(({ width }) => width).join(" ");
+  const narrow = columns.filter(({ wide }) => !wide).map(({ width, narrow }) => narrow ?? width).join(" ");
   const height = Math.min(props.height ?? 480, (rows.length + 1) * ROW + 2);
   return (
     <div className="grid" ref={scroller} style={{ height }} role="table" aria-label={props.label} aria-rowcount={props.total ?? rows.length + 1} tabIndex={0} data-rows>

@@ -1,5 +1,5 @@
 /** Names of others, times and outcomes as text. A name may hold anything: it is shown as it is, on its own, cut where there is no room. */
-import { clock, precise, utc } from "../lib/format";
+import { clock, millis, utc } from "../lib/format";
 
 /** A name that somebody else chose. */
 export function Name({ children, none = "none" }: { children: string | null | undefined; none?: string }) {
@@ -28,7 +28,8 @@ export function Time({ at, exact = false }: { at: number | string; exact?: boole
   if (!Number.isFinite(ms)) return <span className="muted">–</span>;
   return (
     <time dateTime={new Date(ms).toISOString()} title={utc(ms)}>
-      {exact ? precise(ms) : clock(ms)}
+      {clock(ms)}
+      {exact && <i>{millis(ms)}</i>}
     </time>
   );
 }

@@ -82,7 +82,8 @@ export function clock(ms: number, withSeconds = true): string {
 }
 
 /** Local time with milliseconds. */
-export const precise = (ms: number): string => `${clock(ms)}.${String(Math.floor(ms) % 1000).padStart(3, "0")}`;
+/** What stands after the seconds. */
+export const millis = (ms: number): string => `.${String(Math.floor(ms) % 1000).padStart(3, "0")}`;
 
 export function day(ms: number): string {
   const at = new Date(ms);

@@ -5,9 +5,12 @@ import { Problem } from "../api/http";
 import { hasProvider, providerLogin, useLogin, useSession } from "../api/session";
 import { go } from "../state/route";
 
-/** Where to go afterwards: a path of this page and nothing else. */
+/** Where to go afterwards: a path of this page and nothing else, without what became of a login before. */
 function wayBack(): string {
-  const to = new URLSearchParams(location.search).get("return_to") ?? (location.pathname === "/login" ? "/" : location.pathname + location.search);
+  const params = new URLSearchParams(location.search);
+  params.delete("login_error");
+  const here = location.pathname + (params.size > 0 ? `?${params}` : "");
+  const to = params.get("return_to") ?? (location.pathname === "/login" ? "/" : here);
   return /^\/(?![/\\])/.test(to) ? to : "/";
 }
 
@@ -34,7 +37,7 @@ export default function Login({ expired = false }: { expired?: boolean }) {
     try {
       await login.withToken(token.trim());
       setToken("");
-      if (location.pathname === "/login") go(back, true);
+      if (location.pathname === "/login" || refused) go(back, true);
     } catch (error) {
       setWrong(error instanceof Problem ? error.detail : "the token was not taken");
     } finally {

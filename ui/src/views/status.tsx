@@ -5,6 +5,7 @@ import { json, Problem, send } from "../api/http";
 import { records, run, sql } from "../api/sql";
 import { Loaded, Panel } from "../components/panel";
 import { Name } from "../components/text";
+import { whileAttended } from "../lib/attended";
 import { ago, bytes, count, duration, whole } from "../lib/format";
 import { useView } from "../state/url";
 
@@ -40,7 +41,7 @@ export default function Status() {
   const [{ org }] = useView();
   const ready = useQuery({
     queryKey: ["ready"],
-    refetchInterval: 5_000,
+    refetchInterval: whileAttended(5_000),
     queryFn: async ({ signal }) => {
       try {
         await send("/readyz", { signal });
@@ -51,8 +52,8 @@ export default function Status() {
       }
     },
   });
-  const metrics = useQuery({ queryKey: ["own-metrics"], refetchInterval: 10_000, queryFn: async ({ signal }) => parseMetrics(await (await send("/metrics", { signal })).text()) });
-  const storage = useQuery({ queryKey: ["storage", org], refetchInterval: 30_000, retry: false, queryFn: ({ signal }) => json<{ tables?: Record<string, TableStatus>; log?: { objects?: number; bytes?: number; oldest_at?: string } } & Record<string, unknown>>(`/v1/orgs/${encodeURIComponent(org)}/storage`, { signal }) });
+  const metrics = useQuery({ queryKey: ["own-metrics"], refetchInterval: whileAttended(10_000), queryFn: async ({ signal }) => parseMetrics(await (await send("/metrics", { signal })).text()) });
+  const storage = useQuery({ queryKey: ["storage", org], refetchInterval: whileAttended(30_000), retry: false, queryFn: ({ signal }) => json<{ tables?: Record<string, TableStatus>; log?: { objects?: number; bytes?: number; oldest_at?: string } } & Record<string, unknown>>(`/v1/orgs/${encodeURIComponent(org)}/storage`, { signal }) });
   const series = useQuery({ queryKey: ["series-used", org], queryFn: async ({ signal }) => Number((await run(org, SERIES, signal)).rows[0]?.[0] ?? 0) });
   const tables = useMemo(() => tablesOf(storage.data), [storage.data]);
   return (

@@ -29,14 +29,14 @@ export function DifferencePanel({ time, box, conditions, attributes }: { time: W
       query={[...queries.map((sql) => ({ sql })), { sql: policies }]}
       actions={
         <>
-          <span className="muted">
+          <span className="muted difference-box">
             {clock(box.from)} – {clock(box.to)} · {bounds}
           </span>
           <button type="button" className="quiet-button" onClick={() => void set({ from: new Date(box.from).toISOString(), to: new Date(box.to).toISOString(), box: null, live: null })}>
             zoom in
           </button>
-          <button type="button" className="quiet-button" onClick={() => void set({ tab: "calls" })}>
-            its calls
+          <button type="button" className="quiet-button leads-on" onClick={() => void set({ tab: "calls" })}>
+            its calls{here > 0 && ` (${whole(here)})`} →
           </button>
           <button type="button" className="quiet-button" onClick={() => void set({ box: null })}>
             drop the box

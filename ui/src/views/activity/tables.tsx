@@ -299,10 +299,10 @@ interface CallRow {
 }
 
 const CALL_COLUMNS: Column<CallRow>[] = [
-  { name: "started", width: "88px", cell: (row) => <Time at={row.startedAt} exact /> },
+  { name: "started", width: "88px", narrow: "60px", cell: (row) => <Time at={row.startedAt} exact /> },
   { name: "tool", width: "minmax(96px, 2fr)", cell: (row) => <ToolName plugin={row.plugin} tool={row.tool} /> },
   { name: "caller", width: "minmax(80px, 1.2fr)", wide: true, cell: (row) => <Name>{row.caller}</Name> },
-  { name: "outcome", width: "minmax(64px, 0.8fr)", cell: (row) => <Outcome>{row.outcome}</Outcome> },
+  { name: "outcome", width: "minmax(64px, 0.8fr)", narrow: "108px", cell: (row) => <Outcome>{row.outcome}</Outcome> },
   { name: "error code", width: "minmax(80px, 1fr)", wide: true, cell: (row) => (row.code ? <Name>{row.code}</Name> : null) },
   { name: "instance", width: "minmax(56px, 0.6fr)", wide: true, cell: (row) => <Name>{row.instance}</Name> },
   { name: "latency", width: "60px", right: true, cell: (row) => duration(row.ms) },

@@ -39,11 +39,22 @@ export function CallBody({ id, onCall }: { id: string; onCall: (id: string) => v
     <div className="call-body">
       <Sentence row={row} entry={decision} />
       <Timeline row={row} />
-      <section aria-label="decision">
-        <h2>Decision</h2>
-        <Loaded of={entries} height={64} empty={entries.data?.length === 0 ? <p>The ledger has no entry of this call: its emitter sends samples alone, or the entry was removed when its time was over.</p> : undefined}>
-          {() => entries.data!.map((entry) => <Decision key={String(entry.seq)} entry={entry} policies={policies.data ?? null} />)}
-        </Loaded>
+      <section aria-label="identity, policy, dispatch">
+        <h2>Identity → policy → dispatch</h2>
+        <ol className="trail" data-trail>
+          <TrailStep word="identity" took={number(row.identity_us)}>
+            <p>
+              <Name>{text(row.caller) ?? "somebody without a name"}</Name>
+              <Identified row={row} />
+            </p>
+          </TrailStep>
+          <TrailStep word="policy" took={number(row.policy_us)}>
+            <Loaded of={entries} height={64} empty={entries.data?.length === 0 ? <p>The ledger has no entry of this call: its emitter sends samples alone, or the entry was removed when its time was over.</p> : undefined}>
+              {() => entries.data!.map((entry) => <Decision key={String(entry.seq)} entry={entry} policies={policies.data ?? null} />)}
+            </Loaded>
+          </TrailStep>
+          <Dispatch row={row} />
+        </ol>
       </section>
       <Facts row={row} />
       <Payload id={id} row={row} />
@@ -129,8 +140,7 @@ function Sentence({ row, entry }: { row: Row; entry: Row | undefined }) {
       ; {ending(String(row.outcome), duration(number(row.duration_ms)))}
       {text(row.error_code) && (
         <>
-          {" "}
-          (<Name>{text(row.error_code)}</Name>)
+          : <Name>{text(row.error_code)}</Name>
         </>
       )}
       .
@@ -194,6 +204,66 @@ function Timeline({ row }: { row: Row }) {
         ))}
       </dl>
     </section>
+  );
+}
+
+function TrailStep({ word, took, children }: { word: string; took: number | null; children: React.ReactNode }) {
+  return (
+    <li data-trail-step={word}>
+      <h3>
+        {word} {took !== null && <span className="muted">{duration(took / 1000)}</span>}
+      </h3>
+      {children}
+    </li>
+  );
+}
+
+/** By what the caller was: client, protocol. */
+function Identified({ row }: { row: Row }) {
+  const client = [text(row.client_name), text(row.client_version)].filter((part) => part !== null).join(" ");
+  return (
+    <span className="muted">
+      {client && (
+        <>
+          {" "}
+          by <Name>{client}</Name>
+        </>
+      )}
+      {text(row.protocol_version) && (
+        <>
+          , protocol <Name>{text(row.protocol_version)}</Name>
+        </>
+      )}
+    </span>
+  );
+}
+
+function Dispatch({ row }: { row: Row }) {
+  if (DENIALS.includes(String(row.outcome))) {
+    return (
+      <TrailStep word="dispatch" took={null}>
+        <p>
+          <Outcome>{String(row.outcome)}</Outcome> <span className="muted">Nothing was dispatched: no server has seen the call.</span>
+        </p>
+      </TrailStep>
+    );
+  }
+  const took = number(row.duration_ms);
+  return (
+    <TrailStep word="dispatch" took={took === null ? null : took * 1000}>
+      <p>
+        <Outcome>{String(row.outcome)}</Outcome>{" "}
+        <span className="muted">
+          from <Name>{String(row.plugin)}</Name>, through <Name>{String(row.instance)}</Name>
+        </span>
+        {text(row.error_code) && (
+          <>
+            {" "}
+            <Name>{text(row.error_code)}</Name>
+          </>
+        )}
+      </p>
+    </TrailStep>
   );
 }
 

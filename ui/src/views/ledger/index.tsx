@@ -7,6 +7,7 @@ import { records, run, sql } from "../../api/sql";
 import { Grid, type Column } from "../../components/grid";
 import { Copy, Loaded, Panel } from "../../components/panel";
 import { Name, Time } from "../../components/text";
+import { whileAttended } from "../../lib/attended";
 import { ago, whole } from "../../lib/format";
 import { instant } from "../../lib/time";
 import { useView } from "../../state/url";
@@ -56,7 +57,7 @@ const base = (org: string): string => `/v1/orgs/${encodeURIComponent(org)}/audit
 
 function CheckpointPanel() {
   const [{ org }] = useView();
-  const head = useQuery({ queryKey: ["checkpoint", org], refetchInterval: 10_000, queryFn: async ({ signal }) => parseCheckpoint(await (await send(`${base(org)}/checkpoint`, { signal })).text()) });
+  const head = useQuery({ queryKey: ["checkpoint", org], refetchInterval: whileAttended(10_000), queryFn: async ({ signal }) => parseCheckpoint(await (await send(`${base(org)}/checkpoint`, { signal })).text()) });
   const absent = head.error instanceof Problem && head.error.code === "not_in_ledger";
   const witnesses = head.data?.signatures.filter(({ name }) => name !== head.data.origin) ?? [];
   return (
