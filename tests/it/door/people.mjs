@@ -164,9 +164,54 @@ async function byProvider() {
   await page.context().close();
 }
 
-const parts = { byToken, byProvider };
+/** A link leads no login elsewhere, and puts no markup into the page. */
+async function byHostileLink() {
+  const page = await newPage();
+  const markup = "<img src=x onerror=alert(1)>";
+  await page.goto(`${url}/?org=acme&login_error=${encodeURIComponent(markup)}`);
+  await form(page).getByRole("alert").getByText(markup).waitFor();
+  assert.equal(await form(page).locator("img").count(), 0, "what a link says is text");
+  await paste(page, given.reader);
+  await actor(page, "service:reader").waitFor();
+  await until("the login's end to be said no more", async () => !new URL(page.url()).searchParams.has("login_error"));
+  await page.context().clearCookies();
+
+  for (const to of ["//elsewhere.example/", "/\\elsewhere.example/", "/\t/elsewhere.example/", "https://elsewhere.example/", "javascript:alert(1)"]) {
+    const link = `return_to=${encodeURIComponent(to)}`;
+    const answer = await page.goto(`${url}/v1/session/login?${link}`);
+    assert.equal(answer.status(), 400, `the login takes ${JSON.stringify(to)} for a way back`);
+    await page.goto(`${url}/login?${link}`);
+    const provider = await form(page).getByRole("link", { name: "Log in with your provider" }).getAttribute("href");
+    assert.equal(new URL(provider, url).searchParams.get("return_to"), "/", `the page takes ${JSON.stringify(to)} for a way back`);
+    await paste(page, given.reader);
+    await actor(page, "service:reader").waitFor();
+    const at = new URL(page.url());
+    assert.deepEqual([at.origin, at.pathname], [new URL(url).origin, "/"], `where a login leads with ${JSON.stringify(to)}`);
+    await page.context().clearCookies();
+  }
+  passed("no link leads a login elsewhere, or writes into the page");
+  await page.context().close();
+}
+
+/** A page that nobody touches does not keep its session, and says that it is over. */
+async function idle() {
+  const page = await newPage();
+  await page.goto(`${url}/sql?org=acme`);
+  await form(page).waitFor();
+  await paste(page, given.reader);
+  await actor(page, "service:reader").waitFor();
+  await form(page).getByText("Your session has ended").waitFor();
+  assert.equal(await page.locator("header.top").count(), 0, "nothing of what was seen is left");
+  await paste(page, given.reader);
+  await actor(page, "service:reader").waitFor();
+  assert.equal(new URL(page.url()).pathname, "/sql", "they go on where they were");
+  passed("a session that nobody uses ends on the page too");
+  await page.context().close();
+}
+
+const parts = { byToken, byProvider, byHostileLink, idle };
 try {
-  for (const part of Object.values(parts)) await part();
+  for (const name of given.parts) await parts[name]();
   assert.deepEqual(faults, [], "the page reported faults");
 } catch (error) {
   for (const context of browser.contexts()) for (const page of context.pages()) {

@@ -6,11 +6,11 @@ use std::path::Path;
 use mcpg::payload::Direction;
 use mcpg::payload::note::KeyNote;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::provider::Provider;
-use super::{EMITTER, OPERATOR, READER, entries, tokens_without};
+use super::{EMITTER, OPERATOR, READER, entries, tokens_without, with_tokens};
 use crate::harness::{Config, Sample, node, run};
 use crate::payloads;
 
@@ -18,6 +18,22 @@ const ORGS: &str = "orgs: [{ name: acme, tier: enterprise, entitlements: [payloa
 const TRACE: &str = "0123456789abcdef0123456789abcdef";
 /// A payload that would be more than text to a careless page.
 const PAYLOAD: &str = r#"{"q":"<img src=x onerror=alert(1)>","link":"https://evil.example/"}"#;
+
+/// Runs the parts that are named.
+async fn in_a_browser(given: Value) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/door/people.mjs");
+    let ended = tokio::task::spawn_blocking(move || run(node(&script).arg(given.to_string()))).await.unwrap();
+    let (out, errors) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{out}\n{errors}");
+}
+
+/// What a page asks by itself is no use of a session.
+#[tokio::test]
+async fn a_page_that_nobody_touches_does_not_keep_its_session() {
+    let server = with_tokens().with("session: { idle: 6s, absolute: 1h }").start().await;
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("people-idle");
+    in_a_browser(json!({ "url": server.url(), "pictures": pictures, "parts": ["idle"], "reader": READER })).await;
+}
 
 #[tokio::test]
 async fn people_come_in_see_what_is_theirs_and_are_gone_when_they_leave() {
@@ -39,12 +55,10 @@ async fn people_come_in_see_what_is_theirs_and_are_gone_when_they_leave() {
     assert_eq!(payloads::send(&gateway, sealed, None).await.status, StatusCode::OK);
 
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("people");
-    let given = json!({ "url": base, "pictures": pictures, "reader": READER, "operator": OPERATOR, "call": call,
+    let parts = ["byToken", "byProvider", "byHostileLink"];
+    let given = json!({ "url": base, "pictures": pictures, "parts": parts, "reader": READER, "operator": OPERATOR, "call": call,
         "payload": PAYLOAD, "trace": format!("https://traces.example/trace/{TRACE}?span=") });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/door/people.mjs");
-    let ended = tokio::task::spawn_blocking(move || run(node(&script).arg(given.to_string()))).await.unwrap();
-    let (out, errors) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    assert!(ended.status.success(), "{out}\n{errors}");
+    in_a_browser(given).await;
     let viewed = entries(&server, "acme", "payload.viewed").await;
     assert_eq!(viewed.len(), 1, "{viewed:?}");
     assert_eq!(

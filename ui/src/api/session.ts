@@ -1,6 +1,6 @@
 /** Who am I: what the server says of the session; a server that knows no sessions or asks for no token lets everyone in. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { guard, untouched } from "../lib/attended";
+import { attended, guard } from "../lib/attended";
 import { Problem, send } from "./http";
 
 export interface Grant {
@@ -40,7 +40,7 @@ const AFTER_END_MS = 2_000;
 /** When to ask again: soon while somebody reads, which is use; else after the end, since to ask before it would put it off. */
 function next(left: number | null | undefined): number | false {
   if (left === null || left === undefined) return false;
-  return untouched() < left / 3 ? Math.min(left / 2, 5 * 60_000) : left + AFTER_END_MS;
+  return attended() ? Math.min(left / 2, 5 * 60_000) : left + AFTER_END_MS;
 }
 
 const OPEN: Session = { open: true, actor: "anonymous", person: false, grants: [], provider: false, traceUrl: null, left: null };
@@ -56,9 +56,10 @@ export function useSession() {
         const answer = await send("/v1/session", { signal, cache: "no-store" });
         const said = (await answer.json()) as Said;
         // By the server's clock alone: this machine's may be wrong.
-        const left = Date.parse(said.expires ?? "") - Date.parse(answer.headers.get("date") ?? "");
-        guard(said.expires !== undefined);
-        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs, provider: said.login, traceUrl: said.trace_url ?? null, left: Number.isFinite(left) ? Math.max(left, 0) : null };
+        const span = Date.parse(said.expires ?? "") - Date.parse(answer.headers.get("date") ?? "");
+        const left = Number.isFinite(span) ? Math.max(span, 0) : null;
+        guard(left);
+        return { open: said.way === "open", actor: said.actor, person: said.person, grants: said.orgs, provider: said.login, traceUrl: said.trace_url ?? null, left };
       } catch (error) {
         // A control plane that knows no sessions is one that everyone may ask, or that is asked with a token.
         if (error instanceof Problem && error.status === 404) return OPEN;

@@ -3,10 +3,11 @@
  * nothing once nobody has touched it for a while, and the session ends as one does that nobody uses. Without sessions it goes on. Live is somebody's wish,
  * and goes on too.
  */
-const ATTENDED_MS = 5 * 60_000;
+const MOST_MS = 5 * 60_000;
 
 let last = performance.now();
-let guarded = false;
+/** For how long a page may be untouched and still be somebody's. */
+let limit = Infinity;
 
 /** Told when somebody is back at a page that nobody had touched. */
 export const attention = new EventTarget();
@@ -23,13 +24,11 @@ for (const kind of ["pointerdown", "pointermove", "wheel", "keydown"]) {
   );
 }
 
-/** Whether there is a session that could end. */
-export const guard = (hasSession: boolean): void => void (guarded = hasSession);
+/** A session ends in so many milliseconds unless it is used; none where there is no session. */
+export const guard = (left: number | null): void => void (limit = left === null ? Infinity : Math.min(left / 3, MOST_MS));
 
-/** For how long nobody has touched the page, in ms. */
-export const untouched = (): number => performance.now() - last;
-
-const attended = (): boolean => !guarded || untouched() < ATTENDED_MS;
+/** Whether somebody is there. */
+export const attended = (): boolean => performance.now() - last < limit;
 
 /** How often a query is asked again while somebody is there. */
 export const whileAttended = (ms: number) => (): number | false => (attended() ? ms : false);

@@ -11,7 +11,8 @@ function wayBack(): string {
   params.delete("login_error");
   const here = location.pathname + (params.size > 0 ? `?${params}` : "");
   const to = params.get("return_to") ?? (location.pathname === "/login" ? "/" : here);
-  return /^\/(?![/\\])/.test(to) ? to : "/";
+  // Browsers drop tabs and line ends of a URL: what is a path without them may be another host with them.
+  return /^\/(?![/\\])/.test(to) && new URL(to, location.origin).origin === location.origin ? to : "/";
 }
 
 /** What became of a login with the provider, by the codes of docs/access.md. */
