@@ -1,5 +1,5 @@
 /** The page's beginning: the nonce, the theme, the providers, and the frame. */
-import { createTheme, localStorageColorSchemeManager, MantineProvider } from "@mantine/core";
+import { createTheme, Drawer, localStorageColorSchemeManager, MantineProvider, Modal } from "@mantine/core";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { setNonce } from "get-nonce";
 import { NuqsAdapter } from "nuqs/adapters/react";
@@ -29,7 +29,11 @@ const SCHEME_KEY = "mcpg-scheme";
   document.documentElement.setAttribute("data-mantine-color-scheme", dark ? "dark" : "light");
 }
 
+// A dialog's head is no banner of the page, and its button to close it has a name.
+const dialog = { closeButtonProps: { "aria-label": "close" }, attributes: { header: { role: "presentation" } } };
+
 const theme = createTheme({
+  components: { Modal: Modal.extend({ defaultProps: dialog }), Drawer: Drawer.extend({ defaultProps: dialog }) },
   fontFamily: "var(--font)",
   fontFamilyMonospace: "var(--mono)",
   primaryColor: "indigo",

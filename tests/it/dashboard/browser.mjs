@@ -313,6 +313,8 @@ const VIEWS = {
   status: "/status",
   login: "/login",
   empty: `/?${range}&tool=none`,
+  keys: `/lag?${range}`,
+  palette: `/lag?${range}`,
 };
 
 /** No barrier on any view, in either theme; nothing is wider than the page; a picture of each. */
@@ -323,6 +325,9 @@ async function looks() {
       await page.setViewportSize({ width: 1280, height: 900 });
       await open(page, path);
       if (name === "sql") await page.locator("[aria-label=answer]").waitFor();
+      if (name === "keys") await page.keyboard.press("?");
+      if (name === "palette") await page.keyboard.press("Control+k");
+      if (name === "keys" || name === "palette") await page.getByRole("dialog").waitFor();
       await page.evaluate(AXE);
       const { violations } = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
       const told = violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => `${node.html.slice(0, 160)} (${node.any[0]?.message ?? node.all[0]?.message ?? node.none[0]?.message ?? ""})`).join(" ; ")}`);
