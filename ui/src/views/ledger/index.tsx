@@ -163,7 +163,7 @@ function HolesPanel() {
   const [{ org }] = useView();
   const holes = useQuery({ queryKey: ["holes", org], queryFn: async ({ signal }) => records(await run(org, HOLES, signal)) });
   return (
-    <Panel title="Numbers of the instances, 24 hours" query={[{ sql: HOLES }]}>
+    <Panel title="Event numbers, 24 h" query={[{ sql: HOLES }]}>
       <Loaded of={holes} height={96} empty={holes.data?.length === 0 ? "No gateway has sent an event in 24 hours. Each numbers its events; a hole in the numbers is an event that never reached the ledger." : undefined}>
         {() => (
           <table className="table">
