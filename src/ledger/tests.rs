@@ -166,7 +166,7 @@ async fn what_lies_in_the_place_of_a_segment_that_is_to_be_written_is_replaced()
     let node = &world.node;
     let (name, origin) = (SegmentName { first: 0, last: 2 }, origin(node));
     let state = LedgerState::new(origin.clone(), schema(node));
-    let others = events(7, &vec![("tool.deny", None); 3]);
+    let others = events(7, &[("tool.deny", None); 3]);
     let others = state.seal_after(&ChainHead::default(), &others).unwrap();
     let mut planted = SegmentWriter::new(&schema(node), &origin).unwrap();
     planted.write(&others.batch).unwrap();

@@ -8,11 +8,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::harness::{Config, Folder, Server, Started, assert_sound, vkeys};
+use crate::harness::{Config, Folder, Server, Started, assert_sound, clock_ahead, now, vkeys};
 
 const ORGS: [&str; 2] = ["acme", "globex"];
+
+/// Minutes after the store was left, by the clock of the nodes here: its keys are remembered for a day, and its samples
+/// kept for a month.
+fn made() -> DateTime<Utc> {
+    "2026-11-26T22:40:00Z".parse().unwrap()
+}
 
 fn unpack(folder: &Path) {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1.tar.gz");
@@ -25,7 +32,8 @@ fn node(folder: &Path) -> Config {
         "orgs: [{{ name: acme }}, {{ name: globex }}]\nflush: {{ interval: 300ms }}\naudit: {{ key_file: {} }}",
         folder.join("ledger.key").display()
     );
-    Config::on(&folder.join("store")).with(&settings)
+    let ahead = made().signed_duration_since(now()).num_seconds();
+    Config::on(&folder.join("store")).with(&settings).environment(clock_ahead(ahead))
 }
 
 fn that_brings_over(folder: &Path) -> Config {
