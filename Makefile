@@ -30,7 +30,7 @@ soak: ## the simulation of the write path and the model of its protocol for an h
 	python3 tests/model/check.py long
 	$(CARGO) test --locked --test it simulation::soak:: -- --ignored --nocapture
 
-matrix: setup ## the gateway between each SDK, in each generation, and each kind of server (three minutes)
+matrix: setup ## the gateway between each SDK, in each generation, and each kind of server (some minutes)
 	$(CARGO) test --locked --test it gateway::matrix:: -- --ignored --test-threads 1
 
 bench: setup ## each budget beside what this machine gets (compiles in release: the first time takes long); ARGS="ingest scrape" for a part
