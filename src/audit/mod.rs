@@ -19,7 +19,7 @@
 //! | [`keys`] | the keys that checkpoints are signed with |
 //! | [`signer`] | signing checkpoints, and refusing any that is no extension of the last |
 //! | [`proof`] | the proof that an entry is under a checkpoint |
-//! | [`verify`] | whether a ledger is sound, without trusting its keeper; bundles |
+//! | [`verify`] | whether a ledger is sound, without trusting the control plane or the store; bundles |
 //! | [`witness`] | the protocol with a witness |
 //!
 //! Invariant I5: no byte of an entry, nor its place, nor the ledger's length can change without verification failing.

@@ -312,7 +312,7 @@ async fn payload_keys(settings: &ControlPlane, store: &Store, plane: &Arc<Plane>
     Ok(())
 }
 
-/// The keys that the ledgers' checkpoints are signed with; made if there are none yet.
+/// The keys that the ledgers' checkpoints are signed with; made at the first start.
 fn signing_keys(settings: &Audit) -> Result<SigningKeys, AuditError> {
     let current = match &settings.key {
         Some(pem) => keys::parse(pem.expose())?,

@@ -347,8 +347,8 @@ pub struct LogSettings {
     /// it.
     pub max_rest: Period,
     /// Whether a store of version 1 is brought over. What such a store holds carries no MAC, and so is believed that
-    /// once. Off by default: whoever can write the store could put one of version 1 in its place, and have this node
-    /// sign what is in it.
+    /// once. Off by default: a thief who can write the store could put one of version 1 in its place, and have this
+    /// node sign what is in it.
     pub bring_over: bool,
 }
 

@@ -37,7 +37,7 @@ pub enum ControlPlaneError {
         /// Why not.
         error: std::io::Error,
     },
-    /// The certificate and the key are none, or do not belong together.
+    /// The file is not a certificate or a key, or the two do not belong together.
     #[error("control_plane.cert_file: {path}: {error}", path = path.display())]
     Identity {
         /// The certificate.

@@ -159,7 +159,7 @@ async fn a_signed_checkpoint_of_the_same_size_and_another_root_stops_the_org() {
     assert_eq!(text(&node.store, &newest_path(&org())).await, None);
 }
 
-/// Rule L8: no checkpoint covers it, so whoever can write the store may have put it there.
+/// Rule L8: no checkpoint covers it, so a thief who can write the store may have put it there.
 #[tokio::test]
 async fn what_lies_in_the_place_of_a_segment_that_is_to_be_written_is_replaced() {
     let world = World::new();

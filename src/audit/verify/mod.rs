@@ -1,4 +1,4 @@
-//! Verifying a ledger without trusting its keeper: not the control plane, not the store, not the lists they give.
+//! Verifying a ledger without trusting the control plane, the store, or the lists they give.
 //!
 //! All that is believed is a verifier key that was obtained from elsewhere. Checked, in this order:
 //!

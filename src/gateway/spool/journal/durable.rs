@@ -3,7 +3,7 @@
 //! The open segment is synced as soon as someone waits for that, else when its oldest unsynced record is old enough. A
 //! sealed one gets its end mark and its fsync together, before it is sent for the first time: then the bytes that were
 //! sent under its number are the only ones that a power cut can leave of it. An fsync that fails is said in the log,
-//! and to whoever waits; the records stay, as durable as the disk lets them be. So is a segment that was removed under
+//! and to the calls that wait; the records stay, as durable as the disk lets them be. So is a segment that was removed under
 //! the running gateway: there an fsync does not fail, and makes nothing durable. A segment without its mark is sound
 //! all the same.
 //!
