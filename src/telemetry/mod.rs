@@ -24,7 +24,6 @@ pub mod w3c;
 pub use collector::CollectorError;
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config;
 
@@ -39,7 +38,10 @@ pub enum TelemetryError {
     Otlp(#[from] CollectorError),
     /// Logging was set up before in this process.
     #[error("logging is set up already: {0}")]
-    Again(#[from] tracing_subscriber::util::TryInitError),
+    Again(#[from] tracing::subscriber::SetGlobalDefaultError),
+    /// Another hears the libraries in this process.
+    #[error("the libraries' log is taken already: {0}")]
+    Taken(#[from] log::SetLoggerError),
 }
 
 /// The program's logs and traces while they run.
@@ -56,7 +58,9 @@ impl Telemetry {
     pub fn start(settings: &config::Telemetry) -> Result<Self, TelemetryError> {
         let logs = logs::layer::<Registry>(&settings.log, std::env::var(logs::VARIABLE).ok().as_deref())?;
         let traces = traces::Traces::start(&settings.otlp)?;
-        tracing_subscriber::registry().with(logs).with(traces.as_ref().map(traces::Traces::layer)).try_init()?;
+        let layers = tracing_subscriber::registry().with(logs).with(traces.as_ref().map(traces::Traces::layer));
+        tracing::subscriber::set_global_default(layers)?;
+        logs::hear_libraries()?;
         Ok(Self { traces })
     }
 

@@ -121,7 +121,9 @@ async fn all_three_streams_are_live_and_a_client_of_ones_own_can_join() {
 
     // Stream 3: the ledger, which verifies.
     assert_eq!(audited(&client, "tool.deny").await["decision"], "deny");
-    assert_eq!(audited(&client, "tool.permit").await["actor"].as_str().unwrap().split(':').count(), 2);
+    let permitted = audited(&client, "tool.permit").await;
+    let actor = permitted["actor"].as_str().unwrap();
+    assert!(actor == "anonymous" || actor.split(':').count() == 2, "{permitted}");
     let obliged = audited(&client, "tool.permit_with_obligations").await;
     assert!(!obliged["obligations"].as_array().unwrap().is_empty(), "{obliged}");
 
