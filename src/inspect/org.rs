@@ -89,10 +89,10 @@ pub(super) async fn check(node: &Node, org: &OrgName, index: Option<&mut Index>,
     findings
 }
 
-/// Verifies each state: its MAC and form, the hash of the one that it stands on, and the runs of keys that it names.
+/// Verifies each state: its MAC and form, the log's object of the one that it stands on, and the runs of keys that it names.
 async fn states(node: &Node, org: &OrgName, counts: &mut Report, findings: &mut Findings) {
     let Some(positions) = findings.take(snapshot::positions(node, org).await) else { return };
-    let (mut hashes, mut runs) = (HashMap::new(), HashSet::new());
+    let (mut objects, mut runs) = (HashMap::new(), HashSet::new());
     for position in positions {
         let path = state_path(org, position);
         // One that has gone meanwhile is no state any more.
@@ -101,11 +101,11 @@ async fn states(node: &Node, org: &OrgName, counts: &mut Report, findings: &mut 
         let Some((header, _, remembered)) = findings.take(snapshot::parse(node, org, position, &bytes).await) else {
             continue;
         };
-        let stands_on = header.chain.last().and_then(|base| hashes.get(base));
-        if stands_on.is_some_and(|hash| header.base.as_ref() != Some(hash)) {
-            findings.fault(&path, "the state that it stands on is not the one whose hash it names");
+        let stands_on = header.chain.last().and_then(|base| objects.get(base));
+        if stands_on.is_some_and(|object| header.base != *object) {
+            findings.fault(&path, "the state that it stands on is of another object of the log than the one it names");
         }
-        hashes.insert(position, snapshot::hash_of(&bytes));
+        objects.insert(position, header.object);
         match Stored::decode(&remembered) {
             Ok(stored) => runs.extend(stored.runs().iter().copied()),
             Err(e) => findings.fault(&path, e),

@@ -10,14 +10,17 @@
 //! ```
 //!
 //! With many series a flush changes few of them: so a state may hold the changes alone, and name the state that they
-//! are put upon, its *base*, by position and hash. A chain of bases ends in a full one; it is at most 16 long, and a
-//! full one is written before the changes add up to half of it, or to 16 KiB.
+//! are put upon, its *base*, by position and by the id of the log's object there. The log makes the same of a position
+//! on every node: so changes may be put upon whichever state of it is there, full or not, whoever wrote it. A chain of
+//! bases ends in a full one; it is at most 16 long, and a full one is written before the changes add up to half of it,
+//! or to 16 KiB.
 //!
 //! A base must not go while a state stands on it. A writer that stored a state of changes lists the folder afterwards:
-//! if another state came to lie between it and its base, or one that it stands on is gone, its writer had slept, and it
-//! does not count: it is stored again in full, in its place. A reader passes over a state whose base is gone, for the
-//! same reason. States are deleted by the writer of a newer one: all but the two newest that count and what these stand
-//! on.
+//! if another state lies between it and the full one under it, or one that it stands on is gone, somebody had slept, and
+//! it does not count: it is stored again in full, in its place. A reader passes over a state whose base is gone, for the
+//! same reason. States are deleted by the writer of the newest one that is listed: all but the two newest that count and
+//! what these stand on. A writer that lists a newer one than its own has slept itself, and deletes nothing: it does not
+//! know what the newer ones stand on. All of this is model-checked, `tests/model/states.py`.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -34,7 +37,7 @@ use crate::storage::{Ensured, StorageError};
 
 const MAGIC: &[u8; 8] = b"MCPGSTA1";
 /// The version that a reader of what this program writes must know.
-const NEEDS: u32 = 3;
+const NEEDS: u32 = 4;
 /// States that stand on one another, at most.
 const LONGEST_CHAIN: usize = 16;
 /// Changes of so many bytes are put upon a full state however small that is.
@@ -73,9 +76,9 @@ pub struct StateHeader {
     pub(crate) ledger: LedgerEnd,
     /// The positions of the states that it stands on, oldest first; empty of a full one.
     pub chain: Vec<u64>,
-    /// BLAKE3 of the last of them without its MAC, hex.
+    /// The id of the log's object at the last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<String>,
+    pub base: Option<ObjectId>,
     /// Bytes of the totals, compressed.
     pub totals: u64,
 }
@@ -85,8 +88,8 @@ pub struct StateHeader {
 pub struct Saved {
     /// The newest, and those that it stands on before it; empty if the next is to be full.
     chain: Vec<u64>,
-    /// BLAKE3 of the newest without its MAC, hex.
-    hash: String,
+    /// The id of the log's object at the newest.
+    object: Option<ObjectId>,
     /// The epoch of the totals that ended with the newest.
     epoch: u64,
     /// The time of the newest.
@@ -153,7 +156,7 @@ pub(crate) fn take(org: &OrgName, state: &mut OrgState, ledger: LedgerEnd, saved
         payloads: state.payloads.owed(),
         ledger,
         chain: if is_full { Vec::new() } else { saved.chain.clone() },
-        base: (!is_full).then(|| saved.hash.clone()),
+        base: if is_full { None } else { saved.object.clone() },
         totals: 0,
     };
     Parts { header, totals, dedup, epoch: state.totals.mark() }
@@ -200,12 +203,11 @@ pub fn draft(keys: &LogKeys, parts: Parts, saved: &Saved) -> Result<Draft, Stora
     body.extend_from_slice(&text);
     body.extend_from_slice(&totals);
     body.extend_from_slice(&dedup);
-    let hash = blake3::hash(&body).to_hex().to_string();
     let bytes = keys.seal(path.as_ref(), body);
     let (full, changes) = if is_full { (bytes.len(), 0) } else { (saved.full, saved.changes + bytes.len()) };
     let mut chain = header.chain.clone();
     chain.push(header.position);
-    let saved = Saved { chain, hash, epoch, time: header.time, full, changes };
+    let saved = Saved { chain, object: header.object.clone(), epoch, time: header.time, full, changes };
     Ok(Draft { header, bytes, saved })
 }
 
@@ -227,6 +229,9 @@ pub async fn keep(node: &Node, draft: Draft) -> Result<(Kept, Saved), StorageErr
         // Another node's, which stands on another state or has seen other tables. What the log makes of a position is
         // the same.
         let (other, ..) = parse(node, org, position, &found).await?;
+        if other.object != header.object {
+            return Err(StorageError::damaged(&path, "it was made of another log than this node has followed"));
+        }
         if !other.ledger.is_same(&header.ledger) {
             let reason = format!(
                 "the ledger has forked: it has {} entries that end in {}, and this node's has {} that end in {}",
@@ -241,22 +246,17 @@ pub async fn keep(node: &Node, draft: Draft) -> Result<(Kept, Saved), StorageErr
             chain = other.chain;
             saved.chain.clone_from(&chain);
             saved.chain.push(position);
-            saved.hash = hash_of(&found);
         }
     }
     let counts = is_whole(&listed, &chain, position);
     if !counts {
-        tracing::warn!(%org, position, "a state was stored by a node that had slept; it is stored again in full");
+        tracing::warn!(%org, position, "a state was stored by a node that had slept; the next one is stored in full");
         return Ok((Kept { position, counts }, Saved::default()));
     }
-    tidy(node, org, &listed, position, &saved.chain).await?;
+    if is_newest(&listed, position) {
+        tidy(node, org, &listed, position, &saved.chain).await?;
+    }
     Ok((Kept { position, counts }, saved))
-}
-
-/// BLAKE3 of a state without its MAC, which another key changes.
-pub(crate) fn hash_of(bytes: &Bytes) -> String {
-    let end = bytes.len().saturating_sub(LogKeys::trailer_length());
-    blake3::hash(bytes.get(..end).unwrap_or_default()).to_hex().to_string()
 }
 
 /// Puts all states of an org, and what is parked of it, under the current key.
@@ -276,11 +276,15 @@ pub async fn reseal(node: &Node, org: &OrgName) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Whether a state may be relied on: all that it stands on is there, and nothing came between it and its base.
+/// Whether a state may be relied on: all that it stands on is there, and nothing else lies between it and the full one.
 fn is_whole(listed: &[u64], chain: &[u64], position: u64) -> bool {
-    let is_there = chain.iter().all(|base| listed.contains(base));
-    let base = chain.last().copied();
-    is_there && base.is_none_or(|base| !listed.iter().any(|between| (base + 1..position).contains(between)))
+    let from = chain.first().copied().unwrap_or(position);
+    listed.iter().filter(|at| (from..position).contains(at)).eq(chain)
+}
+
+/// Whether no newer state is listed than the one at a position.
+fn is_newest(listed: &[u64], position: u64) -> bool {
+    listed.last().is_none_or(|newest| *newest <= position)
 }
 
 /// Deletes the states that neither the two newest which may be relied on are, nor stand on.
@@ -331,19 +335,28 @@ pub struct Loaded {
 /// # Errors
 /// What the store says, or the first object that is damaged.
 pub async fn newest(node: &Node, org: &OrgName) -> Result<Option<Loaded>, StorageError> {
-    let listed = positions(node, org).await?;
-    for (at, position) in listed.iter().enumerate().rev() {
-        if let Some(mut loaded) = read(node, org, *position).await? {
-            loaded.listed = listed.last().copied().unwrap_or(0);
-            loaded.before = at.checked_sub(1).and_then(|at| listed.get(at)).copied().unwrap_or(0);
-            return Ok(Some(loaded));
+    let mut listed = positions(node, org).await?;
+    'listing: loop {
+        for (at, position) in listed.iter().enumerate().rev() {
+            if let Some(mut loaded) = read(node, org, *position).await? {
+                loaded.listed = listed.last().copied().unwrap_or(0);
+                loaded.before = at.checked_sub(1).and_then(|at| listed.get(at)).copied().unwrap_or(0);
+                return Ok(Some(loaded));
+            }
+            // It may have been deleted since it was listed, for a newer one.
+            let now = positions(node, org).await?;
+            if now != listed {
+                listed = now;
+                continue 'listing;
+            }
+            tracing::warn!(%org, position, "passed over a state whose base is gone");
         }
-        tracing::warn!(%org, position, "passed over a state whose base is gone");
+        return if listed.is_empty() {
+            Ok(None)
+        } else {
+            Err(StorageError::damaged(state_folder(org), "there are states, and what each of them stands on is gone"))
+        };
     }
-    if listed.is_empty() {
-        return Ok(None);
-    }
-    Err(StorageError::damaged(state_folder(org), "there are states, and what each of them stands on is gone"))
 }
 
 /// Reads an org's newest state that is sound, and says why each newer one is not: for a repair, which goes on from
@@ -373,38 +386,58 @@ pub(crate) async fn newest_sound(
     Ok((None, unsound))
 }
 
+/// A stored state, as one of those that another stands on.
+struct Link {
+    position: u64,
+    length: usize,
+    header: StateHeader,
+    totals: Bytes,
+    remembered: Bytes,
+}
+
+/// Reads the state at a position and all that it stands on, as they are stored now, the full one first; nothing if one
+/// of them is gone, or was made of another object of the log than the one that the next names.
+async fn links(node: &Node, org: &OrgName, position: u64) -> Result<Vec<Link>, StorageError> {
+    let mut links: Vec<Link> = Vec::new();
+    let mut next = Some(position);
+    while let Some(position) = next {
+        let Some(bytes) = node.store.get(&state_path(org, position)).await? else { return Ok(Vec::new()) };
+        let (header, totals, remembered) = parse(node, org, position, &bytes).await?;
+        if links.last().is_some_and(|upon: &Link| upon.header.base != header.object) {
+            return Ok(Vec::new());
+        }
+        next = header.chain.last().copied();
+        if next.is_some_and(|base| base >= position) {
+            return Err(StorageError::damaged(state_path(org, position), "it stands on a newer one"));
+        }
+        links.push(Link { position, length: bytes.len(), header, totals, remembered });
+    }
+    links.reverse();
+    Ok(links)
+}
+
 /// Reads the state at a position; none if it, or what it stands on, is gone.
 async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded>, StorageError> {
-    let Some(bytes) = node.store.get(&state_path(org, position)).await? else { return Ok(None) };
-    let (header, ..) = parse(node, org, position, &bytes).await?;
-    let mut links = Vec::with_capacity(header.chain.len() + 1);
-    for base in &header.chain {
-        let Some(bytes) = node.store.get(&state_path(org, *base)).await? else { return Ok(None) };
-        links.push((*base, bytes));
-    }
-    links.push((position, bytes));
+    let links = links(node, org, position).await?;
+    let Some(header) = links.last().map(|newest| newest.header.clone()) else { return Ok(None) };
+    let chain: Vec<u64> = links.iter().map(|link| link.position).collect();
     let default = usize::try_from(node.settings.limits.series).unwrap_or(usize::MAX);
     let (mut totals, mut dedup): (Option<RunningTotals>, Option<Dedup>) = (None, None);
-    let (mut hash, mut full, mut changes) = (None, 0, 0);
-    for (at, bytes) in links {
+    let (mut full, mut changes) = (0, 0);
+    for Link { position: at, length, header: link, totals: packed, remembered } in links {
         let path = state_path(org, at);
         let damaged = |e: &dyn std::fmt::Display| StorageError::damaged(&path, e);
-        let (link, packed, remembered) = parse(node, org, at, &bytes).await?;
-        if link.base != hash {
-            // It stands on another than the one that is there now.
-            return Ok(None);
-        }
         let series = link.limits.map_or(default, |limits| usize::try_from(limits.series).unwrap_or(usize::MAX));
         let unpacked = zstd::decode_all(packed.as_ref()).map_err(|e| damaged(&e))?;
         match &mut totals {
             None => {
                 totals = Some(RunningTotals::decode(&unpacked, series).map_err(|e| damaged(&e))?);
-                full = bytes.len();
+                full = length;
             }
             Some(totals) => {
                 totals.apply_changes(&unpacked).map_err(|e| damaged(&e))?;
                 totals.set_max_series(series);
-                changes += bytes.len();
+                changes += length;
             }
         }
         let stored = Stored::decode(&remembered).map_err(|e| damaged(&e))?;
@@ -421,15 +454,12 @@ async fn read(node: &Node, org: &OrgName, position: u64) -> Result<Option<Loaded
         } else {
             stored.complete_lanes(dedup.as_ref()).map_err(|e| damaged(&e))?
         });
-        hash = Some(hash_of(&bytes));
     }
     let (Some(mut totals), Some(dedup)) = (totals, dedup) else {
         return Err(StorageError::damaged(state_path(org, position), "it is empty"));
     };
-    let mut chain = header.chain.clone();
-    chain.push(position);
     let (epoch, time) = (totals.mark(), header.time);
-    let saved = Saved { chain, hash: hash.unwrap_or_default(), epoch, time, full, changes };
+    let saved = Saved { chain, object: header.object.clone(), epoch, time, full, changes };
     Ok(Some(Loaded { header, totals, dedup, saved, before: 0, listed: 0 }))
 }
 

@@ -35,6 +35,13 @@ fn come(state: &mut OrgState, position: u64, rows: usize) {
     state.totals.apply(&Digest::of(&batch).unwrap(), state.time);
 }
 
+/// An org in which a call came in at each of these positions.
+fn come_to(positions: &[u64]) -> OrgState {
+    let mut state = state();
+    positions.iter().for_each(|position| come(&mut state, *position, 1));
+    state
+}
+
 /// Stores a state as of where an org stands, upon `saved` or in full.
 async fn keep(
     world: &World,
@@ -55,13 +62,12 @@ async fn newest(world: &World) -> u64 {
     snapshot::newest(&world.node, &org()).await.unwrap().unwrap().header.position
 }
 
-/// Rule L5: changes name their base by position and hash.
+/// Rule L5: changes name their base by position and by the log's object there.
 #[tokio::test]
-async fn changes_upon_another_state_than_the_one_that_is_there_are_passed_over() {
+async fn changes_upon_the_state_of_another_log_are_passed_over() {
     let (world, other) = (World::new(), World::new());
-    let (mut one, mut another) = (state(), state());
-    come(&mut one, 5, 3);
-    come(&mut another, 5, 4);
+    let (mut one, mut another) = (come_to(&[5]), come_to(&[5]));
+    another.object = Some(serde_json::from_str(r#""cd""#).unwrap());
     let (_, saved) = kept(&world, &mut one, &Saved::default()).await;
     come(&mut one, 6, 3);
     assert!(kept(&world, &mut one, &saved).await.0.counts);
@@ -71,6 +77,8 @@ async fn changes_upon_another_state_than_the_one_that_is_there_are_passed_over()
     let genuine = other.node.store.get(&path).await.unwrap().unwrap();
     world.node.store.put(&path, genuine).await.unwrap();
     assert_eq!(newest(&world).await, 5, "what changed since the one state was put upon the other");
+    let disagreed = keep(&world, &mut come_to(&[5]), LedgerEnd::default(), &Saved::default()).await.unwrap_err();
+    assert!(disagreed.is_damage() && disagreed.to_string().contains("another log"), "{disagreed}");
 }
 
 /// A node that slept stores changes upon a state that another one has gone on from meanwhile.
@@ -87,6 +95,58 @@ async fn a_state_that_came_late_does_not_count_and_is_stored_again_in_full() {
     assert_eq!((late, base.clone()), (Kept { position: 7, counts: false }, Saved::default()));
     assert!(kept(&world, &mut sleeper, &base).await.0.counts);
     assert_eq!(newest(&world).await, 7);
+}
+
+/// A node that slept goes on below what another one has stored meanwhile: it does not know what that stands on.
+#[tokio::test]
+async fn a_node_that_is_behind_deletes_nothing_that_a_newer_state_stands_on() {
+    let world = World::new();
+    let mut awake = state();
+    come(&mut awake, 5, 1);
+    let (_, saved) = kept(&world, &mut awake, &Saved::default()).await;
+    come(&mut awake, 6, 1);
+    let (_, saved) = kept(&world, &mut awake, &saved).await;
+    for position in 7..=9 {
+        come(&mut awake, position, 1);
+    }
+    assert!(kept(&world, &mut awake, &saved).await.0.counts);
+    let mut behind = come_to(&[5, 6, 7]);
+    let (_, base) = kept(&world, &mut behind, &Saved::default()).await;
+    come(&mut behind, 8, 1);
+    kept(&world, &mut behind, &base).await;
+    assert_eq!(newest(&world).await, 9);
+}
+
+/// What a state stands on may be deleted by a writer that has one of its own further down the chain.
+#[tokio::test]
+async fn a_state_does_not_count_while_another_lies_further_down_its_chain() {
+    let world = World::new();
+    let mut one = come_to(&[5]);
+    let (_, saved) = kept(&world, &mut one, &Saved::default()).await;
+    come(&mut one, 6, 1);
+    come(&mut one, 7, 1);
+    let (_, saved) = kept(&world, &mut one, &saved).await;
+    kept(&world, &mut come_to(&[5, 6]), &Saved::default()).await;
+    come(&mut one, 8, 1);
+    assert!(!kept(&world, &mut one, &saved).await.0.counts);
+}
+
+/// A state that does not count is stored again in full, in its place, while another node goes on from the one before.
+#[tokio::test]
+async fn changes_go_upon_whichever_state_of_their_base_is_there() {
+    let world = World::new();
+    let mut one = come_to(&[5]);
+    let (_, saved) = kept(&world, &mut one, &Saved::default()).await;
+    come(&mut one, 6, 1);
+    come(&mut one, 7, 1);
+    let (_, saved) = kept(&world, &mut one, &saved).await;
+    kept(&world, &mut come_to(&[5, 6]), &Saved::default()).await;
+    come(&mut one, 8, 1);
+    kept(&world, &mut one, &saved).await;
+    let (replaced, _) = kept(&world, &mut come_to(&[5, 6, 7]), &Saved::default()).await;
+    assert!(replaced.counts);
+    let loaded = snapshot::newest(&world.node, &org()).await.unwrap().unwrap();
+    assert_eq!((loaded.header.position, loaded.totals.encode()), (8, come_to(&[5, 6, 7, 8]).totals.encode()));
 }
 
 #[tokio::test]
@@ -109,7 +169,7 @@ async fn a_state_of_a_newer_version_is_the_nodes_trouble_and_no_damage() {
     kept(&world, &mut state, &Saved::default()).await;
     let (path, keys) = (state_path(&org(), 5), world.node.log.keys());
     let mut body = keys.open(path.as_ref(), &world.node.store.get(&path).await.unwrap().unwrap()).unwrap().to_vec();
-    let at = body.windows(9).position(|window| window == b"\"needs\":3").unwrap();
+    let at = body.windows(9).position(|window| window == b"\"needs\":4").unwrap();
     body[at + 8] = b'9';
     world.node.store.put(&path, keys.seal(path.as_ref(), body)).await.unwrap();
     let refused = snapshot::newest(&world.node, &org()).await.unwrap_err();
