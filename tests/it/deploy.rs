@@ -9,7 +9,7 @@ use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Program, free_port, mcpg, run, tool, yaml};
+use crate::harness::{Program, free_port, mcpg, plain_http, run, tool, yaml};
 
 const MANIFESTS: [&str; 2] = ["control-plane.yaml", "gateway.yaml"];
 const UNITS: [&str; 2] = ["mcpg-control-plane.service", "mcpg-gateway.service"];
@@ -95,7 +95,7 @@ async fn the_control_plane_of_the_manifest_starts_and_drains() {
     succeeds(with_hashes(mcpg().args(["config", "check"]).arg(&file), &key));
     let mut program = Program::new("the control plane of the manifest");
     program.spawn(with_hashes(mcpg().args(["control-plane", "--config"]).arg(&file).current_dir(folder.path()), &key));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = plain_http().build().unwrap();
     let ready = format!("http://127.0.0.1:{port}/readyz");
     let is_ready = async || client.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success());
     program.ready(std::time::Duration::from_secs(90), is_ready).await;

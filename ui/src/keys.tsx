@@ -40,6 +40,7 @@ export function Keys({ refresh }: { refresh: () => void }) {
   const [palette, setPalette] = useState(false);
   const closePalette = useCallback(() => setPalette(false), []);
   const openHelp = useCallback(() => setHelp(true), []);
+  // When `g` was pressed, not when the page came to it: a busy page is no slow hand.
   const going = useRef(-Infinity);
   useEffect(() => {
     const press = (event: KeyboardEvent): void => {
@@ -51,7 +52,7 @@ export function Keys({ refresh }: { refresh: () => void }) {
       if (event.defaultPrevented || event.metaKey || event.ctrlKey || event.altKey || typing(event.target)) return;
       if (document.querySelector("[role=dialog]") && event.key !== "?") return;
       const act = actions[event.key];
-      if (performance.now() - going.current < 1_000) {
+      if (event.timeStamp - going.current < 1_000) {
         going.current = -Infinity;
         const view = VIEWS.find(({ key }) => key === event.key);
         if (view) {
@@ -61,12 +62,12 @@ export function Keys({ refresh }: { refresh: () => void }) {
         return;
       }
       if (!act) return;
-      if (act() !== false) event.preventDefault();
+      if (act(event) !== false) event.preventDefault();
     };
-    const actions: Record<string, () => boolean | void> = {
+    const actions: Record<string, (event: KeyboardEvent) => boolean | void> = {
       "/": () => document.querySelector<HTMLElement>("[data-add-filter]")?.click(),
       "?": () => setHelp((open) => !open),
-      g: () => void (going.current = performance.now()),
+      g: (event) => void (going.current = event.timeStamp),
       l: () => void set({ live: live ? null : true, ...(live ? {} : { to: null }) }),
       b: () => void dispatchEvent(new Event("mcpg:box")),
       r: () => refresh(),

@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
 use reqwest::{Method, Url};
 use serde_json::Value;
 
-use crate::harness::{Answer, eventually};
+use crate::harness::{Answer, eventually, plain_http};
 
 #[derive(Debug, Clone)]
 struct Cookie {
@@ -30,7 +30,7 @@ pub(super) struct Browser {
 
 impl Browser {
     pub(super) fn new() -> Self {
-        Self::over(reqwest::Client::builder())
+        Self::over(plain_http())
     }
 
     /// One that trusts further authorities, say.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::browser::Browser;
 use super::entries;
 use super::provider::{SECRET, provided};
-use crate::harness::{Client, eventually};
+use crate::harness::{Client, eventually, plain_http};
 
 #[tokio::test]
 async fn a_person_logs_in_does_what_the_claims_open_and_logs_out() {
@@ -235,7 +235,7 @@ async fn an_id_token_sent_as_a_bearer_token_opens_nothing() {
             ("code_verifier", &verifier),
         ])
         .finish();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = plain_http().build().unwrap();
     let request = http.post(format!("{}/token", provider.issuer())).basic_auth("mcpg", Some(SECRET));
     let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
     let tokens: Value = request.send().await.unwrap().json().await.unwrap();

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::governed::modern;
-use crate::harness::{GatewayConfig, Mcp, Upstream, eventually};
+use crate::harness::{GatewayConfig, Mcp, Upstream, eventually, plain_http};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1024 * 1024;
@@ -200,7 +200,7 @@ async fn initializes_that_wait_for_a_plugin_take_no_more_sessions_than_there_are
     let config = GatewayConfig::new().http("fix", &fixture.url()).with(json!({ "limits": { "sessions": 3 } }));
     let gateway = config.spawn();
     let url = gateway.plugin_url("fix");
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = plain_http().build().unwrap();
     eventually("the gateway to serve", PATIENCE, async || http.get(&url).send().await.ok()).await;
     let opening: Vec<_> = (0..12)
         .map(|_| {

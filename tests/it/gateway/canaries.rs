@@ -7,7 +7,7 @@ use mcpg::config::TokenHash;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
-use crate::harness::{Collector, Config, GatewayConfig, Mcp, Upstream, eventually, python};
+use crate::harness::{Collector, Config, GatewayConfig, Mcp, Upstream, eventually, plain_http, python};
 
 /// What is in each of the secrets, and in nothing else.
 const CANARY: &str = "canary-7d1f";
@@ -89,7 +89,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
     let spans =
         collector.spans_with("the spans", 8, |span| span.kind == "SERVER" && span.name.starts_with("tools/call")).await;
     let metrics = calls.get("metrics").await.text() + &calls.get("/metrics").await.text();
-    let own = reqwest::Client::builder().no_proxy().build().unwrap();
+    let own = plain_http().build().unwrap();
     let own =
         own.get(format!("http://{}/metrics", gateway.metrics_authority())).send().await.unwrap().text().await.unwrap();
     assert!(own.contains("echo"), "the metrics count the calls: {own}");

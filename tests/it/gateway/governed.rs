@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use mcpg::config::TokenHash;
 
-use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually, fixture_command};
+use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually, fixture_command, plain_http};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1024 * 1024;
@@ -25,7 +25,7 @@ pub(crate) async fn modern(url: &str, method: &str, mut params: Value, capabilit
     });
     let name = params.get("name").or_else(|| params.get("uri")).and_then(Value::as_str).map(str::to_owned);
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = plain_http().build().unwrap();
     let mut request = client.post(url).header(ACCEPT, "application/json").header("mcp-method", method);
     request = request.header("mcp-protocol-version", "2026-07-28");
     if let Some(name) = name {
@@ -121,7 +121,7 @@ async fn a_method_that_mcp_does_not_have_is_refused_in_both_generations() {
 async fn headers_that_differ_from_the_body_are_refused() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fix", &fixture.url()).start().await;
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = plain_http().build().unwrap();
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {},
     });
@@ -255,7 +255,7 @@ async fn a_rate_is_refused_as_a_quota_and_changes_while_the_gateway_runs() {
 async fn a_client_that_takes_json_alone_gets_json() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fix", &fixture.url()).start().await;
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = plain_http().build().unwrap();
     let hello = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "protocolVersion": "1999-01-01",
             "capabilities": {}, "clientInfo": { "name": "plain", "version": "1" } } });
     for accept in ["application/json", "*/*"] {

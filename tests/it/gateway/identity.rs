@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually};
+use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually, plain_http};
 use crate::issuer::{Issuer, Signer};
 
 /// How long new keys may take to be known.
@@ -42,7 +42,7 @@ async fn trusting(fixture: &Upstream, issuer: &Issuer) -> Gateway {
 /// The status of an attempt to open a session, and its challenge.
 async fn refusal(gateway: &Gateway, headers: HeaderMap) -> (StatusCode, String) {
     let hello = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {} });
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = plain_http().build().unwrap();
     let response = client.post(gateway.url()).headers(headers).json(&hello).send().await.unwrap();
     let challenge = response.headers().get(WWW_AUTHENTICATE).map(|value| value.to_str().unwrap().to_owned());
     (response.status(), challenge.unwrap_or_default())

@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Collector, Config, Gateway, GatewayConfig, Program, Span, eventually, free_port, python, python_command,
+    Collector, Config, Gateway, GatewayConfig, Program, Span, eventually, free_port, plain_http, python, python_command,
 };
 
 /// An MCP server that traces itself: it has one tool, which answers with the trace context that it got.
@@ -22,7 +22,7 @@ impl Traced {
         let (mut program, port) = (Program::new("the traced server"), free_port());
         program.spawn(python_command("traced_server.py").args([&port.to_string(), collector]));
         let url = format!("http://127.0.0.1:{port}/mcp");
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         program.ready(Duration::from_secs(60), async || client.post(&url).send().await.is_ok()).await;
         Self { _program: program, url }
     }

@@ -9,7 +9,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::harness::{Config, Gateway, GatewayConfig, Mcp, Program, eventually, free_port, python_command};
+use crate::harness::{Config, Gateway, GatewayConfig, Mcp, Program, eventually, free_port, plain_http, python_command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ impl Unruly {
     async fn start_again(&mut self) {
         let port = self.port.to_string();
         self.program.spawn(python_command("unruly_server.py").args(["http", self.kind, &port]));
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let url = self.url();
         self.program.ready(PATIENCE, async || client.get(&url).send().await.is_ok()).await;
     }

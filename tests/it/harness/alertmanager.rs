@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{Program, free_port, tool};
+use super::{Program, free_port, plain_http, tool};
 
 /// How long a start may take before it is a failure.
 const START: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ impl Alertmanager {
         command.arg(format!("--storage.path={}", folder.path().join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--cluster.listen-address=");
         program.spawn(&mut command);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let ready = format!("http://127.0.0.1:{port}/-/ready");
         program
             .ready(START, async || client.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()))

@@ -6,7 +6,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, Hea
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::Exposition;
+use super::{Exposition, plain_http};
 
 /// A response, read to its end.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
+        let http = plain_http().timeout(Duration::from_secs(90)).build().unwrap();
         Self { http, base: base.to_owned(), org: "default".to_owned(), token: None }
     }
 
@@ -79,7 +79,7 @@ impl Client {
 
     /// Gives up on an answer after `limit`.
     pub(crate) fn with_timeout(&self, limit: Duration) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(limit).build().unwrap();
+        let http = plain_http().timeout(limit).build().unwrap();
         Self { http, ..self.clone() }
     }
 

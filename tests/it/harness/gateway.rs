@@ -8,7 +8,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Exposition, Mcp, Program, Server, free_port, mcpg};
+use super::{Exposition, Mcp, Program, Server, free_port, mcpg, plain_http};
 
 /// How long a start may take before it is a failure.
 const START: Duration = Duration::from_secs(60);
@@ -154,7 +154,7 @@ impl Gateway {
 
     /// Its own metrics.
     pub(crate) async fn metrics(&self) -> Exposition {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let response = client.get(format!("http://{}/metrics", self.metrics_authority())).send().await.unwrap();
         Exposition::parse(&response.error_for_status().unwrap().text().await.unwrap())
     }
@@ -187,7 +187,7 @@ impl Gateway {
     /// Starts the process and waits until it answers HTTP, whatever it answers.
     pub(crate) async fn start(&mut self) {
         self.program.spawn(&mut self.config.command());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let url = self.url();
         self.program.ready(START, async || client.post(&url).send().await.is_ok()).await;
     }

@@ -10,6 +10,8 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
+use super::plain_http;
+
 /// The version of the protocol that it asks for.
 const VERSION: &str = "2025-11-25";
 
@@ -140,7 +142,7 @@ impl Mcp {
 
     /// A client that has opened no session.
     pub(crate) fn without_session(url: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap();
+        let http = plain_http().timeout(Duration::from_secs(90)).build().unwrap();
         let (next, server) = (AtomicU64::new(1), Value::Null);
         Self { http, url: url.to_owned(), headers: HeaderMap::new(), next, server }
     }

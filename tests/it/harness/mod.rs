@@ -55,6 +55,11 @@ pub(crate) fn is_soak() -> bool {
     std::env::var("MCPG_SOAK").is_ok_and(|value| value == "1")
 }
 
+/// A client of plain HTTP on this machine: without proxies, and without the system's authorities, which take long to read.
+pub(crate) fn plain_http() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().tls_certs_only([])
+}
+
 /// Held by tests that load both cores or that measure: they run one at a time.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());

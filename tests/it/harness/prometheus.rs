@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Logs, eventually, free_port, run, tool};
+use super::{Logs, eventually, free_port, plain_http, run, tool};
 
 /// A program of the newest Prometheus that `tests/setup.sh` installs: `prometheus` or `promtool`.
 pub(crate) fn newest(name: &str) -> PathBuf {
@@ -67,7 +67,7 @@ impl Prometheus {
             .unwrap();
         let logs = Logs::default();
         logs.follow(child.stderr.take().unwrap());
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+        let http = plain_http().timeout(Duration::from_secs(10)).build().unwrap();
         let mut prometheus = Self { http, base: format!("http://{address}"), child, logs, _folder: folder };
         prometheus.wait_until_ready().await;
         prometheus

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Program, free_port};
+use super::{Program, free_port, plain_http};
 
 /// How long a start may take before it is a failure.
 const START: Duration = Duration::from_secs(60);
@@ -109,7 +109,7 @@ impl Upstream {
             Kind::Everything => command.arg("streamableHttp").env("PORT", &port),
         };
         self.program.spawn(&mut command);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let url = self.url();
         self.program.ready(START, async || client.post(&url).send().await.is_ok()).await;
     }

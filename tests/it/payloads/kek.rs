@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{ALICE, OPERATOR, config, entries, flushed, note, refused, stored, view};
 use crate::harness::s3::Service;
-use crate::harness::{Program, Server, free_port, mcpg, python_command, run};
+use crate::harness::{Program, Server, free_port, mcpg, plain_http, python_command, run};
 
 const START: Duration = Duration::from_secs(60);
 
@@ -61,7 +61,7 @@ impl Transit {
         let mut command: Command = python_command("transit.py");
         command.arg(self.port.to_string());
         self.program.spawn(&mut command);
-        let (client, url) = (reqwest::Client::builder().no_proxy().build().unwrap(), self.url());
+        let (client, url) = (plain_http().build().unwrap(), self.url());
         let health = format!("{url}/v1/sys/health");
         self.program
             .ready(START, async || client.get(&health).send().await.is_ok_and(|a| a.status().is_success()))

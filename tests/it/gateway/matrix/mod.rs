@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 
 use self::expected::{EXCEPTIONS, SECTION, expected};
 use crate::harness::{
-    Gateway, GatewayConfig, Upstream, client_script, eventually, fixture_command, modern_command, node, python_command,
-    run,
+    Gateway, GatewayConfig, Upstream, client_script, eventually, fixture_command, modern_command, node, plain_http,
+    python_command, run,
 };
 
 /// How long a scenario may take until it has failed.
@@ -114,7 +114,7 @@ impl Between {
 
     /// Waits until a plugin is up: a client that comes before that is refused, and no cell is about that.
     async fn ready(&self, plugin: &str) {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_http().build().unwrap();
         let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
             "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "ready", "version": "1" },
         } });
