@@ -12,7 +12,7 @@ use crate::harness::{Collector, Config, GatewayConfig, Mcp, Upstream, eventually
 /// What is in each of the secrets, and in nothing else.
 const CANARY: &str = "canary-7d1f";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn secret(of: &str) -> String {
     format!("{CANARY}-{of}")
@@ -33,7 +33,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
         permit(principal, action, resource == Tool::"fix/echo");
     "#;
     let plugin = json!({
-        "name": "fix", "url": fixture.url(), "headers": { "x-upstream-key": secret("upstream-header") }, "timeout": "2s",
+        "name": "fix", "url": fixture.url(), "headers": { "x-upstream-key": secret("upstream-header") }, "timeout": "10s",
     });
     let mut gateway = GatewayConfig::new()
         .plugin(plugin)
@@ -52,6 +52,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
         .env("MCPG_LOG", "trace")
         .start()
         .await;
+    gateway.plugins_ready(1).await;
 
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {}", secret("token"))).unwrap());
@@ -64,7 +65,7 @@ async fn no_secret_of_a_call_is_found_anywhere() {
     client.call("fix__fail", json!({ "message": secret("rpc-error"), "rpc": true })).await.error();
     client.call("fix__count", json!({ "text": secret("denied-argument") })).await.error();
     client.call("fix__echo", json!({ "deny": secret("judged-argument") })).await.error();
-    client.call("fix__sleep", json!({ "ms": 20_000, "note": secret("late-argument") })).await.error();
+    client.call("fix__sleep", json!({ "ms": 80_000, "note": secret("late-argument") })).await.error();
     client.call(&secret("unknown-tool"), json!({ "x": secret("lost-argument") })).await.error();
     client.call("fix__no_such_tool", json!({ "x": secret("unknown-argument") })).await.error();
     client.request(&secret("unknown-method"), json!({ "x": secret("parameter") })).await.error();

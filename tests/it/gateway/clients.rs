@@ -48,6 +48,7 @@ async fn the_python_sdk_does_all_it_can_with_one_plugin() {
 async fn the_python_sdk_does_all_it_can_with_all_plugins_at_one_endpoint() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
+    gateway.plugins_ready(1).await;
     for mode in ["auto", "legacy"] {
         let seen = python("mcp_session.py", &[&gateway.url(), mode, "fixture__"]).await;
         assert_whole_session(seen, "fixture__");
@@ -59,6 +60,7 @@ async fn fastmcp_lists_and_calls_tools_of_two_plugins() {
     let everything = Upstream::everything().await;
     let gateway =
         GatewayConfig::new().http("every", &everything.url()).stdio("fixture", &fixture_command()).start().await;
+    gateway.plugins_ready(2).await;
     let seen = python("fastmcp_session.py", &[&gateway.url(), "fixture__echo", r#"{"message": "hi"}"#]).await;
     let tools: Vec<&str> = seen["tools"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
     assert!(tools.contains(&"every__get-sum") && tools.contains(&"fixture__echo"), "{tools:?}");
@@ -69,6 +71,7 @@ async fn fastmcp_lists_and_calls_tools_of_two_plugins() {
 async fn the_inspector_lists_and_calls_tools() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fixture", &fixture.url()).start().await;
+    gateway.plugins_ready(1).await;
     let listed = inspect(&gateway.url(), &["--method", "tools/list"]).await;
     assert!(listed["tools"].as_array().unwrap().iter().any(|tool| tool["name"] == "fixture__echo"), "{listed}");
     let call = ["--method", "tools/call", "--tool-name", "fixture__echo", "--tool-arg", "message=hi"];

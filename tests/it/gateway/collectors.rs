@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Collector, Config, Gateway, GatewayConfig, Upstream, eventually, mcpg, run};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway that sends its spans and its own metrics to `collector`, whose settings `more` adds to.
 fn gateway(collector: &Collector, protocol: &str, fixture: &Upstream, more: &Value) -> GatewayConfig {
@@ -31,6 +31,7 @@ async fn call(gateway: &Gateway) {
 
 /// A call through the gateway is a span and counts in a metric at the collector.
 async fn is_told(collector: &Collector, gateway: &Gateway) {
+    gateway.plugins_ready(1).await;
     call(gateway).await;
     let spans = collector.spans_with("the call's span", 1, |span| span.name == "tools/call echo").await;
     assert!(spans.iter().all(|span| span.authorization.as_deref() == Some("Bearer t")));

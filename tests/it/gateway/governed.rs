@@ -145,6 +145,7 @@ async fn headers_that_differ_from_the_body_are_refused() {
 async fn names_that_no_plugin_lists_are_no_labels() {
     let fixture = Upstream::fixture().await;
     let gateway = GatewayConfig::new().http("fix", &fixture.url()).start().await;
+    gateway.plugins_ready(1).await;
     let client = gateway.client().await;
     client.call("fix__echo", json!({})).await.result();
     for n in 0..20 {

@@ -13,7 +13,7 @@ use crate::harness::{Gateway, GatewayConfig, Mcp, Upstream, eventually, plain_ht
 use crate::issuer::{Issuer, Signer};
 
 /// How long new keys may take to be known.
-const ROTATION: Duration = Duration::from_secs(20);
+const ROTATION: Duration = Duration::from_secs(60);
 
 fn bearer(token: &str) -> HeaderMap {
     HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).unwrap())])
@@ -138,6 +138,7 @@ async fn groups_of_a_token_are_what_policies_see() {
     let policy = r#"permit(principal in Group::"ops", action, resource);"#;
     let config = GatewayConfig::new().http("fix", &fixture.url()).policy(policy);
     let gateway = config.with(json!({ "identity": identity })).start().await;
+    gateway.plugins_ready(1).await;
     for (groups, listed) in [(json!(["dev", "ops"]), true), (json!(["dev"]), false)] {
         let token = signer.sign(&claims(json!({ "groups": groups })));
         let tools = Mcp::connect(&gateway.url(), bearer(&token)).await.tools().await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Events, GatewayConfig, Upstream, eventually, fixture_command};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_tool_that_appears_is_announced_and_listed() {
@@ -99,6 +99,7 @@ async fn a_client_that_loses_its_stream_gets_what_it_missed() {
 async fn names_of_plugins_part_the_tools_of_servers_that_call_them_alike() {
     let config = GatewayConfig::new().stdio("one", &fixture_command()).stdio("two", &fixture_command());
     let gateway = config.start().await;
+    gateway.plugins_ready(2).await;
     let client = gateway.client().await;
     let tools = client.tools().await;
     let of = |plugin: &str| tools.iter().filter(|tool| tool.starts_with(plugin)).count();

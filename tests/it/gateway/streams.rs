@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Collector, Config, Gateway, GatewayConfig, Upstream, eventually, free_port};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const CALLS: i64 = 5;
 
 async fn calls(gateway: &Gateway) {

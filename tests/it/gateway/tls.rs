@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Config, GatewayConfig, Program, Upstream, eventually, free_port, python_command};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What takes TLS off before a server.
 struct Front {

@@ -181,8 +181,10 @@ async fn redirect_as_5xx() {
     })
     .await;
     assert!(!gateway.logs().contains("hunter2"), "a query may be a secret");
-    assert!(gateway.stop().await.success());
     let query = "SELECT count(*) FROM tool_invocations WHERE error_code = 'UPSTREAM_REDIRECT'";
+    eventually("the sample of the call", PATIENCE, async || (plane.client().number(query).await >= 1).then_some(()))
+        .await;
+    assert!(gateway.stop().await.success());
     assert_eq!(plane.client().number(query).await, 1);
 }
 
@@ -254,6 +256,7 @@ async fn half_a_line_and_a_line_without_end() {
 async fn cursors_that_stay_or_circle() {
     for kind in ["cursor-stays", "cursor-circles"] {
         let (gateway, client) = before(unruly(kind)).await;
+        gateway.plugins_ready(2).await;
         let tools = client.tools().await;
         assert!(tools.contains(&format!("{kind}__echo")) && tools.contains(&"sound__echo".to_owned()), "{tools:?}");
         logged(&gateway, "its cursors go in a circle").await;

@@ -8,7 +8,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Exposition, Mcp, Program, Server, free_port, mcpg, plain_http};
+use super::{Exposition, Mcp, Program, Server, eventually, free_port, mcpg, plain_http};
 
 /// How long a start may take before it is a failure.
 const START: Duration = Duration::from_secs(60);
@@ -190,6 +190,15 @@ impl Gateway {
         let client = plain_http().build().unwrap();
         let url = self.url();
         self.program.ready(START, async || client.post(&url).send().await.is_ok()).await;
+    }
+
+    /// Waits until so many plugins have become ready, as the log says. A call waits for its plugin by itself; a list of
+    /// all plugins leaves out one that is not ready within a few seconds, and what a tool is called is not known before.
+    pub(crate) async fn plugins_ready(&self, enough: usize) {
+        eventually(&format!("{enough} plugins to be ready"), START, async || {
+            (self.logs().matches("the plugin is ready").count() >= enough).then_some(())
+        })
+        .await;
     }
 
     /// Writes the settings as they are now, for a gateway that reads some of them while it runs.

@@ -129,12 +129,12 @@ async fn a_swap_is_sent_once_and_needs_the_version_that_was_read() {
 async fn a_create_that_hangs_is_given_up_and_may_land_later() {
     let seaweed = Seaweed::shared().await;
     let (_, proxy, store, plain) = through_a_proxy(&seaweed).await;
-    proxy.on(1, Fault::Late(Duration::from_secs(13)), |request| request.puts(NAME));
+    proxy.on(1, Fault::Late(Duration::from_secs(25)), |request| request.puts(NAME));
     let created = store.create(&path(), "late".into()).await;
     assert_eq!(word(&created), "unknown", "{created:?}");
-    // Given up after 10 s of 13: it has not been written yet, and nothing can stop that it will be.
+    // Given up after 10 s of 25: it has not been written yet, and nothing can stop that it will be.
     assert_eq!(plain.get(&path()).await.unwrap(), None);
-    eventually("the write to land", Duration::from_secs(30), async || plain.get(&path()).await.unwrap()).await;
+    eventually("the write to land", Duration::from_secs(90), async || plain.get(&path()).await.unwrap()).await;
     assert_eq!(proxy.seen().into_iter().filter(|request| request.puts(NAME)).count(), 1);
 }
 

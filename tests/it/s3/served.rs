@@ -31,7 +31,7 @@ async fn what_was_acknowledged_on_a_bucket_outlives_a_kill() {
     assert!(server.client().get("audit?limit=1").await.ok().json()["entries"][0]["seq"].is_number());
     let vkey = server.client().get("/v1/orgs/default/audit/vkey").await.text();
     let store = bucket.url("prod");
-    eventually("a checkpoint in the bucket", Duration::from_secs(30), async || {
+    eventually("a checkpoint in the bucket", Duration::from_secs(120), async || {
         let mut verify = mcpg();
         verify.args(["audit", "verify", "--store", &store, "--org", "default", "--vkey", vkey.trim()]);
         verify.envs(bucket.environment());

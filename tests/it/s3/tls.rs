@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::harness::s3::{Bucket, Seaweed};
 use crate::harness::{Program, eventually, free_port, python_command};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What takes TLS off before a service, with a certificate of an authority of its own.
 struct Front {
