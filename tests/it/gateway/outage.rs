@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::{Client, Config, Disk, Gateway, GatewayConfig, Mcp, Server, Upstream, alone, eventually};
 
 /// How long what waits in the spool may take to arrive once the control plane is back: the longest pause and more.
-const ARRIVAL: Duration = Duration::from_secs(60);
+const ARRIVAL: Duration = Duration::from_secs(180);
 
 /// What a full disk has left for the spool, and more calls than find room for their events in it.
 const ROOM: u64 = 256 << 10;
@@ -41,17 +41,30 @@ impl Tally {
 struct Callers {
     stop: Arc<AtomicBool>,
     in_doubt: Arc<AtomicBool>,
+    /// How many calls have been answered so far.
+    answered: Arc<AtomicUsize>,
     tasks: Vec<tokio::task::JoinHandle<Tally>>,
 }
 
 impl Callers {
     async fn start(gateway: &Gateway) -> Self {
         let (stop, in_doubt) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let mut tasks = Vec::new();
+        let (answered, mut tasks) = (Arc::new(AtomicUsize::new(0)), Vec::new());
         for _ in 0..CLIENTS {
-            tasks.push(tokio::spawn(call_on(gateway.client().await, Arc::clone(&stop), Arc::clone(&in_doubt))));
+            let (stop, in_doubt, answered) = (Arc::clone(&stop), Arc::clone(&in_doubt), Arc::clone(&answered));
+            tasks.push(tokio::spawn(call_on(gateway.client().await, stop, in_doubt, answered)));
         }
-        Self { stop, in_doubt, tasks }
+        Self { stop, in_doubt, answered, tasks }
+    }
+
+    /// Lets them call for a second, and for as long as it takes until so many calls more have been answered.
+    async fn go_on(&self, calls: usize) {
+        let goal = self.answered.load(Ordering::SeqCst) + calls;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        eventually(&format!("{goal} calls to be answered"), ARRIVAL, async || {
+            (self.answered.load(Ordering::SeqCst) >= goal).then_some(())
+        })
+        .await;
     }
 
     /// From now on an answer promises nothing.
@@ -74,7 +87,7 @@ impl Callers {
     }
 }
 
-async fn call_on(client: Mcp, stop: Arc<AtomicBool>, in_doubt: Arc<AtomicBool>) -> Tally {
+async fn call_on(client: Mcp, stop: Arc<AtomicBool>, in_doubt: Arc<AtomicBool>, answered: Arc<AtomicUsize>) -> Tally {
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {
         let Some(id) = call(&client).await else {
@@ -85,6 +98,7 @@ async fn call_on(client: Mcp, stop: Arc<AtomicBool>, in_doubt: Arc<AtomicBool>) 
             tally.unanswered += 1;
         } else {
             tally.answered.insert(id);
+            answered.fetch_add(1, Ordering::SeqCst);
         }
     }
     tally
@@ -160,25 +174,25 @@ async fn control_plane_away_and_gateway_killed_every_call_is_told_exactly_once()
 
     // All is well, then the control plane goes under load.
     let callers = Callers::start(&gateway).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    callers.go_on(60).await;
     server.kill();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    callers.go_on(60).await;
     // The gateway is killed under load, twice, and goes on without a control plane.
     gateway.kill();
     tally.add(callers.ended().await);
     for _ in 0..2 {
         gateway.start().await;
         let callers = Callers::start(&gateway).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        callers.go_on(30).await;
         gateway.kill();
         tally.add(callers.ended().await);
     }
     gateway.start().await;
     let callers = Callers::start(&gateway).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    callers.go_on(30).await;
     // The control plane is back, under load too.
     server.start().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    callers.go_on(30).await;
     tally.add(callers.finish().await);
 
     assert!(tally.answered.len() > 200, "only {} calls were answered", tally.answered.len());
@@ -195,7 +209,7 @@ async fn a_stop_without_a_control_plane_keeps_all_for_the_next_start() {
     let mut gateway = GatewayConfig::new().http("fixture", &fixture.url()).control_plane(&server).start().await;
     assert!(server.stop().await.success());
     let callers = Callers::start(&gateway).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    callers.go_on(1).await;
     let tally = callers.finish().await;
     assert!(gateway.stop().await.success());
     server.start().await;
@@ -242,7 +256,11 @@ async fn on_a_full_disk_calls_go_on_unless_audit_is_set_to_fail_closed() {
             }
         }
         std::fs::remove_file(filler).unwrap();
-        client.call("fixture__echo", json!({ "message": "hi" })).await.result();
+        // The disk is tried again a second after it was found full.
+        eventually("a call to go on", ARRIVAL, async || {
+            client.call("fixture__echo", json!({ "message": "hi" })).await.message.get("result").cloned()
+        })
+        .await;
     }
 }
 
@@ -258,7 +276,7 @@ async fn a_power_cut_takes_no_decision_that_a_call_waited_for() {
     let mut gateway = config.start().await;
     assert!(server.stop().await.success());
     let callers = Callers::start(&gateway).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    callers.go_on(1).await;
     callers.doubt();
     disk.cut_power();
     let tally = callers.finish().await;

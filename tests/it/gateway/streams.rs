@@ -25,6 +25,13 @@ async fn counts(client: &Client, query: &str, expected: i64) {
     assert_eq!(client.number(query).await, expected, "{query}");
 }
 
+/// Waits until a collector has the spans of so many calls, and no more.
+async fn traced(collector: &Collector, workspace: &str, calls: i64) {
+    let calls = usize::try_from(calls).unwrap();
+    eventually("the spans", PATIENCE, async || (spans(collector, workspace) >= calls).then_some(())).await;
+    assert_eq!(spans(collector, workspace), calls, "{workspace}");
+}
+
 fn spans(collector: &Collector, workspace: &str) -> usize {
     let ours = |emitter: &serde_json::Map<String, Value>| emitter.values().any(|value| value == workspace);
     collector
@@ -58,16 +65,21 @@ async fn each_stream_off_alone_and_together_leaves_the_others_untouched() {
         if metrics {
             assert_eq!(gateway.metrics().await.total("mcpg_tool_calls_total") as i64, CALLS);
         }
-        // A stop delivers what is recorded: what is not there then will not come.
-        assert!(gateway.stop().await.success());
         let client = server.client();
         let samples = format!("SELECT count(*) FROM tool_invocations WHERE workspace = '{workspace}'");
-        counts(&client, &samples, if metrics { CALLS } else { 0 }).await;
         let events =
             format!("SELECT count(*) FROM audit_log WHERE action = 'tool.permit' AND workspace = '{workspace}'");
-        counts(&client, &events, if audit { CALLS } else { 0 }).await;
-        let expected = if traces { CALLS as usize } else { 0 };
-        eventually("the spans", PATIENCE, async || (spans(&collector, &workspace) == expected).then_some(())).await;
+        let (samples, events) = ((samples, if metrics { CALLS } else { 0 }), (events, if audit { CALLS } else { 0 }));
+        // A stop waits for deliveries no longer than some seconds: on a busy machine they are waited for before it.
+        for (query, expected) in [&samples, &events] {
+            counts(&client, query, *expected).await;
+        }
+        // What is not there after it will not come.
+        assert!(gateway.stop().await.success());
+        for (query, expected) in [&samples, &events] {
+            counts(&client, query, *expected).await;
+        }
+        traced(&collector, &workspace, if traces { CALLS } else { 0 }).await;
     }
 }
 
@@ -84,12 +96,12 @@ async fn each_stream_goes_where_it_is_sent() {
         .start()
         .await;
     calls(&gateway).await;
-    assert!(gateway.stop().await.success());
     let samples = "SELECT count(*) FROM tool_invocations";
     let events = "SELECT count(*) FROM audit_log WHERE action = 'tool.permit'";
     counts(&own.client(), samples, CALLS).await;
     counts(&own.client(), events, CALLS).await;
-    assert_eq!(spans(&first, "ws"), CALLS as usize);
+    assert!(gateway.stop().await.success());
+    traced(&first, "ws", CALLS).await;
 
     gateway.reconfigure(json!({ "observability": {
         "metrics": { "listen": format!("127.0.0.1:{port}"), "control_plane": { "url": other.url() } },
@@ -99,12 +111,15 @@ async fn each_stream_goes_where_it_is_sent() {
     gateway.start().await;
     calls(&gateway).await;
     assert!(reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().status().is_success());
+    counts(&other.client(), samples, CALLS).await;
     assert!(gateway.stop().await.success());
     counts(&other.client(), samples, CALLS).await;
     counts(&own.client(), samples, CALLS).await;
     counts(&own.client(), events, CALLS).await;
     assert_eq!(other.client().number(events).await, 0);
-    assert_eq!((spans(&first, "ws"), spans(&second, "ws")), (CALLS as usize, CALLS as usize));
+    for collector in [&first, &second] {
+        traced(collector, "ws", CALLS).await;
+    }
     let text = std::fs::read_to_string(gateway.path("audit.jsonl")).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let permits = lines.iter().filter(|line| line["action"] == "tool.permit").count();
@@ -119,6 +134,7 @@ async fn each_stream_goes_where_it_is_sent() {
     );
     gateway.start().await;
     calls(&gateway).await;
+    counts(&other.client(), events, CALLS).await;
     assert!(gateway.stop().await.success());
     counts(&other.client(), events, CALLS).await;
     counts(&own.client(), events, CALLS).await;

@@ -34,7 +34,10 @@ async fn gateway(collector: &Collector, sample_rate: f64) -> (Gateway, Traced) {
     let headers = json!({ "authorization": "Bearer ${OTEL_TOKEN}" });
     let otlp = json!({ "endpoint": collector.endpoint(), "headers": headers, "sample_rate": sample_rate, "trust_callers": "all" });
     let config = GatewayConfig::new().http("traced", &traced.url).env("OTEL_TOKEN", "canary-token");
-    (config.with(json!({ "observability": { "otlp": otlp } })).start().await, traced)
+    let gateway = config.with(json!({ "observability": { "otlp": otlp } })).start().await;
+    // A span is named by its tool once the plugin has listed it.
+    gateway.plugins_ready(1).await;
+    (gateway, traced)
 }
 
 fn is_upstreams(span: &Span) -> bool {
@@ -152,6 +155,29 @@ async fn the_message_names_the_parent_and_the_transport_is_linked() {
     assert_eq!(server.links, ["00f067aa0ba902b7"]);
 }
 
+/// The names of the spans of a call that is kept whole.
+const WHOLE: [&str; 5] = [
+    "mcpg-gateway CLIENT tools/call told",
+    "mcpg-gateway INTERNAL identity",
+    "mcpg-gateway INTERNAL policy",
+    "mcpg-gateway SERVER tools/call told",
+    "upstream SERVER tools/call told",
+];
+
+/// The calls that a collector has been told of: the names of the spans of each.
+fn calls_told(collector: &Collector) -> Vec<Vec<String>> {
+    let mut traces: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for span in collector.spans() {
+        traces.entry(span.trace.clone()).or_default().push(format!("{} {} {}", span.service(), span.kind, span.name));
+    }
+    traces.retain(|_, spans| spans.iter().any(|span| span.ends_with("tools/call told")));
+    let sorted = |mut spans: Vec<String>| {
+        spans.sort_unstable();
+        spans
+    };
+    traces.into_values().map(sorted).collect()
+}
+
 /// How many calls were kept of `calls` at a sample rate: each with all its spans, or with none.
 async fn kept(sample_rate: f64, calls: usize) -> usize {
     let collector = Collector::start().await;
@@ -162,23 +188,18 @@ async fn kept(sample_rate: f64, calls: usize) -> usize {
     }
     drop(client);
     gateway.stop().await;
-    let mut traces: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for span in collector.spans() {
-        traces.entry(span.trace.clone()).or_default().push(format!("{} {} {}", span.service(), span.kind, span.name));
+    // The server tells of a call once it has answered it, and what the collector prints is read a little later.
+    let mut before = None;
+    let told = eventually("each trace to be whole, and no more to come", Duration::from_secs(60), async || {
+        let told = calls_told(&collector);
+        let is_settled = before.replace(told.len()) == Some(told.len());
+        (is_settled && told.iter().all(|spans| spans.len() >= WHOLE.len())).then_some(told)
+    })
+    .await;
+    for spans in &told {
+        assert_eq!(*spans, WHOLE, "a trace is kept whole");
     }
-    traces.retain(|_, spans| spans.iter().any(|span| span.ends_with("tools/call told")));
-    for spans in traces.values_mut() {
-        spans.sort_unstable();
-        let whole = [
-            "mcpg-gateway CLIENT tools/call told",
-            "mcpg-gateway INTERNAL identity",
-            "mcpg-gateway INTERNAL policy",
-            "mcpg-gateway SERVER tools/call told",
-            "upstream SERVER tools/call told",
-        ];
-        assert_eq!(*spans, whole, "a trace is kept whole");
-    }
-    traces.len()
+    told.len()
 }
 
 #[tokio::test]
@@ -198,6 +219,7 @@ async fn the_sample_the_audit_entry_and_the_span_of_a_call_name_each_other() {
     let traced = Traced::start(&collector.authority()).await;
     let otlp = json!({ "observability": { "otlp": { "endpoint": collector.endpoint() } } });
     let gateway = GatewayConfig::new().http("traced", &traced.url).control_plane(&server).with(otlp).start().await;
+    gateway.plugins_ready(1).await;
     gateway.client().await.call("traced__told", json!({ "fail": false })).await.result();
     let spans = collector.spans_with("the call to be told", 1, is_gateways).await;
     let span = spans.iter().find(|span| is_gateways(span)).unwrap();
@@ -211,14 +233,14 @@ async fn the_sample_the_audit_entry_and_the_span_of_a_call_name_each_other() {
         span.attributes["mcpg.invocation_id"].as_str().map(str::to_owned),
     ];
     let client = server.client();
-    let sample = eventually("the sample", Duration::from_secs(30), async || {
+    let sample = eventually("the sample", Duration::from_secs(60), async || {
         let rows = client.sql("SELECT trace_id, span_id, request_id, invocation_id FROM tool_invocations").await;
         rows.into_iter()
             .next()
             .map(|row| json!({ "trace_id": row[0], "span_id": row[1], "request_id": row[2], "invocation_id": row[3] }))
     });
     assert_eq!(ids(&sample.await), expected);
-    let entry = eventually("the audit entry", Duration::from_secs(30), async || {
+    let entry = eventually("the audit entry", Duration::from_secs(60), async || {
         client.get("audit?action_prefix=tool.").await.ok().json()["entries"].as_array().unwrap().first().cloned()
     });
     assert_eq!(ids(&entry.await), expected);
@@ -234,7 +256,7 @@ async fn with_the_collector_away_calls_are_answered_and_lost_spans_counted() {
     for _ in 0..20 {
         client.call("traced__told", json!({ "fail": false })).await.result();
     }
-    eventually("lost spans to be counted", Duration::from_secs(30), async || {
+    eventually("lost spans to be counted", Duration::from_secs(60), async || {
         let lost = gateway.metrics().await.total("mcpg_gateway_spans_dropped_total");
         (lost >= 80.0).then_some(())
     })

@@ -192,6 +192,8 @@ impl Account {
     pub(crate) async fn assert_kept_of(&self, client: &Client, chosen: impl Fn(usize) -> bool) {
         let each = async |(org, sent): (&String, &Sent)| {
             let client = client.with_org(org);
+            // A node of several may be loading the org.
+            client.metrics_once_loaded().await;
             let samples = "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY 1";
             let stored = assert_stored(&client, samples, &sent.samples, &format!("samples of org {org}")).await;
             let calls = client.metrics().await.total("mcpg_tool_calls_total");

@@ -8,7 +8,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{ALICE, GATEWAY, PATIENCE, config, entries, flushed, view};
+use super::{ALICE, GATEWAY, PATIENCE, config, entries, flushed, note, view};
 use crate::gateway::governed::modern;
 use crate::harness::{Gateway, GatewayConfig, Mcp, Server, Upstream, eventually, python};
 
@@ -23,15 +23,26 @@ const POLICY: &str = r#"
     permit(principal, action == Action::"call_tool", resource == Tool::"fix/fail");
 "#;
 
+/// A gateway that knows the org's keys, where the org may have some. Its start waits for them no longer than some
+/// seconds, and what captures is denied until they are known.
 async fn gateway(server: &Server, fixture: &Upstream, policy: &str, more: Value) -> Gateway {
-    GatewayConfig::new()
+    // That makes the keys, which a busy machine takes its time for.
+    note(server).await;
+    let has_keys = more.get("org").is_none();
+    let gateway = GatewayConfig::new()
         .http("fix", &fixture.url())
         .control_plane(server)
         .policy(policy)
         .with(json!({ "control_plane": { "token": GATEWAY } }))
         .with(more)
         .start()
-        .await
+        .await;
+    eventually("the keys to be known", PATIENCE, async || {
+        (!has_keys || gateway.path("spool/payload-keys.note").exists()).then_some(())
+    })
+    .await;
+    gateway.plugins_ready(1).await;
+    gateway
 }
 
 /// What a metric of the spool says of payloads.

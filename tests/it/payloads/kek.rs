@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{ALICE, OPERATOR, config, entries, flushed, note, refused, stored, view};
+use super::{ALICE, OPERATOR, PATIENCE, config, entries, flushed, note, refused, stored, view};
 use crate::harness::s3::Service;
-use crate::harness::{Program, Server, free_port, mcpg, plain_http, python_command, run};
+use crate::harness::{Program, Server, eventually, free_port, mcpg, plain_http, python_command, run};
 
 const START: Duration = Duration::from_secs(60);
 
@@ -102,7 +102,15 @@ async fn a_kek_in_vault_is_rotated_trimmed_and_waited_for_when_it_is_away() {
     // The note of the keys that are made goes on.
     assert_eq!(note(&server).await.epochs.len(), 8);
     transit.program.resume();
-    view(&server.client(), call, "it is back").await.ok();
+    eventually("it to be back", PATIENCE, async || {
+        let answer = view(&server.client(), call, "it is back").await;
+        if answer.status.is_success() {
+            return Some(());
+        }
+        refused(&answer, 503, "key_service_unavailable");
+        None
+    })
+    .await;
 }
 
 /// moto's server speaks KMS as it does S3.

@@ -29,7 +29,7 @@ pub(crate) const SERVICE: &str = "token-of-a-service";
 pub(crate) const OPERATOR: &str = "token-of-the-operator";
 pub(crate) const OTHER: &str = "token-of-another-org";
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tokens that the tests use, as they stand in a config.
 pub(crate) fn tokens() -> String {

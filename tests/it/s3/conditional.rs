@@ -162,15 +162,24 @@ async fn of_sixteen_nodes_that_create_one_object_one_wins_each_time() {
     let seaweed = Seaweed::shared().await;
     let bucket = seaweed.bucket().await;
     let nodes: Vec<_> = (0..16).map(|_| bucket.store("race")).collect();
-    for round in 0..8 {
+    let mut told = 0;
+    for round in 0..24 {
+        if told == 8 {
+            break;
+        }
         let path = Path::from(format!("wal/{round:020}"));
         let bodies: Vec<_> = (0..nodes.len()).map(|node| format!("node {node}")).collect();
         let creates = nodes.iter().zip(&bodies).map(|(node, body)| node.create(&path, body.clone().into()));
         let created = futures::future::join_all(creates).await;
         let winners: Vec<_> =
             created.iter().zip(&bodies).filter(|(created, _)| word(created) == "won").map(|(_, body)| body).collect();
-        assert_eq!(winners.len(), 1, "{created:?}");
         let found = nodes[0].objects().get(&path).await.unwrap().bytes().await.unwrap();
-        assert_eq!(found, winners[0].as_bytes());
+        assert!(winners.len() <= 1 && winners.iter().all(|winner| found == winner.as_bytes()), "{created:?}");
+        // A race of which a busy service has left a racer without an answer is run again.
+        if created.iter().all(|created| word(created) != "unknown") {
+            assert_eq!(winners.len(), 1, "{created:?}");
+            told += 1;
+        }
     }
+    assert_eq!(told, 8, "a service that answers hardly any race");
 }

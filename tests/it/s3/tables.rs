@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::harness::s3::{Bucket, Seaweed};
 use crate::harness::{Client, Cluster, Sample, Server, eventually, ndjson, now, python_command, run};
 
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(180);
 const TABLES: [&str; 3] = ["tool_invocations", "tool_usage_hourly", "tool_usage_daily"];
 /// Samples of a batch, half of them of yesterday.
 const BATCH: usize = 20;
@@ -32,12 +32,27 @@ async fn duckdb(bucket: &Bucket, table: &str, sql: &str) -> i64 {
 }
 
 async fn assert_whole(client: &Client, sent: usize) {
+    let calls = client.metrics_once_loaded().await.sum_by("mcpg_tool_calls_total", &[]);
+    assert_eq!(calls[&vec![]], sent as f64);
     assert_eq!(client.count().await, sent as i64);
     for table in &TABLES[1..] {
         assert_eq!(client.number(&format!("SELECT sum(calls) FROM {table}")).await, sent as i64, "{table}");
     }
-    let calls = client.metrics_once_loaded().await.sum_by("mcpg_tool_calls_total", &[]);
-    assert_eq!(calls[&vec![]], sent as f64);
+}
+
+/// Has a batch taken, under a key, by a node that may ask to be asked again.
+async fn take(client: &Client) {
+    let (batch, key) = (batch(), uuid::Uuid::new_v4().to_string());
+    eventually("a batch to be taken", SOON, async || {
+        let answer = client.try_post("application/x-ndjson", None, Some(&key), batch.clone()).await.unwrap();
+        if [429, 503].contains(&answer.status.as_u16()) {
+            assert!(!answer.header("retry-after").is_empty(), "{}", answer.text());
+            return None;
+        }
+        answer.ok();
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +75,7 @@ async fn two_nodes_merge_the_tables_of_a_bucket_and_each_row_is_there_once() {
     };
     eventually("merges of all tables", SOON, async || {
         for client in &clients {
-            client.post(batch(), None).await;
+            take(client).await;
             sent += BATCH;
         }
         let storage = clients[0].get("storage").await.ok().json();
