@@ -222,7 +222,7 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use axum::routing::post;
     use bytes::Bytes;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::super::Body;
     use super::{Refusal, Sender};
@@ -313,18 +313,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_away_is_waited_for() {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let url = format!("http://{address}");
-        let give_up = Duration::from_secs(20);
+        // Its port is taken, so that nobody else gets it, and refuses connections until it is listened at.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}", socket.local_addr().unwrap());
+        let give_up = Duration::from_secs(60);
         let sender =
             Sender::new(&url, &"acme".parse().unwrap(), None, Media::Ndjson, Encoding::Identity, give_up).unwrap();
         let server = Scripted::default();
         let app = Router::new().route("/v1/orgs/acme/invocations", post(answer)).with_state(server.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            axum::serve(TcpListener::bind(address).await.unwrap(), app).await
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            axum::serve(socket.listen(64).unwrap(), app).await
         });
         assert!(sender.deliver(body().bytes, "key-1").await.unwrap().retries > 0);
     }

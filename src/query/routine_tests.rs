@@ -198,7 +198,9 @@ async fn no_call_of_a_function_with_the_worst_values_is_a_fault_of_the_server() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_number_past_its_type_is_an_error_of_the_query_and_never_wraps() {
-    let world = World::new(small()).await;
+    // What was refused may take a moment to notice; the next one waits for it.
+    let patient = std::time::Duration::from_secs(60);
+    let world = World::new(SqlLimits { queue_wait: patient, time: patient, ..small() }).await;
     let most = "9223372036854775807";
     let refused = [
         format!("SELECT {most} + 1"),

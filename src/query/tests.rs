@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use super::case::Case;
+use super::case::{Case, Expected};
 use super::case_files::cases;
 use super::fixture::{ACME, World, samples, small, view};
 use super::formats::Format;
@@ -18,17 +18,28 @@ use super::{Asker, Engine, Evidence, QueryError, SqlLimits, SqlRequest};
 use crate::storage::StorageError;
 use crate::storage::table::DataFile;
 
-async fn run(folder: &str) -> World {
-    // A build without optimization plans some for seconds, on a machine that does other things too.
-    let time = Duration::from_secs(10);
-    let world = World::new(SqlLimits { time, ..small() }).await;
+/// Runs the cases of a folder: those that may end by their time with a short one, the others with a long one. A build
+/// without optimization plans some for seconds, on a machine that does other things too.
+async fn run(folder: &str) -> [World; 2] {
+    let times = [Duration::from_secs(10), Duration::from_secs(60)];
+    let [short, long] = times.map(|time| SqlLimits { time, ..small() });
+    let worlds = [World::new(short).await, World::new(long).await];
     let found = cases(folder);
     assert!(!found.is_empty(), "no cases in {folder}");
     let mut faults = Vec::new();
     for (file, document) in found {
         let case = Case::of(&file, &document);
+        let may_end_by_time = match &case.expected {
+            Expected::Refused(codes) => codes.iter().any(|code| code == "query_timeout"),
+            Expected::Rows { .. } => false,
+            Expected::Harmless => true,
+        };
+        let which = usize::from(!may_end_by_time);
+        let (world, time) = (&worlds[which], times[which]);
         // What was refused may take a moment to notice; the next case is not to pay for it.
-        idle(&world).await;
+        for world in &worlds {
+            idle(world).await;
+        }
         let started = Instant::now();
         let answer = world.json(&case.sql, case.params.clone()).await;
         let checked = match &answer {
@@ -41,7 +52,7 @@ async fn run(folder: &str) -> World {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    world
+    worlds
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,15 +62,13 @@ async fn good_queries_answer_as_the_cases_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_queries_end_as_the_cases_say_and_the_engine_is_alive_within_its_memory() {
-    let world = run("isolation").await;
-    for _ in 0..100 {
-        if world.engine.running() == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    for world in run("isolation").await {
+        idle(&world).await;
+        assert_eq!(
+            world.json("SELECT count(*) AS n FROM tool_invocations", vec![]).await.unwrap()["rows"],
+            json!([[12]])
+        );
     }
-    assert_eq!(world.engine.running(), 0);
-    assert_eq!(world.json("SELECT count(*) AS n FROM tool_invocations", vec![]).await.unwrap()["rows"], json!([[12]]));
     assert!(resident_bytes().unwrap() < 2 << 30, "{:?}", resident_bytes());
 }
 
@@ -76,7 +85,7 @@ fn request(sql: &str) -> SqlRequest {
 }
 
 async fn idle(world: &World) {
-    tokio::time::timeout(Duration::from_secs(30), async {
+    tokio::time::timeout(Duration::from_secs(120), async {
         while world.engine.running() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -110,8 +119,11 @@ async fn an_answer_that_nobody_reads_any_more_stops_its_query() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_past_its_time_is_stopped() {
     let world = World::new(SqlLimits { time: Duration::from_millis(300), ..small() }).await;
-    let answer = world.engine.query(world.acme.clone(), endless(), nobody()).await.unwrap();
-    let error = answer.stream.try_collect::<Vec<_>>().await.unwrap_err();
+    // On a busy machine it may be past its time before it has begun to answer.
+    let error = match world.engine.query(world.acme.clone(), endless(), nobody()).await {
+        Ok(answer) => answer.stream.try_collect::<Vec<_>>().await.unwrap_err(),
+        Err(error) => error,
+    };
     assert_eq!(error, QueryError::Timeout { limit: Duration::from_millis(300) });
     idle(&world).await;
 }

@@ -149,11 +149,11 @@ fn event(action: &str) -> AuditEvent<'_> {
 }
 
 async fn drain(emitters: &Emitters) {
-    emitters.drain(Instant::now() + Duration::from_secs(20)).await;
+    emitters.drain(Instant::now() + Duration::from_secs(60)).await;
 }
 
 async fn eventually(mut is: impl FnMut() -> bool) {
-    timeout(Duration::from_secs(20), async {
+    timeout(Duration::from_secs(60), async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

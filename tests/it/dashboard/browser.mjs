@@ -102,8 +102,7 @@ async function anomaly() {
   const sentence = page.locator("[data-sentence]");
   await sentence.waitFor();
   await page.locator("[data-policies]").waitFor();
-  const said = await sentence.innerText();
-  for (const part of planted.sentence) assert.ok(said.includes(part), `${part} is not in: ${said}`);
+  for (const part of planted.sentence) await until(`${part} in the sentence`, async () => (await sentence.innerText()).includes(part));
   await page.locator("[data-side] [data-trail-step=policy]", { hasText: "slow-lane" }).waitFor();
   const steps = await page.locator("[data-side] [data-trail-step]").evaluateAll((all) => all.map((step) => [step.dataset.trailStep, step.innerText]));
   assert.deepEqual(steps.map(([word]) => word), ["identity", "policy", "dispatch"]);
@@ -131,7 +130,7 @@ async function anomaly() {
 
   await page.goto(`${url}/calls/${first}`);
   await page.locator("[data-sentence]").waitFor();
-  assert.ok((await page.locator("[data-timeline] li").count()) >= 2, "the timeline has its steps");
+  await until("the timeline's steps", async () => (await page.locator("[data-timeline] li").count()) >= 2);
   await page.context().close();
 }
 
@@ -219,8 +218,8 @@ async function sql() {
   await page.keyboard.press("Escape");
   await page.keyboard.press("Control+Enter");
   await page.locator("[aria-label=answer] [data-row]").first().waitFor();
-  assert.match(await page.locator("[data-sql-status]").innerText(), /1 row in/);
-  assert.match(params(page).get("q"), /search_code/);
+  await page.locator("[data-sql-status]", { hasText: /1 row in/ }).waitFor();
+  await until("the query in the URL", async () => params(page).get("q")?.includes("search_code"));
   const [file] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "save CSV" }).click()]);
   assert.match(readFileSync(await file.path(), "utf8"), /^calls\r?\n\d+/);
   await open(page, `/sql?q=${encodeURIComponent("SELECT nothing FROM tool_invocations")}`);
@@ -243,9 +242,13 @@ async function ledger() {
   await page.keyboard.press("Enter");
   await until("the filter in the URL", async () => params(page).get("action") === "tool.deny");
   await settled(page);
+  await until("the entries of the filter alone", async () => {
+    const texts = await page.locator("[aria-label=entries] [data-row]").allInnerTexts();
+    return texts.length > 0 && texts.every((text) => text.includes("tool.deny"));
+  });
   await page.locator("[aria-label=entries] [data-row]").first().click();
   await page.locator("[data-side] .seal").waitFor();
-  assert.match(await page.locator("[data-side]").innerText(), /tool\.deny/);
+  await until("the entry that was opened", async () => /tool\.deny/.test(await page.locator("[data-side]").innerText()));
 
   await open(page, "/ledger?org=tampered");
   await page.locator("#verify:enabled").click();
@@ -275,6 +278,7 @@ async function keyboard() {
   await until("what was typed in the URL", async () => params(page).get("tool") === "!search_code");
   await page.keyboard.press("Control+k");
   await page.locator("[data-palette]").waitFor();
+  await page.getByRole("dialog", { name: "Go to" }).locator("input:focus").waitFor();
   await page.keyboard.type("ledger");
   await page.keyboard.press("Enter");
   await until("the view that was typed", async () => new URL(page.url()).pathname === "/ledger");

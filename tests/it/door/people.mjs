@@ -122,7 +122,7 @@ async function byProvider() {
   await page.goto(url + path);
   await provider(page, "alice");
   await actor(page, "user:alice@acme.example").waitFor();
-  assert.equal(page.url(), url + path, "they come back to where they were");
+  await until("them to come back to where they were", async () => page.url() === url + path);
   passed("a login with the provider leads back");
 
   const payload = page.locator("[data-payload]");

@@ -55,7 +55,7 @@ fn copy_of(folder: &Path) -> tempfile::TempDir {
 
 /// The oldest batch, in hand.
 async fn oldest(lane: &Lane) -> (Sealed, Batch) {
-    let sealed = timeout(Duration::from_secs(20), lane.oldest()).await.expect("a batch is sealed");
+    let sealed = timeout(Duration::from_secs(60), lane.oldest()).await.expect("a batch is sealed");
     let batch = lane.read(&sealed).await.unwrap();
     (sealed, batch)
 }
@@ -415,7 +415,7 @@ fn calls_on_many_threads_are_all_there_once() {
 
 /// Waits for what another thread is about to do.
 async fn eventually(mut is: impl FnMut() -> bool) {
-    timeout(Duration::from_secs(20), async {
+    timeout(Duration::from_secs(60), async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
