@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{ALICE, OPERATOR, PATIENCE, config, entries, flushed, note, refused, stored, view};
+use super::{ALICE, OPERATOR, PATIENCE, config, entries, flushed, not_at_midnight, note, refused, stored, view};
 use crate::harness::s3::Service;
 use crate::harness::{Program, Server, eventually, free_port, mcpg, plain_http, python_command, run};
 
@@ -22,6 +22,7 @@ fn rotate(server: &Server) -> Value {
 
 #[tokio::test]
 async fn a_kek_in_a_file_is_rotated_and_what_was_sealed_before_opens_after() {
+    not_at_midnight().await;
     let mut server = config("").start().await;
     let call = stored(&server, "{\"q\":1}", "{}").await;
     let kek = server.storage().parent().unwrap().join("mcpg-data/keys/payload.kek");
@@ -75,6 +76,7 @@ impl Transit {
 
 #[tokio::test]
 async fn a_kek_in_vault_is_rotated_trimmed_and_waited_for_when_it_is_away() {
+    not_at_midnight().await;
     let transit = Transit::start().await;
     let keys = format!(
         "payload_keys: {{ vault: {{ url: \"{}\", key: mcpg, auth: {{ role_id: the-role, secret_id: the-secret }} }} }}",
@@ -116,6 +118,7 @@ async fn a_kek_in_vault_is_rotated_trimmed_and_waited_for_when_it_is_away() {
 /// moto's server speaks KMS as it does S3.
 #[tokio::test]
 async fn a_kek_in_aws_kms_is_put_behind_its_alias_anew() {
+    not_at_midnight().await;
     let moto = Service::moto().await;
     let endpoint = &moto.bucket().endpoint;
     let kms = python_command("kms_key.py").arg(endpoint).arg("make").output().unwrap();

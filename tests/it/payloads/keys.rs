@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    GATEWAY, OPERATOR, PATIENCE, body, body_at, config, entries, flushed, note, now, refused, send, stored, told, view,
+    DAY, GATEWAY, OPERATOR, PATIENCE, body, body_at, config, entries, flushed, not_at_midnight, note, now, refused,
+    send, stored, told, view,
 };
 use crate::harness::{Config, Server, assert_sound, clock_ahead, eventually};
-
-const DAY: i64 = 86_400;
 
 fn wrapped_keys(server: &Server) -> Vec<String> {
     let folder = server.storage().join("payload-keys/default");
@@ -26,6 +25,7 @@ fn wrapped_keys(server: &Server) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_that_make_keys_at_once_make_the_same() {
+    not_at_midnight().await;
     let first = config(", payloads: { plugins: { github: 7d } }").server();
     let kek = tempfile::tempdir().unwrap();
     let keys =
@@ -58,6 +58,7 @@ async fn three_nodes_that_make_keys_at_once_make_the_same() {
 /// A thief with write access puts a key of his own in the store: it is never signed, and never opens anything.
 #[tokio::test]
 async fn a_key_that_was_swapped_in_the_store_is_never_signed() {
+    not_at_midnight().await;
     let server = config("").start().await;
     let before = note(&server).await;
     let names = wrapped_keys(&server);
@@ -75,6 +76,7 @@ async fn a_key_that_was_swapped_in_the_store_is_never_signed() {
 /// The clock moves past the period: keys and rows go, the ledger says so and verifies, and nobody brings them back.
 #[tokio::test]
 async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
+    not_at_midnight().await;
     let mut server = config(", retention: { payloads: 2d }").with("maintenance: { interval: 1s }").start().await;
     let call = stored(&server, "{\"q\":\"for two days\"}", "{}").await;
     let (today, sealed) = (now(), note(&server).await);
@@ -121,6 +123,7 @@ async fn after_its_period_the_key_is_gone_and_the_ledger_says_so() {
 /// Which orgs' keys are due, and which ledger records it, with an org that is not due for another reason beside it.
 #[tokio::test]
 async fn a_legal_hold_keeps_the_keys_of_what_it_keeps_until_it_is_released() {
+    not_at_midnight().await;
     let two_days = ", retention: { payloads: 2d }";
     let orgs = format!(
         "orgs:\n  - {{ name: default, tier: enterprise, entitlements: [payload_capture]{two_days} }}\n\
@@ -160,6 +163,7 @@ async fn a_legal_hold_keeps_the_keys_of_what_it_keeps_until_it_is_released() {
 /// What can be restored of a removed org are its rows: no key outlives its period by the grace.
 #[tokio::test]
 async fn a_removed_orgs_keys_live_no_longer_than_their_period() {
+    not_at_midnight().await;
     let mut server = config(", retention: { payloads: 2d }").start().await;
     let first = note(&server).await.epochs.keys().next().unwrap().to_string();
     let operator = server.client().with_token(OPERATOR);
@@ -176,6 +180,7 @@ async fn a_removed_orgs_keys_live_no_longer_than_their_period() {
 
 #[tokio::test]
 async fn the_keys_of_an_org_that_is_not_configured_any_more_are_destroyed_in_their_time() {
+    not_at_midnight().await;
     let mut server = config(", retention: { payloads: 2d }").start().await;
     let first = note(&server).await.epochs.keys().next().unwrap().to_string();
     assert_eq!(wrapped_keys(&server).len(), 8);

@@ -29,6 +29,9 @@ pub(crate) const SERVICE: &str = "token-of-a-service";
 pub(crate) const OPERATOR: &str = "token-of-the-operator";
 pub(crate) const OTHER: &str = "token-of-another-org";
 
+/// Seconds of a day.
+pub(crate) const DAY: i64 = 86_400;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tokens that the tests use, as they stand in a config.
@@ -61,6 +64,14 @@ pub(crate) fn config(org: &str) -> Config {
 
 pub(crate) fn now() -> DateTime<Utc> {
     SystemClock.now()
+}
+
+/// Waits until midnight is past, if it is near: each day has a key of its own, and the tests that call this count keys.
+pub(crate) async fn not_at_midnight() {
+    let left = u64::try_from(DAY - now().timestamp().rem_euclid(DAY)).unwrap();
+    if left < 180 {
+        tokio::time::sleep(Duration::from_secs(left + 1)).await;
+    }
 }
 
 /// The org's key note.
