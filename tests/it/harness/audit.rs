@@ -10,7 +10,7 @@ use super::{Gateway, GatewayConfig, eventually};
 const FILE: &str = "audit.ndjson";
 
 /// How long an event may take until it is in the file.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl GatewayConfig {
     /// Writes audit events to a file, in place of a control plane.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{Program, eventually, free_port, python_command};
 
 /// How long a start may take, and spans to arrive, before it is a failure.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The collector.
 #[derive(Debug)]

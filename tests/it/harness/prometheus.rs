@@ -67,7 +67,7 @@ impl Prometheus {
             .unwrap();
         let logs = Logs::default();
         logs.follow(child.stderr.take().unwrap());
-        let http = plain_http().timeout(Duration::from_secs(10)).build().unwrap();
+        let http = plain_http().timeout(Duration::from_secs(60)).build().unwrap();
         let mut prometheus = Self { http, base: format!("http://{address}"), child, logs, _folder: folder };
         prometheus.wait_until_ready().await;
         prometheus
@@ -75,7 +75,7 @@ impl Prometheus {
 
     async fn wait_until_ready(&mut self) {
         let ready = format!("{}/-/ready", self.base);
-        eventually("Prometheus to be ready", Duration::from_secs(30), async || {
+        eventually("Prometheus to be ready", Duration::from_secs(90), async || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "Prometheus refused its config:\n{}", self.logs.tail());
             self.http.get(&ready).send().await.ok().filter(|answer| answer.status().is_success())
