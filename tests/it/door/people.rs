@@ -30,7 +30,7 @@ async fn in_a_browser(given: Value) {
 /// What a page asks by itself is no use of a session.
 #[tokio::test]
 async fn a_page_that_nobody_touches_does_not_keep_its_session() {
-    let server = with_tokens().with("session: { idle: 6s, absolute: 1h }").start().await;
+    let server = with_tokens().with("session: { idle: 15s, absolute: 1h }").start().await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("people-idle");
     in_a_browser(json!({ "url": server.url(), "pictures": pictures, "parts": ["idle"], "reader": READER })).await;
 }
