@@ -14,7 +14,7 @@ const FOR_EVER: Duration = Duration::from_secs(90);
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_answered_while_the_store_hangs() {
     let (shim, orgs) = (Shim::new(), org_names(2));
-    let limits = "limits: { request_timeout: 1s, sql: { timeout: 5s } }\nflush: { interval: 300ms }";
+    let limits = "limits: { request_timeout: 1s, sql: { timeout: 10s } }\nflush: { interval: 300ms }";
     let cluster = Cluster::new(&format!("{}\n{limits}", Cluster::orgs(&orgs)));
     let mut server = cluster.node().shim(&shim).start().await;
     let client = server.client().with_timeout(FOR_EVER);

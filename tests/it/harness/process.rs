@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -58,6 +58,13 @@ pub(crate) fn free_port() -> u16 {
 /// The program under test: the one of this build, or the one that `MCPG_TEST_BINARY` names (a release build, say).
 pub(crate) fn mcpg() -> Command {
     Command::new(std::env::var_os("MCPG_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_mcpg").into()))
+}
+
+/// Writes a file in one step: a process that follows it finds what was there before or all of what is new.
+pub(crate) fn replace(file: &Path, bytes: &[u8]) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 /// The path of a program the tests need.
