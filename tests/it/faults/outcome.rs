@@ -163,8 +163,10 @@ impl Look {
                     }
                 }
             }
-            said.push_str(&self.server.logs());
-            assert!(said.contains(name), "{object} is named nowhere:\n{said}");
+            if !said.contains(name) {
+                let what = format!("{object} to be named by the log at least");
+                eventually(&what, SETTLE, async || self.server.logs().contains(name).then_some(())).await;
+            }
             if round == 0 && !self.restart().await {
                 return;
             }
