@@ -47,6 +47,8 @@ impl TlsError {
 pub struct Tls {
     settings: config::Tls,
     current: Arc<RwLock<Arc<ServerConfig>>>,
+    /// What the files were before they were read: what changes from then on is noticed.
+    loaded: Vec<Stamp>,
 }
 
 impl fmt::Debug for Tls {
@@ -61,8 +63,9 @@ impl Tls {
     /// # Errors
     /// The first file that cannot be used.
     pub fn load(settings: &config::Tls) -> Result<Self, TlsError> {
+        let loaded = stamps(settings);
         let current = Arc::new(RwLock::new(Arc::new(read(settings)?)));
-        Ok(Self { settings: settings.clone(), current })
+        Ok(Self { settings: settings.clone(), current, loaded })
     }
 
     /// What the next connection is accepted with.
@@ -72,10 +75,10 @@ impl Tls {
 
     /// Takes what is in the files whenever that changes. Never ends by itself.
     pub async fn watch(self) {
-        let mut seen = self.stamps();
+        let mut seen = self.loaded;
         loop {
             sleep(RELOAD_INTERVAL).await;
-            let now = self.stamps();
+            let now = stamps(&self.settings);
             if now == seen {
                 continue;
             }
@@ -91,11 +94,11 @@ impl Tls {
             }
         }
     }
+}
 
-    fn stamps(&self) -> Vec<Stamp> {
-        let config::Tls { cert_file, key_file, client_ca_file } = &self.settings;
-        [Some(cert_file), Some(key_file), client_ca_file.as_ref()].into_iter().flatten().map(stamp).collect()
-    }
+fn stamps(settings: &config::Tls) -> Vec<Stamp> {
+    let config::Tls { cert_file, key_file, client_ca_file } = settings;
+    [Some(cert_file), Some(key_file), client_ca_file.as_ref()].into_iter().flatten().map(stamp).collect()
 }
 
 /// What tells a file from what it was.

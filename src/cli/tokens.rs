@@ -26,7 +26,8 @@ fn stamp(file: &PathBuf) -> Stamp {
 /// Watches a file until it is dropped. A file that is faulty changes nothing; what else than tokens changed in it waits
 /// for a restart.
 pub(super) async fn follow(file: PathBuf, tokens: Tokens, plane: Arc<Plane>) {
-    let mut seen = stamp(&file);
+    // The first look reads it in any case: it may have changed since the start read it.
+    let mut seen = None;
     loop {
         sleep(RELOAD_INTERVAL).await;
         let now = stamp(&file);

@@ -211,9 +211,11 @@ forbid(principal, action, resource == Tool::"fixture/count");"#;
     mcp.call("echo", json!({ "message": "hi" })).await;
     mcp.call("count", json!({ "text": "abc" })).await;
     let client = server.client();
-    let fleet = eventually("the gateway's samples in the fleet's metrics", PATIENCE, async || {
+    let fleet = eventually("both of the gateway's samples in the fleet's metrics", PATIENCE, async || {
         let page = client.get("metrics").await.ok().text();
-        (page.contains("mcpg_tool_calls_total{") && page.contains("mcpg_tool_latency_ms{")).then_some(page)
+        // The call and the denial may come one after the other: only with both is a series past the cap.
+        let families = ["mcpg_tool_calls_total", "mcpg_tool_latency_ms", "mcpg_metrics_series_overflowed_by_plugin"];
+        families.iter().all(|family| page.contains(&format!("{family}{{"))).then_some(page)
     })
     .await;
     let own = Client::new(&format!("http://{}", gateway.metrics_authority()));

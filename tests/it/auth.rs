@@ -147,14 +147,14 @@ async fn tokens_follow_the_file_without_a_restart() {
     server.reconfigure(&[&both]);
     server.rewrite();
     let new = server.client().with_token("another-token");
-    eventually("the new token to be taken", Duration::from_secs(30), async || {
+    eventually("the new token to be taken", Duration::from_secs(60), async || {
         (select(&new).await.status == StatusCode::OK).then_some(())
     })
     .await;
     assert_eq!(select(&server.client()).await.status, StatusCode::OK, "the one before is taken too");
     server.reconfigure(&[&token("another-token", ", expires: 2020-01-01T00:00:00Z")]);
     server.rewrite();
-    eventually("the old token to be refused", Duration::from_secs(30), async || {
+    eventually("the old token to be refused", Duration::from_secs(60), async || {
         (select(&server.client()).await.status == StatusCode::UNAUTHORIZED).then_some(())
     })
     .await;

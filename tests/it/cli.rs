@@ -182,12 +182,12 @@ async fn without_a_config_it_serves_on_the_port_it_was_given_and_tells_which() {
         }
     };
     let client = Client::new(&url);
-    eventually("it to be ready", Duration::from_secs(20), async || client.ready().await).await;
+    eventually("it to be ready", Duration::from_secs(90), async || client.ready().await).await;
     assert_eq!(client.count().await, 0);
     assert!(folder.path().join("mcpg-data/store").is_dir());
     // Ctrl-C on a terminal.
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let status = eventually("it to stop", Duration::from_secs(20), async || child.try_wait().unwrap()).await;
+    let status = eventually("it to stop", Duration::from_secs(90), async || child.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
 }
 

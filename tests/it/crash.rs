@@ -89,7 +89,7 @@ async fn samples_are_counted_once_while_they_move_to_the_tables() {
         assert_eq!(client.number("SELECT sum(calls) FROM tool_usage_hourly").await, sent);
         assert_eq!(client.number("SELECT sum(calls) FROM tool_usage_daily").await, sent);
     }
-    eventually("the samples in the table", Duration::from_secs(20), async || {
+    eventually("the samples in the table", Duration::from_secs(90), async || {
         (rows_in_table(&server, "tool_invocations", "count(*)").await == sent).then_some(())
     })
     .await;

@@ -44,7 +44,7 @@ async fn duckdb_sql_the_rollups_and_the_scrape_agree() {
     }
     let store = server.storage().to_str().unwrap().to_owned();
     let duckdb = async |table: &str, sql: &str| python("delta.py", &[&store, "default", table, sql]).await;
-    eventually("all samples in the tables", Duration::from_secs(30), async || {
+    eventually("all samples in the tables", Duration::from_secs(120), async || {
         let rows = duckdb("tool_invocations", "SELECT count(*) FROM t").await;
         let hourly = duckdb("tool_usage_hourly", "SELECT sum(calls)::BIGINT FROM t").await;
         (rows[0][0] == SAMPLES && hourly[0][0] == SAMPLES).then_some(())
@@ -117,7 +117,7 @@ async fn another_engine_reads_every_column_and_partition() {
         min(length(invocation_id)), min(error_code), min(request_id), min(session_id), min(trace_id), min(span_id), min(caller),
         min(decision), min(request_bytes), min(response_bytes), min(duration_ms), bool_and(arrived_at = started_at),
         bool_and(ingested_at >= started_at) FROM t";
-    let row = eventually("the samples in the table", Duration::from_secs(20), async || {
+    let row = eventually("the samples in the table", Duration::from_secs(90), async || {
         let rows = python("delta.py", &[&store, "default", "tool_invocations", sql]).await;
         (rows[0][0] == 2).then(|| rows[0].clone())
     })

@@ -49,7 +49,7 @@ async fn no_error_message_is_ever_found_anywhere() {
     // In the WAL first, then in the tables: raw, and in whatever compressed block a file holds.
     let store = server.storage().to_str().unwrap().to_owned();
     assert_eq!(python("search.py", &[&store, "plaintext-canary", "hunter2"]).await, json!([]));
-    eventually("a flush", Duration::from_secs(20), async || {
+    eventually("a flush", Duration::from_secs(90), async || {
         let rows = python("delta.py", &[&store, "default", "tool_invocations", "SELECT count(*) FROM t"]).await;
         (rows[0][0] == 2).then_some(())
     })

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Account, Batch, Client, Cluster, assert_recovers, assert_sound, eventually, org_names, vkeys};
 use crate::store_cli::store as mcpg_store;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Removes an org, or what else there is to be asked of it.
 async fn send(client: &Client, method: Method, org: &str, under: &str, body: Value) -> (StatusCode, Value) {

@@ -21,7 +21,7 @@ const EXPOSITION: &str = include_str!("customer/exposition.txt");
 const ALERT_TEST: &str = include_str!("customer/alert_test.yml");
 
 /// How long Prometheus may take to see something: several scrapes, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What Prometheus 2.42 asks for when native histograms are off.
 const OPENMETRICS_FIRST: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 
@@ -191,26 +191,35 @@ async fn the_customers_prometheus_scrapes_rates_and_alerts() {
     );
     let prometheus = Prometheus::start(&config, &[("rules.yml", &rules)], &[]).await;
 
-    // The first sample of each series comes before the first scrape that is looked at: a rate needs two points.
-    let acknowledged = steady_load(&client, Duration::from_secs(30)).await;
-    let rate = prometheus.query("sum by (tool) (rate(mcpg_tool_calls_total{job=\"mcpg-fast\"}[15s]))").await;
-    let expected = acknowledged.rate_over(Duration::from_secs(15));
-    assert_eq!(rate.len(), 2, "{rate:?}");
-    for (labels, rate) in rate {
-        assert_close(rate, expected, 0.1, &format!("calls per second of {labels}"));
-    }
+    // The first sample of each series comes before the first scrape that is looked at: a rate needs two points. A machine
+    // that stalls makes the load and its scrapes uneven for a while; then rates are looked at again after more of it.
+    let mut acknowledged = Acknowledged(vec![(Instant::now(), 0)]);
+    let calling = "sum by (tool) (rate(mcpg_tool_calls_total{job=\"mcpg-fast\"}[15s]))";
     let failing = "sum(rate(mcpg_tool_errors_total{job=\"mcpg-fast\",tool=\"failing\"}[15s]))";
-    assert_close(prometheus.query(failing).await[0].1, expected / 5.0, 0.1, "errors per second");
+    eventually("the rates to be those of the load", PATIENCE, async || {
+        steady_load(&client, Duration::from_secs(30), &mut acknowledged).await;
+        let (calls, errors) = (prometheus.query(calling).await, prometheus.query(failing).await);
+        let expected = acknowledged.rate_over(Duration::from_secs(15));
+        let is_close = |rate: f64, expected: f64| (rate - expected).abs() <= expected * 0.1;
+        let are_right = calls.len() == 2
+            && calls.iter().all(|(_, rate)| is_close(*rate, expected))
+            && errors.first().is_some_and(|(_, rate)| is_close(*rate, expected / 5.0));
+        eprintln!("acknowledged a second: {expected}; calls: {calls:?}; errors: {errors:?}");
+        are_right.then_some(())
+    })
+    .await;
 
     let up = eventually("both jobs' targets to be up", PATIENCE, async || {
         let up = prometheus.query("up").await;
         (up.len() == 2 && up.iter().all(|(_, value)| *value == 1.0)).then_some(up)
     });
     up.await;
-    let targets = prometheus.api("targets", &[("state", "active")]).await;
-    for target in targets["activeTargets"].as_array().unwrap() {
-        assert_eq!(target["lastError"], "", "{target}");
-    }
+    eventually("every target's last scrape to be without an error", PATIENCE, async || {
+        let targets = prometheus.api("targets", &[("state", "active")]).await;
+        let targets = targets["activeTargets"].as_array().unwrap();
+        (targets.len() == 2 && targets.iter().all(|target| target["lastError"] == "")).then_some(())
+    })
+    .await;
 
     let firing = eventually("the alert to fire", PATIENCE, async || {
         let alerts = prometheus.api("alerts", &[]).await["alerts"].as_array().unwrap().clone();
@@ -241,8 +250,7 @@ impl Acknowledged {
 }
 
 /// Twenty batches a second for two tools: `steady` has 2 % errors, `failing` 20 %.
-async fn steady_load(client: &Client, length: Duration) -> Acknowledged {
-    let mut acknowledged = vec![(Instant::now(), 0)];
+async fn steady_load(client: &Client, length: Duration, acknowledged: &mut Acknowledged) {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     let began = Instant::now();
     while began.elapsed() < length {
@@ -254,10 +262,14 @@ async fn steady_load(client: &Client, length: Duration) -> Acknowledged {
             samples.push(Sample::new("github", "failing", 20.0).outcome(fails(5)));
         }
         client.post(ndjson(&samples), None).await;
-        let last = acknowledged.last().unwrap().1;
-        acknowledged.push((Instant::now(), last + 50));
+        let last = acknowledged.0.last().unwrap().1;
+        acknowledged.0.push((Instant::now(), last + 50));
     }
-    Acknowledged(acknowledged)
+}
+
+/// The value of an expression, once it has one: of a scrape that a busy machine was too slow for there is none.
+async fn value_of(prometheus: &Prometheus, expression: &str) -> f64 {
+    eventually(expression, PATIENCE, async || prometheus.query(expression).await.pop()).await.1
 }
 
 #[tokio::test]
@@ -278,16 +290,14 @@ async fn native_histograms_give_prometheus_quantiles_within_one_percent() {
     for prometheus in [oldest, newest] {
         for q in [0.5, 0.95, 0.99] {
             let query = format!("histogram_quantile({q}, sum(mcpg_tool_duration_seconds{{job=\"mcpg-fast\"}}))");
-            let seconds =
-                eventually("a scraped histogram", PATIENCE, async || prometheus.query(&query).await.pop()).await.1;
+            let seconds = value_of(&prometheus, &query).await;
             assert_close(seconds * 1000.0, exact_quantile(&durations, q), 0.01, &query);
         }
-        let count = prometheus.query("histogram_count(sum(mcpg_tool_duration_seconds{job=\"mcpg-fast\"}))").await;
-        assert_eq!(count[0].1, 20_000.0);
-        let counter = prometheus.query("mcpg_tool_calls_total{job=\"mcpg-fast\"}").await;
-        assert_eq!(counter[0].1, 20_000.0, "the other families come through protobuf too");
-        let up = prometheus.query("up{job=\"mcpg-fast\"}").await;
-        assert_eq!(up[0].1, 1.0);
+        let count = "histogram_count(sum(mcpg_tool_duration_seconds{job=\"mcpg-fast\"}))";
+        assert_eq!(value_of(&prometheus, count).await, 20_000.0);
+        let counter = "mcpg_tool_calls_total{job=\"mcpg-fast\"}";
+        assert_eq!(value_of(&prometheus, counter).await, 20_000.0, "the other families come through protobuf too");
+        value_of(&prometheus, "up{job=\"mcpg-fast\"} == 1").await;
     }
 }
 

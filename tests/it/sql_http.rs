@@ -25,13 +25,13 @@ async fn ask(client: &Client, path: &str, query: &str, headers: &[(HeaderName, &
     client.send(Method::POST, path, &headers, body).await.unwrap()
 }
 
-/// A request written by hand, and all that comes back until the connection ends or `patience` is over.
+/// A request written by hand, and all that comes back until the connection ends.
 async fn raw(server: &Server, request: &str) -> String {
     let mut stream = TcpStream::connect(server.authority()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // A connection that is broken off ends with an error, after what came before.
-    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(180), stream.read_to_end(&mut answer)).await.unwrap();
     drop(read);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -99,8 +99,10 @@ async fn an_internal_error_bears_the_id_under_which_the_log_has_it_and_mcpg_sql_
     let answer = answer.await;
     assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"));
     assert_eq!((answer.header("x-request-id"), &answer.json()["request_id"]), ("find-me-1", &json!("find-me-1")));
-    let logged = server.logs();
-    let line = logged.lines().find(|line| line.contains("a query could not read its files")).unwrap();
+    let line = eventually("the fault to be logged", Duration::from_secs(60), async || {
+        server.logs().lines().find(|line| line.contains("a query could not read its files")).map(str::to_owned)
+    })
+    .await;
     assert!(line.contains("find-me-1"), "{line}");
     let output = run_with_input(mcpg().args(["sql", "--url", &server.url(), query]), b"");
     let said = String::from_utf8(output.stderr).unwrap();
@@ -120,7 +122,7 @@ fn remove_parquet(folder: &std::path::Path) {
 
 #[tokio::test]
 async fn over_http_1_0_an_answer_has_its_length_or_is_refused() {
-    let server = Config::new().start().await;
+    let server = Config::new().with("limits: { sql: { timeout: 2m } }").start().await;
     let small = raw(&server, &request(&server, "HTTP/1.0", "SELECT 1 AS one", "")).await;
     assert!(small.starts_with("HTTP/1.0 200") && small.to_lowercase().contains("content-length: "), "{small}");
     let large = raw(&server, &request(&server, "HTTP/1.0", LARGE, "Accept: text/csv\r\n")).await;
@@ -131,7 +133,7 @@ async fn over_http_1_0_an_answer_has_its_length_or_is_refused() {
 
 #[tokio::test]
 async fn an_answer_that_fails_half_way_does_not_look_whole() {
-    let server = Config::new().with("limits: { sql: { rows: 300000 } }").start().await;
+    let server = Config::new().with("limits: { sql: { rows: 300000, timeout: 2m } }").start().await;
     for (accept, says_why) in [
         ("application/json", true),
         ("application/x-ndjson", true),
@@ -150,7 +152,7 @@ async fn an_answer_that_fails_half_way_does_not_look_whole() {
 /// speaks HTTP/1.1.
 #[tokio::test]
 async fn through_nginx_no_half_answer_looks_whole() {
-    let server = Config::new().with("limits: { sql: { rows: 300000 } }").start().await;
+    let server = Config::new().with("limits: { sql: { rows: 300000, timeout: 2m } }").start().await;
     let (plain, modern, folder) = (free_port(), free_port(), TempDir::new().unwrap());
     let host = |port: u16, more: &str| {
         format!(
@@ -172,7 +174,7 @@ async fn through_nginx_no_half_answer_looks_whole() {
     let mut nginx = Program::new("nginx");
     nginx.spawn(Command::new(tool("nginx")).arg("-c").arg(&file).args(["-e", "stderr"]));
     let [plain, modern] = [plain, modern].map(|port| Client::new(&format!("http://127.0.0.1:{port}")));
-    nginx.ready(Duration::from_secs(30), async || plain.answers("/healthz").await).await;
+    nginx.ready(Duration::from_secs(60), async || plain.answers("/healthz").await).await;
 
     for proxy in [&plain, &modern] {
         assert_eq!(proxy.number("SELECT count(*) FROM generate_series(1, 1000)").await, 1_000);
@@ -293,21 +295,19 @@ async fn each_query_is_recorded_by_its_digest_and_a_slow_one_by_its_shape() {
     let query = "SELECT tool FROM tool_invocations WHERE caller = 'user:very-secret'";
     client.sql(query).await;
     let digest = &blake3::hash(query.as_bytes()).to_hex()[..16];
-    let entry = tokio::time::timeout(Duration::from_secs(30), async {
-        loop {
-            let page = client.get("audit?action=operator.query").await.ok().json();
-            if let Some(entry) = page["entries"].as_array().unwrap().first() {
-                return entry.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    let entry = entry.await.unwrap();
+    let entry = eventually("the query to be in the ledger", Duration::from_secs(60), async || {
+        let page = client.get("audit?action=operator.query").await.ok().json();
+        page["entries"].as_array().unwrap().first().cloned()
+    })
+    .await;
     assert_eq!((&entry["detail"]["digest"], &entry["detail"]["outcome"]), (&json!(digest), &json!("ok")));
     assert_eq!((&entry["actor"], &entry["detail"]["rows"]), (&json!("anonymous"), &json!(0)));
-    let logs = server.logs();
-    assert!(logs.contains(digest) && logs.contains("WHERE caller = ?"), "{logs}");
-    assert!(!logs.contains("very-secret"));
+    eventually("the query's shape to be logged", Duration::from_secs(60), async || {
+        let logs = server.logs();
+        (logs.contains(digest) && logs.contains("WHERE caller = ?")).then_some(())
+    })
+    .await;
+    assert!(!server.logs().contains("very-secret"));
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use crate::harness::{
     assert_sound, eventually, mcpg, org_names, run, vkeys,
 };
 
-/// Flushed at once, with runs of two idempotency keys each.
-const YAML: &str = "flush: { interval: 300ms }\nlimits: { idempotency_keys: 128 }";
+/// Flushed at once, with runs of two idempotency keys each; nothing is merged while it is looked at.
+const YAML: &str = "flush: { interval: 300ms }\nlimits: { idempotency_keys: 128 }\nmaintenance: { interval: 1h }";
 
 /// A deployment of two orgs.
 fn cluster() -> (Cluster, Vec<String>) {
@@ -199,8 +199,15 @@ async fn check_names_what_is_gone_or_of_another_time() {
     let (cluster, orgs) = cluster();
     let mut server = cluster.node().start().await;
     live(&server, &orgs).await;
-    server.kill();
     let (on_disk, folder) = (cluster.store(), format!("orgs/{}", orgs[0]));
+    // A log that ends twelve objects earlier is to be older than what is stored.
+    eventually("what came last to be flushed", Duration::from_secs(60), async || {
+        let states = on_disk.list(&format!("{folder}/state/"));
+        let newest: u64 = states.last()?.rsplit('/').next()?.parse().ok()?;
+        (newest + 12 > *on_disk.log().last()?).then_some(())
+    })
+    .await;
+    server.kill();
     let log = on_disk.log();
     let last = *log.last().unwrap();
     let data = on_disk.newest(&format!("{folder}/tool_invocations/date="), ".parquet");
@@ -338,7 +345,7 @@ async fn a_copy_goes_to_an_empty_place_and_one_that_is_not_sound_is_no_store() {
     let (code, copied, said) = store(&spoiled, &["copy", "--to", &to]).await;
     assert!(code == 1 && said.contains(&state), "{code}: {said}: {copied}");
     let mut server = target.node().server();
-    let started = server.try_start(Duration::from_secs(30)).await;
+    let started = server.try_start(Duration::from_secs(60)).await;
     assert_ne!(started, Started::Ready);
     assert!(server.logs().contains("wal/layout"), "{}", server.logs());
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::harness::{
     Account, Answer, Batch, Client, Cluster, Folder, assert_recovers, assert_sound, eventually, org_names, vkeys,
 };
+use crate::ledger::chain;
 use crate::store_cli::{live, store};
 
 const UNFLUSHED: &str = "flush: { interval: 1h }";
@@ -43,8 +44,12 @@ async fn asked(client: &Client) -> Answer {
         .await
 }
 
-async fn is_stopped(client: &Client) -> bool {
-    asked(client).await.text().contains("org_stopped")
+/// An org that is damaged is found to be when it is loaded, which may take longer than the first answer.
+async fn stopped(client: &Client) {
+    eventually("the org to be stopped", Duration::from_secs(60), async || {
+        asked(client).await.text().contains("org_stopped").then_some(())
+    })
+    .await;
 }
 
 /// Between being stopped and being served, the org is loaded: 503 with a `Retry-After`.
@@ -68,7 +73,7 @@ impl Scene {
     async fn repair_without_loss(self) -> (Cluster, Value) {
         let Self { cluster, orgs, mut account, keys } = self;
         let mut node = cluster.node().start().await;
-        assert!(is_stopped(&node.client()).await);
+        stopped(&node.client()).await;
         let (code, report, said) = store(&cluster, &["repair", "--org", ORG]).await;
         assert!(
             code == 0 && report["position"].is_u64() && report["given_up"] == serde_json::json!([]),
@@ -96,7 +101,9 @@ async fn scene(yaml: &str) -> Scene {
     let account = live(&server, &orgs).await;
     let keys = vkeys(&server.client(), &orgs).await;
     // For all events to be under a checkpoint.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    for org in &orgs {
+        chain::sealed(&server.client().with_org(org)).await;
+    }
     server.kill();
     Scene { cluster, orgs, account, keys }
 }
@@ -107,7 +114,7 @@ async fn samples_that_cannot_be_read_are_given_up_by_name_and_every_node_goes_on
     let object = flip_body(&cluster.store(), "samples");
     let mut nodes = [cluster.node().start().await, cluster.node().start().await];
     for node in &nodes {
-        assert!(is_stopped(&node.client()).await);
+        stopped(&node.client()).await;
         account.assert_kept_of(&node.client(), |org| org == 1).await;
     }
     let before = cluster.store().digest();

@@ -85,7 +85,7 @@ async fn a_session_that_nobody_uses_ends_and_says_so() {
 
 #[tokio::test]
 async fn a_session_in_use_is_renewed_and_one_that_was_ended_is_not() {
-    let server = with_tokens().with("session: { idle: 10s, absolute: 1h }").start().await;
+    let server = with_tokens().with("session: { idle: 30s, absolute: 1h }").start().await;
     let (base, browser) = (server.url(), Browser::new());
     let first = browser.paste(&base, READER).await.ok().json()["expires"].as_str().unwrap().to_owned();
     eventually("the session to be renewed", Duration::from_secs(60), async || {

@@ -53,7 +53,10 @@ async fn a_control_plane_speaks_tls_with_both_protocols_and_gives_its_sessions_t
     let begun = browser.paste(&base, READER).await.ok();
     assert!(begun.header("set-cookie").starts_with("__Host-mcpg="), "{}", begun.header("set-cookie"));
     browser.me(&base).await.ok();
-    assert!(server.logs().contains(&format!("listening on {base}")), "{}", server.logs());
+    eventually("its address to be logged", Duration::from_secs(60), async || {
+        server.logs().contains(&format!("listening on {base}")).then_some(())
+    })
+    .await;
     assert!(server.stop().await.success());
 }
 
@@ -89,12 +92,18 @@ async fn files_are_taken_anew_while_connections_stay_and_what_is_no_good_changes
     // Half of a change: a certificate whose key is not there yet.
     put("by-two", "pem");
     eventually("the error to be logged", Duration::from_secs(60), async || {
+        // In use all the while: a connection that rests is closed after a while.
+        assert!(answers(&kept).await, "a connection keeps what it began with");
         server.logs().contains("it is not the key of the certificate in").then_some(())
     })
     .await;
     assert!(answers(&by_one).await, "what was read before stays in use");
     put("by-two", "key");
-    eventually("the new certificate", Duration::from_secs(60), async || answers(&by_two).await.then_some(())).await;
+    eventually("the new certificate", Duration::from_secs(60), async || {
+        assert!(answers(&kept).await, "a connection keeps what it began with");
+        answers(&by_two).await.then_some(())
+    })
+    .await;
     assert!(!answers(&by_one).await);
     assert!(answers(&kept).await, "a connection keeps what it began with");
 }
@@ -195,7 +204,10 @@ async fn a_gateway_speaks_tls_too() {
         request.send().await.ok().map(|answer| answer.status())
     };
     assert_eq!(eventually("the gateway to serve", Duration::from_secs(90), ask).await, StatusCode::OK);
-    assert!(gateway.logs().contains(&format!("listening on {url}")), "{}", gateway.logs());
+    eventually("its address to be logged", Duration::from_secs(60), async || {
+        gateway.logs().contains(&format!("listening on {url}")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

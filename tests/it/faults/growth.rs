@@ -26,7 +26,7 @@ async fn a_flush_of_one_sample_does_not_write_all_totals_again() {
     let mut seen = Vec::new();
     for _ in 0..12 {
         client.post(ndjson(&[Sample::new("github", "tool-00000000", 5.0)]), None).await;
-        let new = eventually("a state of the org", Duration::from_secs(30), async || {
+        let new = eventually("a state of the org", Duration::from_secs(90), async || {
             let new: Vec<_> = states().into_iter().filter(|name| !seen.contains(name)).collect();
             (!new.is_empty()).then_some(new)
         })
@@ -71,7 +71,7 @@ async fn old_checkpoints_are_thinned_out_and_the_ledger_stays_sound() {
     }
     server.set_environment(clock_ahead(0));
     server.start().await;
-    eventually("old checkpoints to be thinned out", Duration::from_secs(30), async || {
+    eventually("old checkpoints to be thinned out", Duration::from_secs(90), async || {
         chain::emit(&client, 1).await;
         let left = old.iter().filter(|head| store.file(head).exists()).count();
         (left <= 2).then_some(())

@@ -85,8 +85,8 @@ struct Parked {
 impl Parked {
     fn new() -> Self {
         let orgs = org_names(3);
-        // An hour in production.
-        let log = log_settings(Some("park_after: 2s"));
+        // An hour in production; longer than the flush of an org that is well takes on a busy machine.
+        let log = log_settings(Some("park_after: 5s"));
         let cluster = Cluster::new(&format!("{}\nflush: {{ interval: 300ms }}\n{log}", Cluster::orgs(&orgs)));
         Self { shim: Shim::new(), cluster, orgs, account: Account::default() }
     }
@@ -191,8 +191,12 @@ async fn a_stopped_org_does_not_hold_the_log_back_and_loses_nothing() {
         assert_recovers(&server.client(), &scene.orgs, &mut scene.account).await;
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    server.kill();
     let store = scene.cluster.store();
+    eventually("a state of the org", Duration::from_secs(60), async || {
+        (!store.list("orgs/org-000/state/").is_empty()).then_some(())
+    })
+    .await;
+    server.kill();
     let state = store.newest("orgs/org-000/state/", "");
     let genuine = store.read(&state);
     store.flip(&state, 5, 3);

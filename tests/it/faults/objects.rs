@@ -159,7 +159,7 @@ async fn a_bit_flipped_in_a_segment_a_tile_or_a_checkpoint_is_found_and_hurts_no
             }
             let mut look = copy.look().await;
             for other in ["org-000", "org-002"] {
-                assert_eq!(look.found(other).await, Found::Whole, "org {other}, for byte {place} of {object}");
+                assert_eq!(look.found_well(other).await, Found::Whole, "org {other}, for byte {place} of {object}");
             }
             // Whatever it serves is what was recorded; `verify` names the object, a query that cannot read it fails.
             drop(look.found(org).await);

@@ -21,14 +21,19 @@ async fn silent(events: bool) -> (Cluster, Server, Account) {
     let cluster = Cluster::new(&yaml);
     let server = cluster.node().start().await;
     let (client, mut account) = (server.client(), Account::default());
+    let store = cluster.store();
     for _ in 0..4 {
+        let states = store.list(&format!("orgs/{QUIET}/state/"));
         assert!(Batch::samples(5).with_key().send_noted(&client, QUIET, &mut account).await);
         if events {
             assert!(Batch::events(5).send_noted(&client, QUIET, &mut account).await);
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Each in a flush of its own, so that there is an older state than the newest.
+        eventually("a further state of the org", Duration::from_secs(60), async || {
+            (store.list(&format!("orgs/{QUIET}/state/")).last() != states.last()).then_some(())
+        })
+        .await;
     }
-    let store = cluster.store();
     eventually("the log to be trimmed past a silent org", Duration::from_secs(120), async || {
         assert!(Batch::samples(1).send_noted(&client, BUSY, &mut account).await);
         (store.floor()? > newest_position(&cluster)).then_some(())
@@ -50,7 +55,7 @@ async fn an_older_state_of_a_silent_org_is_not_taken_for_its_newest() {
     let states = cluster.store().list(&format!("orgs/{QUIET}/state/"));
     assert!(states.len() >= 2, "{states:?}");
     cluster.store().remove(states.last().unwrap());
-    assert_eq!(server.try_start(Duration::from_secs(30)).await, Started::Ready);
+    assert_eq!(server.try_start(Duration::from_secs(90)).await, Started::Ready);
     let why = refusal(&server.client().with_org(QUIET)).await.expect("less is served as if it were all");
     assert!(why.contains("org_stopped") && why.contains(&format!("orgs/{QUIET}/")), "{why}");
     account.assert_kept_of(&server.client(), |org| org == 1).await;
@@ -87,7 +92,7 @@ async fn entries_that_no_checkpoint_covers_hold_the_log() {
         assert!(Batch::events(5).with_key().send_noted(&client, QUIET, &mut account).await);
         assert!(Batch::samples(5).with_key().send_noted(&client, QUIET, &mut account).await);
     }
-    eventually("a segment without a checkpoint", Duration::from_secs(30), async || {
+    eventually("a segment without a checkpoint", Duration::from_secs(90), async || {
         let now = cluster.store().list(&format!("orgs/{QUIET}/audit/segments/")).len();
         (now > before && shim.injected(&tiles) > 0).then_some(())
     })

@@ -14,6 +14,9 @@ use crate::harness::{
 /// Requests that are under way while the node sleeps.
 const REQUESTS: usize = 25;
 
+/// How long they wait for their answers: longer than the node may sleep, and what is to be done after that.
+const ANSWER: Duration = Duration::from_secs(300);
+
 /// Which reads fail once the sleeper goes on.
 #[derive(Debug, Clone, Copy)]
 enum Fails {
@@ -56,7 +59,7 @@ impl Scene {
         // An object, or the folder that it is in.
         let at = if call == Call::Fsync { "/wal/" } else { "/wal/0" };
         self.shim.rules(&[Rule::waits(call, at, &gate).once()]);
-        let client = self.sleeper.client();
+        let client = self.sleeper.client().with_timeout(ANSWER);
         let requests = (0..REQUESTS).map(|number| {
             let batch = if number % 3 == 0 { Batch::events(1) } else { Batch::samples(1) };
             let batch = if number % 2 == 0 { batch.with_key() } else { batch };
@@ -67,7 +70,7 @@ impl Scene {
             })
         });
         let requests: Vec<_> = requests.collect();
-        eventually("the sleeper to stop at the log", Duration::from_secs(30), async || {
+        eventually("the sleeper to stop at the log", Duration::from_secs(90), async || {
             (self.shim.injected("/wal/") > asleep).then_some(())
         })
         .await;
@@ -161,7 +164,7 @@ async fn a_process_stopped_while_the_log_is_trimmed_past_it_loses_nothing_that_i
     let store = scene.cluster.store();
     for round in 0..3_u64 {
         // A stream of requests, so that the process stops at whatever step it happens to be.
-        let client = scene.sleeper.client();
+        let client = scene.sleeper.client().with_timeout(ANSWER);
         let requests: Vec<_> = (0..REQUESTS as u64)
             .map(|number| {
                 let (client, org) = (client.clone(), scene.orgs[0].clone());
@@ -218,7 +221,7 @@ async fn a_slow_load_against_a_log_that_is_trimmed_meanwhile_loses_nothing() {
         }
         scene.shim.rules(&[]);
         let client = scene.sleeper.client();
-        eventually("the node to be ready", Duration::from_secs(60), async || client.ready().await).await;
+        eventually("the node to be ready", Duration::from_secs(120), async || client.ready().await).await;
         for node in [&scene.sleeper, &scene.other] {
             assert_recovers(&node.client(), &scene.orgs, &mut scene.account).await;
             scene.account.assert_kept(&node.client()).await;

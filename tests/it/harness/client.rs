@@ -1,6 +1,6 @@
 //! A client of the HTTP API, as plain as a test wants it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
@@ -190,9 +190,12 @@ impl Client {
 
     /// The rows of an SQL query.
     pub(crate) async fn sql(&self, query: &str) -> Vec<Vec<Value>> {
-        let answer = self.sql_as(query, json!([]), "application/json").await;
-        assert_eq!(answer.status, StatusCode::OK, "{query}: {}", answer.text());
-        serde_json::from_value(answer.json()["rows"].clone()).unwrap()
+        rows(query, &self.sql_as(query, json!([]), "application/json").await)
+    }
+
+    /// The same as [`Self::sql`], of a node that may still be loading the org: it asks again when it is told to.
+    pub(crate) async fn sql_once_loaded(&self, query: &str) -> Vec<Vec<Value>> {
+        rows(query, &once_loaded(async || self.sql_as(query, json!([]), "application/json").await).await)
     }
 
     /// The one number that an SQL query answers with.
@@ -206,22 +209,41 @@ impl Client {
         self.number("SELECT count(*) FROM tool_invocations").await
     }
 
-    /// The same as [`Self::metrics`], of a node that may still be loading the org: it retries when asked to.
+    /// The same as [`Self::get`], of a node that may still be loading the org: it asks again when it is told to.
+    pub(crate) async fn get_once_loaded(&self, path: &str) -> Answer {
+        once_loaded(async || self.get(path).await).await
+    }
+
+    /// The same as [`Self::metrics`], of a node that may still be loading the org: it asks again when it is told to.
     pub(crate) async fn metrics_once_loaded(&self) -> Exposition {
-        let began = std::time::Instant::now();
-        loop {
-            let answer = self.get("metrics?granularity=hour").await;
-            if answer.status != StatusCode::SERVICE_UNAVAILABLE || began.elapsed() > Duration::from_secs(90) {
-                return Exposition::parse(&answer.ok().text());
-            }
-            tokio::time::sleep(Duration::from_secs(answer.header("retry-after").parse().unwrap())).await;
-        }
+        Exposition::parse(&self.get_once_loaded("metrics?granularity=hour").await.ok().text())
     }
 
     /// The org's metrics, in text.
     pub(crate) async fn metrics(&self) -> Exposition {
         Exposition::parse(&self.get("metrics?granularity=hour").await.ok().text())
     }
+}
+
+/// Asks again for as long as the answer is that the org, or the log, is not loaded yet. What is refused for any other
+/// reason, an org that is stopped above all, is an answer.
+async fn once_loaded(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
+    let began = Instant::now();
+    loop {
+        let answer = ask().await;
+        let is_passing = answer.status == StatusCode::SERVICE_UNAVAILABLE
+            && ["unavailable", "busy"].contains(&answer.problem().as_str());
+        if !is_passing || began.elapsed() > Duration::from_secs(90) {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_secs(answer.header("retry-after").parse().unwrap())).await;
+    }
+}
+
+/// The rows of an answer to a query.
+fn rows(query: &str, answer: &Answer) -> Vec<Vec<Value>> {
+    assert_eq!(answer.status, StatusCode::OK, "{query}: {}", answer.text());
+    serde_json::from_value(answer.json()["rows"].clone()).unwrap()
 }
 
 /// Reads an answer as far as it comes; also says how it was broken off, if it was.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -88,11 +89,8 @@ impl Disk {
     pub(crate) fn set_read_only(&self, read_only: bool) {
         let mode = if read_only { "remount,ro" } else { "remount,rw" };
         let remount = || call(Command::new(tool("mount")).args(["-o", mode]).arg(&self.mount));
-        let mut outcome = remount();
-        for _ in 0..2_000 {
-            if outcome.is_ok() {
-                break;
-            }
+        let (began, mut outcome) = (Instant::now(), remount());
+        while outcome.is_err() && began.elapsed() < Duration::from_secs(60) {
             outcome = remount();
         }
         outcome.unwrap();

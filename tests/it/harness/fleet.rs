@@ -183,7 +183,8 @@ impl Account {
     }
 
     /// Asserts that a quiet node has each acknowledged batch of each org exactly once, each other one wholly or not at
-    /// all and once, and nothing else, and that its counters say what its samples say.
+    /// all and once, and nothing else, and that its counters say what its samples say. An org that is being loaded is
+    /// waited for.
     pub(crate) async fn assert_kept(&self, client: &Client) {
         self.assert_kept_of(client, |_| true).await;
     }
@@ -196,13 +197,14 @@ impl Account {
             client.metrics_once_loaded().await;
             let samples = "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY 1";
             let stored = assert_stored(&client, samples, &sent.samples, &format!("samples of org {org}")).await;
-            let calls = client.metrics().await.total("mcpg_tool_calls_total");
+            let calls = client.metrics_once_loaded().await.total("mcpg_tool_calls_total");
             assert_eq!(calls as u64, stored, "org {org}: the counters and the samples");
             let events = format!(
                 "SELECT request_id, count(*), count(DISTINCT event_id) FROM audit_log WHERE actor = '{ACTOR}' GROUP BY 1"
             );
             assert_stored(&client, &events, &sent.events, &format!("ledger entries of org {org}")).await;
-            let gaps = client.sql("SELECT count(*), min(seq), max(seq), count(DISTINCT seq) FROM audit_log").await;
+            let gaps = "SELECT count(*), min(seq), max(seq), count(DISTINCT seq) FROM audit_log";
+            let gaps = client.sql_once_loaded(gaps).await;
             let number = |at: usize| gaps[0][at].as_i64().unwrap_or(-1);
             let whole = number(0) == 0 || (number(1), number(2) + 1, number(3)) == (0, number(0), number(0));
             assert!(whole, "org {org}: the ledger's numbers have gaps or come twice: {gaps:?}");
@@ -222,7 +224,7 @@ impl Account {
 pub(crate) async fn vkeys(client: &Client, orgs: &[String]) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     for org in orgs {
-        let key = client.with_org(org).get("audit/vkey").await.ok().text();
+        let key = client.with_org(org).get_once_loaded("audit/vkey").await.ok().text();
         keys.insert(org.clone(), key.trim().to_owned());
     }
     keys
@@ -235,7 +237,7 @@ fn sum(batches: &Batches, counts: impl Fn(bool) -> bool) -> u64 {
 /// Asserts what a query finds of batches, and gives back how many rows there are.
 async fn assert_stored(client: &Client, query: &str, sent: &Batches, what: &str) -> u64 {
     let mut stored = BTreeMap::new();
-    for row in client.sql(query).await {
+    for row in client.sql_once_loaded(query).await {
         assert_eq!(row[1], row[2], "{what}: twice within batch {}", row[0]);
         stored.insert(row[0].as_str().unwrap_or_default().to_owned(), row[1].as_u64().unwrap());
     }

@@ -8,7 +8,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Exposition, Mcp, Program, Server, eventually, free_port, mcpg, plain_http};
+use super::{Exposition, Mcp, Program, Server, eventually, free_port, mcpg, plain_http, replace};
 
 /// How long a start may take before it is a failure.
 const START: Duration = Duration::from_secs(60);
@@ -109,7 +109,7 @@ impl GatewayConfig {
     fn command(&self) -> Command {
         let file = self.path("gateway.yaml");
         // JSON is YAML too.
-        std::fs::write(&file, serde_json::to_vec_pretty(&self.settings).unwrap()).unwrap();
+        replace(&file, &serde_json::to_vec_pretty(&self.settings).unwrap());
         let mut command = mcpg();
         command.args(["gateway", "--config"]).arg(&file).current_dir(self.folder.path()).env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -40,7 +40,7 @@ impl Ledger {
         let by_batch =
             "SELECT request_id, count(*), count(DISTINCT invocation_id) FROM tool_invocations GROUP BY request_id";
         let mut stored = BTreeMap::new();
-        for row in client.sql(by_batch).await {
+        for row in client.sql_once_loaded(by_batch).await {
             assert_eq!(row[1], row[2], "stored twice within batch {}", row[0]);
             stored.insert(row[0].as_str().unwrap().to_owned(), row[1].as_u64().unwrap());
         }
@@ -77,11 +77,11 @@ pub(crate) async fn assert_views_agree(client: &Client) {
         "SELECT date_trunc('hour', started_at) AS w, plugin, tool, count(*) FROM tool_invocations GROUP BY 1, 2, 3";
     let hours = "SELECT window_start AS w, plugin, tool, sum(calls) FROM tool_usage_hourly GROUP BY 1, 2, 3";
     assert_eq!(
-        client.sql(&format!("{hours} ORDER BY 1, 2, 3")).await,
-        client.sql(&format!("{windows} ORDER BY 1, 2, 3")).await,
+        client.sql_once_loaded(&format!("{hours} ORDER BY 1, 2, 3")).await,
+        client.sql_once_loaded(&format!("{windows} ORDER BY 1, 2, 3")).await,
         "the hours of tool_usage_hourly and of tool_invocations"
     );
-    let scrape = client.metrics().await;
+    let scrape = client.metrics_once_loaded().await;
     let family = |name: &str| scrape.sum_by(name, &["workspace", "plugin", "tool"]);
     let (calls, errors, denials) =
         (family("mcpg_tool_calls_total"), family("mcpg_tool_errors_total"), family("mcpg_tool_denials_total"));
@@ -103,7 +103,7 @@ pub(crate) async fn assert_views_agree(client: &Client) {
 async fn counts(client: &Client, query: &str) -> Counts {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("no whole number: {value}"));
-    let rows = client.sql(query).await;
+    let rows = client.sql_once_loaded(query).await;
     let entry =
         |row: &Vec<Value>| (row[..3].iter().map(text).collect(), [number(&row[3]), number(&row[4]), number(&row[5])]);
     rows.iter().map(entry).collect()

@@ -37,7 +37,7 @@ pub(crate) use gateway::{Gateway, GatewayConfig};
 pub(crate) use ledger::Ledger;
 pub(crate) use load::Load;
 pub(crate) use mcp::{Events, Mcp};
-pub(crate) use process::{Logs, free_port, mcpg, run, run_with_input, tool};
+pub(crate) use process::{Logs, free_port, mcpg, replace, run, run_with_input, tool};
 pub(crate) use program::Program;
 pub(crate) use prometheus::{Prometheus, newest, with_native_histograms};
 pub(crate) use python::{python, python_command};

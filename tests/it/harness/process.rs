@@ -2,34 +2,45 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The lines that a child wrote so far, on both of its streams.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Logs(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Logs {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Streams that have not ended.
+    open: Arc<AtomicUsize>,
+}
 
 impl Logs {
     /// Reads a stream of the child until it ends, on a thread of its own.
     pub(crate) fn follow(&self, stream: impl Read + Send + 'static) {
-        let lines = Arc::clone(&self.0);
+        let (lines, open) = (Arc::clone(&self.lines), Arc::clone(&self.open));
+        open.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
                 lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
             }
+            open.fetch_sub(1, Ordering::SeqCst);
         });
+    }
+
+    /// Whether every stream was read to its end: the last lines of a child that has ended come a moment later.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.open.load(Ordering::SeqCst) == 0
     }
 
     /// All lines so far.
     pub(crate) fn text(&self) -> String {
-        self.0.lock().unwrap().join("\n")
+        self.lines.lock().unwrap().join("\n")
     }
 
     /// The last lines, for a failure's message.
     pub(crate) fn tail(&self) -> String {
-        let lines = self.0.lock().unwrap();
+        let lines = self.lines.lock().unwrap();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 }
@@ -47,6 +58,13 @@ pub(crate) fn free_port() -> u16 {
 /// The program under test: the one of this build, or the one that `MCPG_TEST_BINARY` names (a release build, say).
 pub(crate) fn mcpg() -> Command {
     Command::new(std::env::var_os("MCPG_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_mcpg").into()))
+}
+
+/// Writes a file in one step: a process that follows it finds what was there before or all of what is new.
+pub(crate) fn replace(file: &Path, bytes: &[u8]) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 /// The path of a program the tests need.

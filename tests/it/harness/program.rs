@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::{Logs, eventually};
 
-/// How long a drain may take before it is a failure.
-const DRAIN: Duration = Duration::from_secs(60);
+/// How long a drain may take before it is a failure: longer than the program gives itself, so that it says why.
+const DRAIN: Duration = Duration::from_secs(150);
+
+/// How long its last lines may take to be read once it has ended.
+const LAST_LINES: Duration = Duration::from_secs(10);
 
 /// A child process, or the place of one that has not started yet or has ended.
 #[derive(Debug)]
@@ -87,11 +90,16 @@ impl Program {
         self.ended_within(DRAIN).await
     }
 
-    /// Waits until it has ended by itself; fails after `patience`.
+    /// Waits until it has ended by itself, and all that it wrote was read; fails after `patience`.
     pub(crate) async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         let what = format!("{} to end", self.name);
         let status = eventually(&what, patience, async || self.child.as_mut().unwrap().try_wait().unwrap()).await;
         self.child = None;
+        // Children of its own may have its streams, and outlive it.
+        let ended = Instant::now();
+        while !self.logs.are_whole() && ended.elapsed() < LAST_LINES {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         status
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Client, Program, Shim, free_port, mcpg};
+use super::{Client, Program, Shim, free_port, mcpg, replace};
 
 /// How long a start may take before it is a failure: it holds the replay of what the test wrote.
 const START: Duration = Duration::from_secs(90);
@@ -188,7 +188,7 @@ impl Server {
         let (port, extra) = (self.config.port, &self.config.extra);
         let folder = || format!("{{ url: \"file://{}\" }}", self.config.storage.display());
         let storage = self.config.bucket.clone().unwrap_or_else(folder);
-        std::fs::write(&file, format!("listen: 127.0.0.1:{port}\nstorage: {storage}\n{extra}")).unwrap();
+        replace(&file, format!("listen: 127.0.0.1:{port}\nstorage: {storage}\n{extra}").as_bytes());
         file
     }
 

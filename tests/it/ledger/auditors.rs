@@ -105,7 +105,7 @@ async fn verifying_needs_a_right_to_read_and_no_other() {
     let config = format!("tokens:\n  - {{ name: auditor, hash: \"{hash}\", org: {ORG}, roles: [read, ingest] }}");
     let server = Config::new().with(&config).token(&token).start().await;
     post(&server.client(), events(0, 50), None).await;
-    crate::harness::eventually("a head", std::time::Duration::from_secs(20), async || {
+    crate::harness::eventually("a head", std::time::Duration::from_secs(90), async || {
         let answer = server.client().get("audit/checkpoint").await;
         answer.status.is_success().then_some(())
     })

@@ -122,7 +122,7 @@ impl Given {
                 post(&client, events(start, (start + 1_000).min(to)), None).await;
             }
             // A segment ends about once a second; the next part is to be in another one.
-            eventually("the part to be under a head", Duration::from_secs(30), async || {
+            eventually("the part to be under a head", Duration::from_secs(120), async || {
                 let answer = client.get("audit/checkpoint").await;
                 let size = answer.text().lines().nth(1).and_then(|size| size.parse::<u64>().ok());
                 size.filter(|size| *size >= to)

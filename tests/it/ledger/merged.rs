@@ -32,7 +32,7 @@ fn holds(proof: &Value) -> bool {
 async fn a_merged_ledger_verifies_and_old_proofs_still_hold() {
     let _alone = alone().await;
     // The parts of a merged segment stay for as long as a query may read them.
-    let mut server = Config::new().with("limits: { sql: { timeout: 2s } }").start().await;
+    let mut server = Config::new().with("limits: { sql: { timeout: 10s } }").start().await;
     let client = server.client();
     let vkey = client.get("audit/vkey").await.ok().text().trim().to_owned();
     let (store, url) = (server.storage().to_str().unwrap().to_owned(), server.url());
@@ -41,7 +41,7 @@ async fn a_merged_ledger_verifies_and_old_proofs_still_hold() {
     for n in 0..SEGMENTS {
         post(&client, events(n * 10, n * 10 + 10), None).await;
         let wanted = n * 10 + 10;
-        eventually("a head", Duration::from_secs(30), async || {
+        eventually("a head", Duration::from_secs(90), async || {
             let head = client.get("audit/checkpoint").await.text();
             let size: u64 = head.lines().nth(1)?.parse().ok()?;
             (size >= wanted).then_some(())
@@ -55,7 +55,7 @@ async fn a_merged_ledger_verifies_and_old_proofs_still_hold() {
             verify(&["--url", &url, "--vkey", &vkey]).await.sound();
         }
     }
-    eventually("small segments to be merged", Duration::from_secs(30), async || {
+    eventually("small segments to be merged", Duration::from_secs(120), async || {
         let left = names(&folder);
         (left.len() < seen.len() / 2).then_some(())
     })

@@ -39,8 +39,8 @@ def blocks(data: bytes):
         start = data.find(b"\x1f\x8b\x08", start + 1)
 
 
-def values(path: str):
-    table = pq.ParquetFile(path).read()
+def values(data: bytes):
+    table = pq.ParquetFile(pa.BufferReader(data)).read()
     return "\n".join(str(row) for row in table.to_pylist()).encode()
 
 
@@ -51,11 +51,15 @@ def main() -> None:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
-            with open(path, "rb") as file:
-                data = file.read()
+            try:
+                with open(path, "rb") as file:
+                    data = file.read()
+            except FileNotFoundError:
+                # The control plane that runs there has deleted it meanwhile.
+                continue
             parts = [("raw", data), *blocks(data)]
             if name.endswith(".parquet"):
-                parts.append(("rows", values(path)))
+                parts.append(("rows", values(data)))
             found += [f"{path} {where}" for where, part in parts if any(word in part for word in wanted)]
     print(json.dumps(found))
 
