@@ -3,15 +3,29 @@
 //! A store of their own (`payload_keys.storage`), or the prefix `payload-keys/` of the main one, never under `orgs/`: a
 //! copy of the store without it opens nothing. A bucket that keeps versions is taken only if versions can be deleted;
 //! one with Object Lock never, since a key that cannot be deleted cannot be destroyed.
+//!
+//! A key is read, wrapped anew and put back. A bucket takes that only where what was read is still there; on a folder,
+//! which cannot, whoever does so holds the lock of `.payload-keys.lock` in it. Without it a node that paused between the
+//! two puts a key back that was destroyed meanwhile, or one that nobody can unwrap any more.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::config::Storage;
 use crate::model::OrgName;
 use crate::payload::Epoch;
 use crate::storage::{Created, StorageError, Store, Versions};
+
+/// The lock's name in a folder.
+const LOCK: &str = ".payload-keys.lock";
+/// How often the lock is tried, and how long after a failure: it is held for a rotation of all keys.
+const LOCK_TRIES: usize = 600;
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// Where keys lie in the main store.
 pub(super) const PREFIX: &str = "payload-keys";
@@ -88,6 +102,22 @@ impl KeyPlace {
         self.path(&format!("{org}/{epoch}"))
     }
 
+    /// Keeps other processes from changing keys until it is dropped, where the store itself does not.
+    pub(super) async fn lock(&self) -> Result<Option<File>, StorageError> {
+        let Some(folder) = self.store.folder_path() else { return Ok(None) };
+        let failed = |e: std::io::Error| StorageError::failed("lock", LOCK, e);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(folder.join(LOCK)).map_err(failed)?;
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => sleep(LOCK_RETRY).await,
+                Err(TryLockError::Error(e)) => return Err(failed(e)),
+            }
+        }
+        Err(StorageError::failed("lock", LOCK, "another process holds it"))
+    }
+
     pub(super) async fn get(&self, org: &OrgName, epoch: Epoch) -> Result<Option<Bytes>, StorageError> {
         self.store.get(&self.at(org, epoch)).await
     }
@@ -96,7 +126,8 @@ impl KeyPlace {
         self.store.create(&self.at(org, epoch), bytes.into()).await
     }
 
-    /// Puts other bytes in the place of those that were read. False where they are not there any more.
+    /// Puts other bytes in the place of those that were read; on a folder under [`KeyPlace::lock`]. False where they are
+    /// not there any more.
     pub(super) async fn replace(
         &self,
         org: &OrgName,

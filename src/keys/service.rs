@@ -162,7 +162,7 @@ impl KeyService {
             // Another node was first: its key counts, and this one is forgotten.
             return self.stored(org, epoch, &stored).await;
         }
-        let kek = self.rewrap_if_rotated(org, epoch, bytes, wrapped).await?;
+        let kek = self.wrap_if_rotated(org, epoch, bytes, (&key, wrapped.kek)).await?;
         Ok(Made { key, kek })
     }
 
@@ -172,26 +172,28 @@ impl KeyService {
         Ok(Made { key, kek: wrapped.kek })
     }
 
-    /// Wraps a key that was just made by the version that wraps now, if that is another by now; says which wraps it.
-    async fn rewrap_if_rotated(
+    /// Wraps a key that was just made by the version that wraps now, if that is another by now; says which wraps it. The
+    /// one that wrapped it may be destroyed already, by a rotation that did not see it yet.
+    async fn wrap_if_rotated(
         &self,
         org: &OrgName,
         epoch: Epoch,
         mut stored: Bytes,
-        mut wrapped: Wrapped,
+        (key, mut kek): (&KeyPair, String),
     ) -> Result<String, KeyError> {
         for _ in 0..REWRAPS {
-            if self.kek.current().await? == wrapped.kek {
+            if self.kek.current().await? == kek {
                 break;
             }
-            wrapped = self.kek.rewrap(org, epoch, &wrapped).await?;
+            let _lock = self.place.lock().await?;
+            let wrapped = self.kek.wrap(org, epoch, &plain(org, epoch, key)).await?;
             let bytes = of(org, epoch, &wrapped);
             if !self.place.replace(org, epoch, &stored, bytes.clone()).await? {
                 break;
             }
-            stored = bytes;
+            (stored, kek) = (bytes, wrapped.kek);
         }
-        Ok(wrapped.kek)
+        Ok(kek)
     }
 
     /// The key of an epoch, which the ledger names by its id.
@@ -239,7 +241,7 @@ impl KeyService {
     /// # Errors
     /// See [`KeyError`]; it is safe to try again.
     pub async fn destroy(&self, org: &OrgName, epoch: Epoch) -> Result<(usize, Option<String>), KeyError> {
-        let _changing = self.changing.lock().await;
+        let (_changing, _lock) = (self.changing.lock().await, self.place.lock().await?);
         self.forget(|of, at| of == org && at == epoch);
         let found = self.place.get(org, epoch).await?;
         let kek = found.and_then(|bytes| WrappedKey::read(&bytes, org, epoch).ok()).map(|wrapped| wrapped.kek);
@@ -252,7 +254,7 @@ impl KeyService {
     /// # Errors
     /// See [`KeyError`]. What was wrapped anew stays so, nothing was destroyed, and rotating again does the rest.
     pub async fn rotate(&self) -> Result<Rotated, KeyError> {
-        let _changing = self.changing.lock().await;
+        let (_changing, _lock) = (self.changing.lock().await, self.place.lock().await?);
         let rotation = self.kek.rotate().await?;
         let (mut rewrapped, mut before) = (0, BTreeSet::new());
         // What wraps now; another rotation may begin meanwhile, and wrap by what is newer still.
@@ -314,6 +316,7 @@ fn of(org: &OrgName, epoch: Epoch, wrapped: &Wrapped) -> Bytes {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use async_trait::async_trait;
     use object_store::path::Path;
@@ -322,11 +325,11 @@ mod tests {
     use super::super::file::FileKek;
     use super::super::kek::{Before, Kek, KekError, Rotation, Wrapped};
     use super::super::place::KeyPlace;
-    use super::{KeyError, KeyService, of};
+    use super::{KeyError, KeyService, of, plain};
     use crate::config::{PayloadKeys, Storage};
     use crate::model::OrgName;
-    use crate::payload::Epoch;
-    use crate::storage::Store;
+    use crate::payload::{Epoch, KeyPair, Suite};
+    use crate::storage::{Created, Store};
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -353,6 +356,36 @@ mod tests {
         let keys: Vec<_> = made.into_iter().map(|made| made.unwrap().key.public().clone()).collect();
         assert!(keys.iter().all(|key| *key == keys[0]));
         assert_eq!(nodes[2].unwrap(&org, epoch, &keys[0].id()).await.unwrap().public(), &keys[0]);
+    }
+
+    /// A node pauses after it has made a key, and another one rotates and destroys the version that wraps it.
+    #[tokio::test]
+    async fn a_key_that_was_wrapped_by_a_version_that_is_gone_is_wrapped_anew() {
+        let bench = Bench::new();
+        let (slow, other) = (bench.service(), bench.service());
+        let (org, epoch): (OrgName, Epoch) = ("acme".parse().unwrap(), "2026-11-26.30d".parse().unwrap());
+        // So that there is a version to wrap by.
+        other.make(&org, "2026-11-25.30d".parse().unwrap()).await.unwrap();
+        let key = KeyPair::random(Suite::XWing).unwrap();
+        let wrapped = slow.kek.wrap(&org, epoch, &plain(&org, epoch, &key)).await.unwrap();
+        other.rotate().await.unwrap();
+        let bytes = of(&org, epoch, &wrapped);
+        assert!(matches!(slow.place.create(&org, epoch, bytes.clone()).await, Created::Won));
+        slow.wrap_if_rotated(&org, epoch, bytes, (&key, wrapped.kek)).await.unwrap();
+        other.unwrap(&org, epoch, &key.public().id()).await.unwrap();
+    }
+
+    /// On a folder, which cannot swap.
+    #[tokio::test]
+    async fn keys_are_changed_by_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = || KeyPlace::on(Store::open(&format!("file://{}", folder.path().display())).unwrap());
+        let held = place().lock().await.unwrap().unwrap();
+        let service = KeyService::new(Arc::new(FileKek::open(&folder.path().join("kek")).unwrap()), place());
+        let waited = tokio::time::timeout(Duration::from_millis(300), service.rotate()).await;
+        assert!(waited.is_err(), "it rotates while another process holds the keys");
+        drop(held);
+        service.rotate().await.unwrap();
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::publisher::TAKEOVER_AFTER;
-use super::{Ledger, folder, kept_path, newest_path};
+use super::{Ledger, checkpoints_folder, folder, kept_path, newest_path};
 use crate::audit::note::{Note, VKey};
 use crate::audit::tile::Tiles;
 use crate::audit::{AuditError, Checkpoint, Hash, signer, tree, witness};
@@ -162,6 +162,12 @@ async fn hand_on(node: &Node, ledger: &Ledger, elsewhere: &Elsewhere, progress: 
     outcome
 }
 
+/// The size of the greatest checkpoint that is kept in the store; 0 without one.
+async fn newest_kept(node: &Node, org: &OrgName) -> Result<u64, StorageError> {
+    let kept = node.store.list(&checkpoints_folder(org)).await?;
+    Ok(kept.iter().filter_map(|meta| meta.location.filename()?.parse().ok()).max().unwrap_or(0))
+}
+
 /// Has a checkpoint cosigned, and stores it so.
 async fn cosign(
     node: &Node,
@@ -190,6 +196,10 @@ async fn cosign(
             StatusCode::CONFLICT => {
                 let seen = witness::conflict(&body).map_err(|e| e.to_string())?;
                 if seen > size {
+                    // Whoever signed it stored it before handing it on.
+                    if newest_kept(node, &ledger.org).await.map_err(|e| e.to_string())? >= seen {
+                        return Err(format!("another node has had {seen} entries cosigned"));
+                    }
                     progress.rollback_claims += 1;
                     let reason = format!("it has seen {seen} entries, and the ledger has {size}: it was rolled back");
                     if progress.rollback_claims >= ROLLBACK_CLAIMS {

@@ -44,12 +44,18 @@ pub enum Found {
 /// # Errors
 /// [`StorageError::Unusable`] when it is of a newer version, or of a key that this node lacks.
 pub async fn find(store: &Store, keys: &LogKeys) -> Result<Found, StorageError> {
-    let Some(bytes) = store.get(&Path::from(NAME)).await? else {
+    let mut read = store.get(&Path::from(NAME)).await?;
+    if read.is_none() {
         // A log or an org's folder without a layout is what version 1 wrote.
         let is_first = !super::numbers(&store.list(&Path::from(super::FOLDER)).await?).is_empty()
             || !store.list(&Path::from("orgs")).await?.is_empty();
-        return Ok(if is_first { Found::First } else { Found::Empty });
-    };
+        if !is_first {
+            return Ok(Found::Empty);
+        }
+        // Unless another node has begun the store between the two looks.
+        read = store.get(&Path::from(NAME)).await?;
+    }
+    let Some(bytes) = read else { return Ok(Found::First) };
     let body = keys.open(NAME, &bytes)?;
     let layout: Layout = serde_json::from_slice(&body).map_err(|e| StorageError::damaged(NAME, e))?;
     if layout.version > VERSION || layout.shards != 1 {

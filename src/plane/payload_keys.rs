@@ -307,7 +307,11 @@ impl Plane {
         if !key.destroying {
             let detail = json!({ "epoch": epoch, "key_id": key.key_id });
             let begun = vec![event(KEY_DESTROYING).detail(detail)];
-            self.record_once(&org.name, begun, &format!("payload-key-destroying/{epoch}/{}", key.key_id)).await?;
+            let what = format!("payload-key-destroying/{epoch}/{}", key.key_id);
+            match self.record_once(&org.name, begun, &what).await {
+                Err(PlaneError::OnHold { .. }) => return Ok(()),
+                recorded => recorded?,
+            }
         }
         let (versions, kek) = service.destroy(&org.name, epoch).await?;
         let records = self.sealed_records(org, epoch).await?;

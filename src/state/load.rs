@@ -108,11 +108,12 @@ impl Loading {
         self.state.deleted.then_some(&self.state)
     }
 
-    /// The log must reach at least to here: a state or a table says so.
+    /// The log must reach at least to here: a state or a table says so. A state that was passed over says so too: it
+    /// proves that the org has a section there.
     pub(crate) fn reaches(&self) -> u64 {
         let state = &self.state;
         let tables = state.samples.position.max(state.hourly.position).max(state.daily.position);
-        state.position.max(tables).max(state.payloads.table.position)
+        state.position.max(self.listed).max(tables).max(state.payloads.table.position)
     }
 
     fn damaged(&self, reason: String) -> StorageError {

@@ -262,6 +262,11 @@ impl Store {
         }
     }
 
+    /// Where the folder is, of a store that is one.
+    pub fn folder_path(&self) -> Option<&FsPath> {
+        self.folder().map(FsyncLocal::root)
+    }
+
     pub(super) fn folder(&self) -> Option<&FsyncLocal> {
         match &self.kind {
             Kind::Folder(local) => Some(local),

@@ -18,6 +18,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -27,6 +28,8 @@ pub(super) use encode::digest;
 
 use super::{Ack, Admission, Plane, PlaneError, follow, recover};
 use crate::ingest::{BatchId, Lane};
+use crate::ledger::payload_keys::KEY_DESTROYING;
+use crate::ledger::status::HOLD;
 use crate::log::{Rows, SectionKind};
 use crate::model::OrgName;
 use crate::payload::{Epoch, KeyId};
@@ -94,6 +97,28 @@ impl Pending {
         // Ignore the error: the receiver was dropped, and what was committed stays committed.
         let _ = self.reply.send(ack);
         drop(self.admission);
+    }
+
+    /// Why it is not taken, as far as the log says at this moment, with those that come before it in the group.
+    fn refusal(&self, org: &Org, before: &[Self]) -> Option<PlaneError> {
+        if self.says(KEY_DESTROYING) {
+            let (held, next) = {
+                let ledger = org.ledger.read();
+                (ledger.status().hold, ledger.size())
+            };
+            let joined = before.iter().any(|before| before.org == self.org && before.says(HOLD)).then_some(next);
+            if let Some(entry) = held.or(joined) {
+                return Some(PlaneError::OnHold { org: self.org.to_string(), entry });
+            }
+        }
+        self.payloads.as_ref().and_then(|sealed| sealed.refusal(org))
+    }
+
+    /// Whether one of its events is such an action.
+    fn says(&self, action: &str) -> bool {
+        let actions = self.batch.column_by_name("action").and_then(|column| column.as_string_opt::<i32>());
+        self.kind == SectionKind::Events
+            && actions.is_some_and(|actions| actions.iter().flatten().any(|at| at == action))
     }
 
     /// What no two batches of one object may share.
@@ -272,8 +297,11 @@ fn one_of_each(group: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
 }
 
 /// Answers the batches that the log holds already and those that cannot be taken; gives the others.
+///
+/// What a legal hold forbids is asked here and nowhere before, since only here it is known what stands in the log before
+/// it: a hold that was acknowledged stops every destruction that is not in the log yet.
 fn decide(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
-    let mut fresh = Vec::with_capacity(group.len());
+    let mut fresh: Vec<Pending> = Vec::with_capacity(group.len());
     for pending in group {
         let org = match plane.registry.loaded(&pending.org) {
             None => {
@@ -287,7 +315,7 @@ fn decide(plane: &Plane, group: Vec<Pending>) -> Vec<Pending> {
             continue;
         }
         match pending.id.map_or(Decision::Fresh, |id| org.state.read().dedup.decide(&id)) {
-            Decision::Fresh => match pending.payloads.as_ref().and_then(|sealed| sealed.refusal(&org)) {
+            Decision::Fresh => match pending.refusal(&org, &fresh) {
                 None => fresh.push(pending),
                 Some(refusal) => pending.answer(Err(refusal), false),
             },
