@@ -13,6 +13,7 @@ use object_store::path::Path;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
+use super::system_events::SystemEvent;
 use super::{Ack, Elsewhere, Parts, Plane, PlaneError};
 use crate::audit::SigningKeys;
 use crate::config::ControlPlane;
@@ -21,6 +22,7 @@ use crate::flush::{Part, flush};
 use crate::ingest::{
     BatchId, DecodeContext, DecodeLimits, Encoding, Fingerprint, IdempotencyKey, Media, RandomIds, RowKind, decode,
 };
+use crate::ledger::payload_keys::KEY_DESTROYING;
 use crate::log::{Front, Object, Rules, name};
 use crate::model::{Clock, OrgName, SystemRandom};
 use crate::state::load::read_parked;
@@ -235,4 +237,25 @@ async fn what_lies_in_the_place_of_a_parked_object_is_replaced() {
         let parked = read_parked(&node.node, &org(), one.header.seq).await.unwrap().unwrap();
         assert_eq!(parked.id, one.id);
     }
+}
+
+/// A node that has not read of a hold yet begins to destroy a key: the log's order decides, not what the node knew.
+#[tokio::test]
+async fn nothing_is_destroyed_that_a_hold_in_the_log_keeps() {
+    let world = World::new();
+    let (one, other) = (world.node("").await, world.node("").await);
+    let destroying = || vec![SystemEvent::new("system:test", KEY_DESTROYING).target("2026-04-01.30d")];
+    one.record(&org(), destroying()).await.unwrap();
+    other.hold(&org(), "user:auditor", "a case").await.unwrap();
+    let refused = one.record(&org(), destroying()).await.unwrap_err();
+    assert!(matches!(refused, PlaneError::OnHold { .. }), "{refused}");
+    // Both may be of one object.
+    other.release(&org(), "user:auditor", "it is closed").await.unwrap();
+    one.record(&org(), destroying()).await.unwrap();
+    let name = org();
+    let (held, refused) = tokio::join!(one.hold(&name, "user:auditor", "another"), one.record(&name, destroying()));
+    held.unwrap();
+    assert!(matches!(refused, Ok(()) | Err(PlaneError::OnHold { .. })), "{refused:?}");
+    let last = one.record(&org(), destroying()).await.unwrap_err();
+    assert!(matches!(last, PlaneError::OnHold { .. }), "{last}");
 }

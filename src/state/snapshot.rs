@@ -33,7 +33,7 @@ use crate::log::{LogKeys, ObjectId, OrgLimits};
 use crate::model::OrgName;
 use crate::node::Node;
 use crate::rollup::RunningTotals;
-use crate::storage::{Ensured, StorageError};
+use crate::storage::{Created, Ensured, StorageError};
 
 const MAGIC: &[u8; 8] = b"MCPGSTA1";
 /// The version that a reader of what this program writes must know.
@@ -267,11 +267,15 @@ pub async fn reseal(node: &Node, org: &OrgName) -> Result<(), StorageError> {
     let parked = super::load::parked(node, org).await?.into_iter().flat_map(|at| super::parked_paths(org, at));
     let paths = positions(node, org).await?.into_iter().map(|position| state_path(org, position)).chain(parked);
     for path in paths.collect::<Vec<_>>() {
-        let Some(bytes) = node.store.get(&path).await? else { continue };
+        let Some((bytes, version)) = node.store.get_versioned(&path).await? else { continue };
         node.log.open_of_org(path.as_ref(), &bytes).await?;
-        if let Some(sealed) = node.log.keys().reseal(path.as_ref(), &bytes)? {
+        let Some(sealed) = node.log.keys().reseal(path.as_ref(), &bytes)? else { continue };
+        if !node.store.can_swap() {
             node.store.put(&path, sealed).await?;
+        } else if let Created::Unknown(e) = node.store.swap(&path, Some(version), sealed).await {
+            return Err(e);
         }
+        // Where it was replaced meanwhile, that was done under the current key.
     }
     Ok(())
 }
