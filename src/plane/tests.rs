@@ -249,9 +249,9 @@ async fn nothing_is_destroyed_that_a_hold_in_the_log_keeps() {
     other.hold(&org(), "user:auditor", "a case").await.unwrap();
     let refused = one.record(&org(), destroying()).await.unwrap_err();
     assert!(matches!(refused, PlaneError::OnHold { .. }), "{refused}");
-    // Both may be of one object.
-    other.release(&org(), "user:auditor", "it is closed").await.unwrap();
+    one.release(&org(), "user:auditor", "it is closed").await.unwrap();
     one.record(&org(), destroying()).await.unwrap();
+    // Both may be of one object.
     let name = org();
     let (held, refused) = tokio::join!(one.hold(&name, "user:auditor", "another"), one.record(&name, destroying()));
     held.unwrap();
