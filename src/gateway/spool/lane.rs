@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::timeout;
 
 use super::flusher::Flusher;
@@ -17,6 +18,15 @@ use super::{NotRecorded, SentUnder, SpoolError};
 
 /// How long the disk may take to make a record durable before that counts as failed.
 const DURABLE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs what writes to the disk so that other calls of this thread go on while the disk hangs: they would wait for it in
+/// the runtime, where no other thread takes them over.
+fn aside<T>(write: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(write),
+        _ => write(),
+    }
+}
 
 /// A lane of the spool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,7 +50,7 @@ impl Lane {
     /// # Errors
     /// When there is no room.
     pub(crate) fn append(&self, payload: &[u8]) -> Result<(), NotRecorded> {
-        self.journal.append(payload, None)
+        aside(|| self.journal.append(payload, None))
     }
 
     /// Records a payload, and is ready once it is durable.
@@ -49,7 +59,7 @@ impl Lane {
     /// When it is not, or may not be.
     pub(crate) fn append_durably(&self, payload: &[u8]) -> impl Future<Output = Result<(), NotRecorded>> + use<> {
         let (waiter, outcome) = oneshot::channel();
-        let appended = self.journal.append(payload, Some(waiter));
+        let appended = aside(|| self.journal.append(payload, Some(waiter)));
         async move {
             appended?;
             match timeout(DURABLE_WITHIN, outcome).await {
