@@ -5,7 +5,7 @@
 //! on, and those of the MCP library never: it logs whole messages, with arguments, results and error texts (invariant
 //! I6). What of it matters, the gateway says itself.
 //!
-//! Libraries that log by the `log` crate are heard through [`Libraries`].
+//! Libraries that log by the `log` crate are heard through `Libraries`.
 
 use std::io::IsTerminal;
 
