@@ -89,7 +89,8 @@ pub(super) async fn check(node: &Node, org: &OrgName, index: Option<&mut Index>,
     findings
 }
 
-/// Verifies each state: its MAC and form, the log's object of the one that it stands on, and the runs of keys that it names.
+/// Verifies each state: its MAC and form, the log's object of the one that it stands on, and the runs of keys that it
+/// names.
 async fn states(node: &Node, org: &OrgName, counts: &mut Report, findings: &mut Findings) {
     let Some(positions) = findings.take(snapshot::positions(node, org).await) else { return };
     let (mut objects, mut runs) = (HashMap::new(), HashSet::new());

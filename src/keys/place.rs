@@ -5,7 +5,7 @@
 //! one with Object Lock never, since a key that cannot be deleted cannot be destroyed.
 //!
 //! A key is read, wrapped anew and put back. A bucket takes that only where what was read is still there; on a folder,
-//! which cannot, whoever does so holds the lock of `.payload-keys.lock` in it. Without it a node that paused between the
+//! which cannot, a process holds for it the lock of `.payload-keys.lock` in it. Without it a node that paused between the
 //! two puts a key back that was destroyed meanwhile, or one that nobody can unwrap any more.
 
 use std::fs::{File, OpenOptions, TryLockError};

@@ -196,7 +196,7 @@ async fn cosign(
             StatusCode::CONFLICT => {
                 let seen = witness::conflict(&body).map_err(|e| e.to_string())?;
                 if seen > size {
-                    // Whoever signed it stored it before handing it on.
+                    // The node that signed it stored it before handing it on.
                     if newest_kept(node, &ledger.org).await.map_err(|e| e.to_string())? >= seen {
                         return Err(format!("another node has had {seen} entries cosigned"));
                     }

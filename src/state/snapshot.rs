@@ -11,7 +11,7 @@
 //!
 //! With many series a flush changes few of them: so a state may hold the changes alone, and name the state that they
 //! are put upon, its *base*, by position and by the id of the log's object there. The log makes the same of a position
-//! on every node: so changes may be put upon whichever state of it is there, full or not, whoever wrote it. A chain of
+//! on every node: so changes may be put upon whichever state of it is there, full or not, of any writer. A chain of
 //! bases ends in a full one; it is at most 16 long, and a full one is written before the changes add up to half of it,
 //! or to 16 KiB.
 //!

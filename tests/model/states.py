@@ -1,6 +1,6 @@
 """An explicit-state model of an org's stored states (rule L5): nodes that store, replace and delete them.
 
-A state is full, or holds the changes upon the one at another position, whoever wrote that; see `src/state/snapshot.rs`.
+A state is full, or holds the changes upon the one at another position, by any writer; see `src/state/snapshot.rs`.
 A node stores a state in steps, and may stop before any of them for as long as it likes: it creates it if absent, lists
 the folder, perhaps takes its place in full, reads the one before, deletes one after the other what is needed no more.
 Only then it relies on it: the log may be trimmed up to there, so a node that loads must find that state or a newer one.
